@@ -1,0 +1,269 @@
+"""Augmentation: of one image (in loader processes), of one batch (on the device), and of two images mixed.
+
+All randomness comes from torch's global CPU generator, which the callers seed for each image or batch from
+(seed, epoch, position). A draw therefore never depends on the draws before it, nor on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+EVAL_CROP = 0.875  # share of the short side that the evaluation crop keeps: 256 -> 224 px
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are changed.
+
+    Attributes:
+        crop: "pad" (random crop after padding with zeros), "resized" (random area and aspect ratio, resized; Szegedy
+            et al., arXiv:1409.4842), or "none".
+        padding: pixels on every side, for crop="pad".
+        flip: mirror left-right with probability 1/2.
+        rand: RandAugment (Cubuk et al., arXiv:1909.13719), two operations of magnitude 9.
+        erasing: probability of erasing a rectangle (Zhong et al., arXiv:1708.04896).
+    """
+
+    crop: str = "none"
+    padding: int = 0
+    flip: bool = False
+    rand: bool = False
+    erasing: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------- one image
+
+
+def image_transform(augment: Augment | None, img_size: int, eval_crop: float = EVAL_CROP):
+    """PIL image -> uint8 tensor (C, img_size, img_size).
+
+    With `augment` None it is the evaluation's, in which nothing is random: the short side is resized so that the centre
+    crop keeps the share `eval_crop` of it.
+    """
+    from torchvision.transforms import v2
+
+    steps: list = []
+    if augment is not None and augment.crop == "resized":
+        steps.append(v2.RandomResizedCrop(img_size, antialias=True))
+    elif augment is not None and augment.crop == "pad":
+        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, padding=augment.padding)]
+    else:
+        steps += [v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
+    if augment is not None and augment.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augment is not None and augment.rand:
+        steps.append(v2.RandAugment())
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+# ---------------------------------------------------------------------------------------------------------- one batch
+
+
+class Normalize:
+    """uint8 images (N, C, H, W) -> float32 with zero mean and unit variance per channel, in channels-last memory.
+
+    Args:
+        mean, std: per channel, for pixel values in [0, 1].
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device):
+        self.scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = images.shape
+        # One row of pixels at a time: a broadcast over 3 channels alone does not vectorise.
+        rows = images.permute(0, 2, 3, 1).reshape(n * h, w * c).float()
+        rows = rows.mul_(self.scale.repeat(w)).add_(self.shift.repeat(w))
+        return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class PaddedImages:
+    """A set of equally sized uint8 images on the device, from which crops and mirror images are gathered in one go.
+
+    Every image is stored with `padding` zeros around it, its mirror image behind it. One row of a crop is then a run of
+    bytes at a computed address, and a batch of crops is one `index_select` over all such runs.
+
+    Args:
+        images: (N, H, W, C) uint8, H = W.
+    """
+
+    def __init__(self, images: torch.Tensor, padding: int, device: torch.device):
+        self.count, self.side, _, self.chans = images.shape
+        self.padding = padding
+        self.padded = self.side + 2 * padding
+        store = torch.zeros(self.count, 2, self.padded, self.padded, self.chans, dtype=torch.uint8, device=device)
+        inside = slice(padding, padding + self.side)
+        store[:, 0, inside, inside] = images.to(device)
+        store[:, 1] = store[:, 0].flip(2)
+        self.row = self.side * self.chans
+        flat = store.view(-1)
+        self.runs = flat.as_strided((flat.numel() - self.row + 1, self.row), (1, 1))
+        self.line = torch.arange(self.side, device=device)
+
+    def __call__(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor):
+        """Crops of the images' own size, (n, C, H, W) uint8 in channels-last memory.
+
+        Args: int64 tensors (n,) on the device: which image, the crop's corner in the padded image, 1 to mirror.
+        """
+        rows = (index * 2 + mirror) * self.padded + top
+        starts = ((rows[:, None] + self.line) * self.padded + left[:, None]) * self.chans
+        crops = self.runs.index_select(0, starts.flatten())
+        return crops.view(-1, self.side, self.side, self.chans).permute(0, 3, 1, 2)
+
+
+def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int) -> torch.Tensor:
+    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, img_size, img_size)."""
+    n, device = len(index), index.device
+    mirror = torch.randint(2, (n,)) if augment.flip else torch.zeros(n, dtype=torch.int64)
+    if augment.crop == "pad":
+        top, left = torch.randint(2 * images.padding + 1, (2, n))
+    else:
+        top = left = torch.full((n,), images.padding)
+    batch = images(index, top.to(device), left.to(device), mirror.to(device))
+    if augment.crop == "resized":
+        boxes = random_boxes(n, images.side, images.side, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), fallback="whole")
+        batch = resize_boxes(batch, boxes, img_size)
+    if augment.rand:
+        batch = rand_augment_batch(batch)
+    return resize(batch, img_size)
+
+
+def random_boxes(
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], fallback: str
+) -> torch.Tensor:
+    """n random rectangles (top, left, height, width), int64 (n, 4), distributed as torchvision draws them.
+
+    The area is uniform in `scale` (share of the image), the aspect ratio log-uniform in `ratio`; of ten tries the first
+    that fits is taken. Where none fits: "whole" gives the whole image, "none" a rectangle of no size.
+    """
+    tries = 10
+    area = height * width * torch.empty(n, tries).uniform_(*scale)
+    aspect = torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    if fallback == "whole":  # RandomResizedCrop: aspect is width / height
+        h, w = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
+        fits = (h > 0) & (w > 0) & (h <= height) & (w <= width)
+    else:  # RandomErasing: aspect is height / width, and the rectangle is smaller than the image
+        h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (h < height) & (w < width)
+    first = fits.float().argmax(1, keepdim=True)
+    found = fits.any(1)
+    empty = (height, width) if fallback == "whole" else (0, 0)
+    h = torch.where(found, h.gather(1, first)[:, 0], empty[0])
+    w = torch.where(found, w.gather(1, first)[:, 0], empty[1])
+    top = (torch.rand(n) * (height - h + 1)).long()
+    left = (torch.rand(n) * (width - w + 1)).long()
+    return torch.stack([top, left, h, w], 1)
+
+
+def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int) -> torch.Tensor:
+    """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
+    with antialiasing, as two matrix products. uint8 in, uint8 out."""
+    vertical = _interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size).to(images.device)
+    horizontal = _interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size).to(images.device)
+    resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_size: int) -> torch.Tensor:
+    """Weights (n, out_size, size) of the triangle filter that resizes [start, start + length) to out_size pixels."""
+    step = (length / out_size)[:, None, None]
+    support = step.clamp(min=1.0)  # shrinking averages over all the pixels it covers
+    centre = start[:, None, None] + (torch.arange(out_size)[None, :, None] + 0.5) * step
+    pixel = torch.arange(size)[None, None, :]
+    weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
+    inside = (pixel >= start[:, None, None]) & (pixel < (start + length)[:, None, None])
+    weight = weight * inside
+    return weight / weight.sum(2, keepdim=True)
+
+
+def resize(images: torch.Tensor, img_size: int) -> torch.Tensor:
+    """uint8 (n, C, H, W) -> uint8 (n, C, img_size, img_size), bilinear with antialiasing."""
+    if images.shape[2] == img_size and images.shape[3] == img_size:
+        return images
+    size = (img_size, img_size)
+    if images.device.type == "cpu":
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)  # elsewhere not for uint8
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
+    """torchvision's RandAugment with its own two random operations for each image of a uint8 batch (n, C, H, W).
+
+    The magnitude is fixed, so the images that drew the same operation and sign are one batch for that operation.
+    """
+    from torchvision.transforms import v2
+
+    policy = v2.RandAugment()
+    space = policy._AUGMENTATION_SPACE
+    height, width = images.shape[-2:]
+    for _ in range(policy.num_ops):
+        operation = torch.randint(len(space), (len(images),))
+        negative = torch.rand(len(images)) <= 0.5
+        result = images.clone()
+        for i, (name, (magnitudes, signed)) in enumerate(space.items()):
+            table = magnitudes(policy.num_magnitude_bins, height, width)
+            magnitude = 0.0 if table is None else float(table[policy.magnitude])
+            groups = [(operation == i, magnitude)]
+            if signed:
+                groups = [((operation == i) & ~negative, magnitude), ((operation == i) & negative, -magnitude)]
+            for chosen, value in groups:
+                where = chosen.nonzero()[:, 0].to(images.device)
+                if len(where):
+                    result[where] = policy._apply_image_or_video_transform(
+                        images[where], name, value, interpolation=policy.interpolation, fill=policy._fill
+                    )
+        images = result
+    return images
+
+
+def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
+    """Sets a random rectangle (2 % to 33 % of the area) of normalised images (n, C, H, W) to the mean colour, 0."""
+    n, _, height, width = images.shape
+    top, left, h, w = random_boxes(n, height, width, (0.02, 0.33), (0.3, 3.3), fallback="none").T[:, :, None]
+    chosen = (torch.rand(n) < probability)[:, None]
+    y, x = torch.arange(height), torch.arange(width)
+    in_rows = chosen & (y >= top) & (y < top + h)
+    in_cols = (x >= left) & (x < left + w)
+    mask = (in_rows[:, None, :, None] & in_cols[:, None, None, :]).to(images.device)
+    return images.masked_fill(mask, 0.0)
+
+
+# --------------------------------------------------------------------------------------------------- two images mixed
+
+
+class Mix:
+    """CutMix (arXiv:1905.04899) and MixUp (arXiv:1710.09412) of a batch with its neighbour images.
+
+    Args:
+        kind: "none", "cutmix", "mixup" or "cutmix+mixup" (one of the two for each batch, with equal chance).
+        probability: of mixing a batch at all.
+
+    Called with images (N, C, H, W) and class indices (N,); returns images and soft targets (N, num_classes), or the
+    class indices as they came with kind="none".
+    """
+
+    def __init__(self, kind: str, num_classes: int, cutmix_alpha: float, mixup_alpha: float, probability: float):
+        self.num_classes = num_classes
+        self.probability = probability
+        self.mixers = []
+        if kind != "none":
+            from torchvision.transforms import v2
+
+            if "cutmix" in kind:
+                self.mixers.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+            if "mixup" in kind:
+                self.mixers.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.mixers:
+            return images, targets
+        if torch.rand(()) >= self.probability:
+            return images, F.one_hot(targets, self.num_classes).to(images.dtype)
+        mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
+        return mixer(images, targets)

@@ -1,0 +1,199 @@
+"""How batches reach the device: gathered from one tensor that lives there, or streamed from image files.
+
+Both kinds give normalised float32 images (N, C, H, W) in channels-last memory and class indices (N,). Which images are
+in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch, step) and the image's index alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from data_transform import Augment, Normalize, PaddedImages, augment_batch, erase, image_transform, resize
+from image_datasets.folder import read_image
+from image_datasets.splits import Split
+from utils import BadRequest, RunFailed, derive_seed
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """(start, end) of each batch; all images are covered. A last batch of one image, for which batch normalisation is
+    undefined, is joined to the one before."""
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and batch_size > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order in which an epoch visits the images, int64 (count,)."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
+@dataclass
+class _TrainBatches:
+    """What both kinds of training batches need.
+
+    Attributes:
+        img_size: side of the images that the model gets.
+        mean, std: per channel, of pixel values in [0, 1].
+    """
+
+    split: Split
+    augment: Augment
+    img_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    batch_size: int
+    seed: int
+
+    def __post_init__(self):
+        self.bounds = batch_bounds(len(self.split), self.batch_size)
+        self.sizes = [end - start for start, end in self.bounds]
+        self.normalize = Normalize(self.mean, self.std, self.device)
+
+    def _finish(self, images: torch.Tensor) -> torch.Tensor:
+        images = self.normalize(images)
+        return erase(images, self.augment.erasing) if self.augment.erasing > 0 else images
+
+
+class ResidentTrainBatches(_TrainBatches):
+    """All images as one uint8 tensor on the device; every step of the augmentation is done there, on whole batches."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        padding = self.augment.padding if self.augment.crop == "pad" else 0
+        self.images = PaddedImages(torch.from_numpy(self.split.images), padding, self.device)
+        self.targets = torch.from_numpy(self.split.targets).to(self.device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Batches:
+        """The epoch's batches from number `start` on."""
+        order = epoch_order(len(self.split), self.seed, epoch).to(self.device)
+        for step in range(start, len(self.bounds)):
+            index = order[slice(*self.bounds[step])]
+            torch.manual_seed(derive_seed(self.seed, "augment", epoch, step))
+            images = augment_batch(self.images, index, self.augment, self.img_size)
+            yield self._finish(images), self.targets[index]
+
+
+class StreamedTrainBatches(_TrainBatches):
+    """Images are decoded, cropped and resized by `workers` processes while training, the rest is done on the device."""
+
+    def __init__(self, *args, workers: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sampler = _EpochSampler(self.bounds, len(self.split), self.seed)
+        self.loader = _file_loader(self, self.augment, self.sampler, workers)
+
+    def epoch(self, epoch: int, start: int = 0) -> Batches:
+        """The epoch's batches from number `start` on."""
+        self.sampler.epoch, self.sampler.start = epoch, start
+        for step, batch in enumerate(self.loader, start):
+            images, targets = _to_device(batch, self.device)
+            torch.manual_seed(derive_seed(self.seed, "augment", epoch, step))
+            yield self._finish(images), targets
+
+
+@dataclass
+class EvalBatches:
+    """A split in its own order, nothing random. Iterating gives (images, targets).
+
+    `workers` processes decode the images where they are not kept in memory.
+    """
+
+    split: Split
+    img_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    batch_size: int
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        self.normalize = Normalize(self.mean, self.std, self.device)
+        starts = range(0, len(self.split), self.batch_size)
+        self.bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
+        if self.split.images is not None:
+            self.images = torch.from_numpy(self.split.images).to(self.device)
+            self.targets = torch.from_numpy(self.split.targets).to(self.device)
+        else:
+            sampler = [[(0, i) for i in range(*bound)] for bound in self.bounds]
+            self.loader = _file_loader(self, None, sampler, self.workers)
+
+    def __iter__(self) -> Batches:
+        if self.split.images is None:
+            for batch in self.loader:
+                images, targets = _to_device(batch, self.device)
+                yield self.normalize(images), targets
+            return
+        for start, end in self.bounds:
+            images = resize(self.images[start:end].permute(0, 3, 1, 2), self.img_size)
+            yield self.normalize(images), self.targets[start:end]
+
+
+class _EpochSampler:
+    """Gives the loader each batch as a list of (epoch, image index): workers need no other state to seed themselves."""
+
+    def __init__(self, bounds: list[tuple[int, int]], count: int, seed: int):
+        self.bounds, self.count, self.seed = bounds, count, seed
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return len(self.bounds) - self.start
+
+    def __iter__(self):
+        order = epoch_order(self.count, self.seed, self.epoch).tolist()
+        epoch = self.epoch
+        for bound in self.bounds[self.start :]:
+            yield [(epoch, i) for i in order[slice(*bound)]]
+
+
+class _Damaged(str):
+    """What a worker returns in place of an image that cannot be read: the reason, naming the file."""
+
+
+class _Files(torch.utils.data.Dataset):
+    def __init__(self, split: Split, augment: Augment | None, img_size: int, chans: int, seed: int):
+        self.split, self.chans, self.seed, self.random = split, chans, seed, augment is not None
+        self.transform = image_transform(augment, img_size)
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, i = key
+        try:
+            image = read_image(self.split.paths[i], self.chans)
+        except BadRequest as error:
+            return _Damaged(error), 0
+        if self.random:
+            torch.manual_seed(derive_seed(self.seed, "image", epoch, i))
+        return self.transform(image), int(self.split.targets[i])
+
+
+def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
+    for image, _ in samples:
+        if isinstance(image, _Damaged):
+            return image
+    images = torch.stack([image for image, _ in samples])
+    return images, torch.tensor([target for _, target in samples])
+
+
+def _file_loader(owner, augment: Augment | None, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(
+        _Files(owner.split, augment, owner.img_size, len(owner.mean), owner.seed),
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        persistent_workers=workers > 0,
+        pin_memory=owner.device.type == "cuda",
+    )
+
+
+def _to_device(batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(batch, _Damaged):
+        raise RunFailed(str(batch))
+    images, targets = batch
+    return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)

@@ -1,0 +1,114 @@
+"""CIFAR-10 and CIFAR-100 in the published Python format, read by torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from image_datasets.registry import Dataset, Found
+from utils import BadRequest
+
+# Folder, archive, files that must be there, mean and std of the 50,000 training images.
+FACTS = {
+    "cifar10": (
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"],
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": (
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        ["train", "test", "meta"],
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    ),
+}
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
+def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    folder, archive, files, _, _ = FACTS[name]
+    if path is None:
+        raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")
+    root = Path(path)
+    if root.name == folder and root.is_dir():
+        root = root.parent
+    missing = [file for file in files if not (root / folder / file).is_file()]
+    if missing and not (root / archive).is_file() and not download:
+        if not root.is_dir():
+            raise BadRequest(f"--datapath {path}: no such folder; --download fetches {name} into it")
+        what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
+        verb = "lacks" if (root / folder).is_dir() else "has"
+        raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
+    return Found(name, layout=(root, verify, bool(missing), download), num_classes=NUM_CLASSES[name])
+
+
+def load(found: Found, workers: int) -> Dataset:
+    import numpy as np
+    from torchvision import datasets
+
+    from image_datasets.splits import Split
+
+    root, verify, incomplete, download = found.layout
+    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[found.name]
+    if incomplete:
+        _fetch(reader, root, download)
+    if verify:
+        try:
+            train, test = (reader(str(root), train=part) for part in (True, False))
+        except RuntimeError:
+            raise BadRequest(
+                f"{root / reader.base_folder}: the files differ from the published {found.name} (checksum);"
+                " fetch it anew with --download, or accept a re-saved copy with --no-verify-checksum"
+            ) from None
+        parts = [(part.data, part.targets) for part in (train, test)]
+        class_names = list(train.classes)
+    else:
+        parts, class_names = _read_unverified(reader, root)
+    splits = [Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images)) for images, targets in parts]
+    _, _, _, mean, std = FACTS[found.name]
+    return Dataset(found.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
+
+
+def _fetch(reader, root: Path, download: bool) -> None:
+    """Unpacks the archive that is there, or downloads it; torchvision verifies its checksum in both cases."""
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    archive = root / reader.filename
+    if archive.is_file() and not check_integrity(str(archive), reader.tgz_md5) and not download:
+        raise BadRequest(f"{archive}: differs from the published archive (checksum); --download fetches it anew")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        download_and_extract_archive(reader.url, str(root), filename=reader.filename, md5=reader.tgz_md5)
+    except (OSError, RuntimeError) as error:
+        raise BadRequest(f"{reader.url} cannot be downloaded ({error}): put {reader.filename} into {root}") from None
+
+
+def _read_unverified(reader, root: Path):
+    """The same files without their checksum, hence through an unpickler that builds plain data only."""
+    import numpy as np
+
+    from image_datasets import safe_pickle
+
+    folder = root / reader.base_folder
+    meta_file = folder / reader.meta["filename"]
+    meta = safe_pickle.load(meta_file)
+    class_names = meta.get(reader.meta["key"]) if isinstance(meta, dict) else None
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise BadRequest(f"{meta_file}: has no list of names {reader.meta['key']!r}")
+    parts = []
+    for files in (reader.train_list, reader.test_list):
+        images, targets = [], []
+        for file, _ in files:
+            entry = safe_pickle.load(folder / file)
+            data = entry.get("data") if isinstance(entry, dict) else None
+            labels = entry.get("labels", entry.get("fine_labels")) if isinstance(entry, dict) else None
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+                raise BadRequest(f"{folder / file}: 'data' is not an array of uint8 rows of 3,072 bytes")
+            if labels is None or len(labels) != len(data) or not set(labels) <= set(range(len(class_names))):
+                raise BadRequest(f"{folder / file}: labels do not match its {len(data)} images and the class names")
+            images.append(data)
+            targets.extend(labels)
+        parts.append((np.vstack(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), targets))
+    return parts, class_names

@@ -1,0 +1,35 @@
+"""The UCI handwritten digits that scikit-learn carries: 1,797 grey images of 8x8 pixels, 43 writers, 10 classes."""
+
+from __future__ import annotations
+
+from image_datasets.registry import Dataset, Found
+from utils import BadRequest
+
+
+def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    if path is not None:
+        raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
+    return Found(name, layout=None, num_classes=10)
+
+
+def load(found: Found, workers: int) -> Dataset:
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from image_datasets.splits import Split, split_test
+
+    data = load_digits()
+    images = (data.images * (255 / 16)).round().astype(np.uint8)[..., None]  # stored as 0 to 16
+    train, test = split_test(Split(data.target.astype(np.int64), images))
+    pixels = train.images / 255
+    return Dataset(
+        name="digits",
+        class_names=[str(digit) for digit in range(10)],
+        mean=(float(pixels.mean()),),
+        std=(float(pixels.std()),),
+        side=8,
+        train=train,
+        test=test,
+        flip=False,
+        notes=["digits has no test split of its own: a fixed, stratified fifth of it is held out as one"],
+    )

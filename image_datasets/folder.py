@@ -1,0 +1,213 @@
+"""Data sets of image files: any folder of class folders, ImageNet-1k, Tiny ImageNet.
+
+Sets whose images are all equally small are decoded once and kept as one array; others are read while training.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_datasets.registry import Dataset, Found
+from utils import BadRequest, shorten
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SMALL = 64  # px: sets of images up to this side are kept in memory
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """File names and class indices of each split that the folder has."""
+
+    root: Path
+    class_names: list[str]
+    splits: dict[str, tuple[list[str], list[int]]]
+    side: int | None  # of the images, where the first of each class are equal, square and small
+    grey: bool
+
+
+def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    if path is None:
+        raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds train/")
+    if download:
+        raise BadRequest(f"--download has no effect with --dataset {name}: it cannot be fetched, only read")
+    if not verify:
+        raise BadRequest(f"--no-verify-checksum has no effect with --dataset {name}: image files have no checksum")
+    root = Path(path)
+    if not root.is_dir():
+        raise BadRequest(f"--datapath {path}: no such folder")
+    if not (root / "train").is_dir():
+        raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
+    class_names = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
+    if not class_names:
+        raise BadRequest(f"{root / 'train'}: has no class folders")
+    splits = {"train": _scan(root / "train", class_names, images="images" if name == "tiny-imagenet" else "")}
+    if name == "tiny-imagenet":
+        splits["test"] = _tiny_imagenet_val(root / "val", class_names)
+    else:
+        for part in ("val", "test"):
+            if (root / part).is_dir():
+                splits[part] = _scan(root / part, class_names, allow_empty=True)
+    if name == "imagenet1k" and "val" not in splits:
+        raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
+    side, grey = _peek(splits["train"])
+    layout = Layout(root, class_names, splits, side, grey)
+    has_val = name == "folder" and "val" in splits and "test" in splits
+    return Found(name, layout, has_val=has_val, files=side is None, num_classes=len(class_names))
+
+
+def load(found: Found, workers: int) -> Dataset:
+    import numpy as np
+
+    from image_datasets.splits import Split, split_test
+
+    layout: Layout = found.layout
+    chans = 1 if layout.grey else 3
+    splits = {}
+    for part, (paths, labels) in layout.splits.items():
+        images = None if layout.side is None else _decode_all(paths, layout.side, chans, workers)
+        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths)
+    notes = []
+    train = splits["train"]
+    test_name = "test"
+    if "test" in splits:
+        test = splits["test"]
+        if found.name == "tiny-imagenet":
+            test_name = "val"
+            notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on, never selected on")
+    elif "val" in splits:
+        test, test_name = splits["val"], "val"
+        notes.append("there is no test/: val/ is what is reported on, never selected on")
+    else:
+        train, test = split_test(train)
+        notes.append("there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split")
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if layout.grey:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    if train.images is not None:
+        mean, std = channel_statistics(train.images)
+    return Dataset(
+        name=found.name,
+        class_names=layout.class_names,
+        mean=mean,
+        std=std,
+        side=layout.side,
+        train=train,
+        val=splits["val"] if found.has_val else None,
+        test=test,
+        test_name=test_name,
+        notes=notes,
+    )
+
+
+def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images (N, H, W, C), for pixel values in [0, 1]."""
+    import numpy as np
+
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    values = np.arange(256) / 255
+    means = [float((count * values).sum() / count.sum()) for count in counts]
+    variances = [
+        float((count * (values - mean) ** 2).sum() / count.sum()) for count, mean in zip(counts, means, strict=True)
+    ]
+    return tuple(means), tuple(max(variance, 1e-12) ** 0.5 for variance in variances)
+
+
+def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: bool = False):
+    """Sorted image files and their class indices. Raises BadRequest for a class that is unknown or has no image."""
+    known = set(class_names)
+    present = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    if not present:
+        raise BadRequest(f"{folder}: has no class folders (images must lie in {folder}/<class>/)")
+    unknown = sorted(present - known)
+    if unknown:
+        raise BadRequest(f"{folder}: has classes that train/ lacks: {shorten(unknown)}")
+    paths, labels = [], []
+    for label, name in enumerate(class_names):
+        if name not in present and allow_empty:
+            continue
+        files = []
+        for where, folders, names in os.walk(folder / name / images):
+            folders.sort()
+            files += [os.path.join(where, file) for file in names if file.lower().endswith(EXTENSIONS)]  # noqa: PTH118
+        if not files and not allow_empty:
+            raise BadRequest(f"{folder / name}: a class folder without images ({', '.join(EXTENSIONS)})")
+        files.sort()
+        paths += files
+        labels += [label] * len(files)
+    if not paths:
+        raise BadRequest(f"{folder}: has no images ({', '.join(EXTENSIONS)})")
+    return paths, labels
+
+
+def _tiny_imagenet_val(folder: Path, class_names: list[str]):
+    """val/images/*.JPEG, their classes in val/val_annotations.txt: file name, WNID and a box, tab-separated."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise BadRequest(f"{annotations}: no such file; it names the class of each image in val/images/")
+    index = {name: label for label, name in enumerate(class_names)}
+    paths, labels = [], []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        file, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in index:
+            raise BadRequest(f"{annotations} line {number}: class {wnid!r} is not in train/")
+        paths.append(str(folder / "images" / file))
+        labels.append(index[wnid])
+    if not paths:
+        raise BadRequest(f"{annotations}: names no images")
+    return paths, labels
+
+
+def _peek(split: tuple[list[str], list[int]]) -> tuple[int | None, bool]:
+    """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px."""
+    from PIL import Image, UnidentifiedImageError
+
+    sizes, grey, seen = set(), True, set()
+    for path, label in zip(*split, strict=True):
+        if label in seen:
+            continue
+        seen.add(label)
+        try:
+            with Image.open(path) as image:
+                sizes.add(image.size)
+                grey = grey and image.mode in ("L", "1")
+        except (OSError, UnidentifiedImageError) as error:
+            raise BadRequest(f"{path}: cannot be read as an image ({error})") from None
+    width, height = next(iter(sizes))
+    small = len(sizes) == 1 and width == height and width <= SMALL
+    return (width if small else None), grey
+
+
+def read_image(path: str, chans: int):
+    """The decoded image, in RGB or grey. Raises BadRequest that names the file where it is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB" if chans == 3 else "L")
+    except Exception as error:  # Pillow's plugins raise many kinds on damaged files
+        raise BadRequest(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _decode_all(paths: list[str], side: int, chans: int, workers: int):
+    """uint8 (N, side, side, chans). Pillow lets go of the interpreter lock while it decodes, so threads do."""
+    import numpy as np
+
+    images = np.empty((len(paths), side, side, chans), dtype=np.uint8)
+
+    def decode(start: int) -> None:
+        for i in range(start, min(start + 256, len(paths))):
+            image = read_image(paths[i], chans)
+            if image.size != (side, side):
+                width, height = image.size
+                raise BadRequest(f"{paths[i]}: is {width}x{height} px where the set's other images are {side}x{side}")
+            images[i] = np.asarray(image).reshape(side, side, chans)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for _ in pool.map(decode, range(0, len(paths), 256)):
+            pass
+    return images

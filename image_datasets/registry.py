@@ -1,0 +1,104 @@
+"""Data sets by name. `check_dataset` looks at the disk without importing anything heavy; `load_dataset` reads."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from utils import BadRequest, suggestion
+
+if TYPE_CHECKING:
+    from image_datasets.splits import Split
+
+
+@dataclass
+class Dataset:
+    """What a training run needs to know of its data.
+
+    Attributes:
+        train, val, test: `val` is None where the data set has no validation split of its own.
+        test_name: what the data set calls the split that results are reported on.
+        mean, std: per channel, of pixel values in [0, 1].
+        side: the images' height and width where all are equal, else None.
+        flip: whether a mirror image still shows the same class.
+        notes: what a user should know of how it was read, a sentence each.
+    """
+
+    name: str
+    class_names: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    side: int | None
+    train: Split
+    test: Split
+    test_name: str = "test"
+    val: Split | None = None
+    flip: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def in_chans(self) -> int:
+        return len(self.mean)
+
+    def with_channels(self, in_chans: int) -> Dataset:
+        """The same data set in grey (1) or colour (3); grey is ITU-R 601 luma, as Pillow's."""
+        if in_chans == self.in_chans:
+            return self
+        from image_datasets.splits import LUMA
+
+        if in_chans == 3:
+            mean, std = self.mean * 3, self.std * 3
+        else:  # channels of natural images are nearly equal, so their means are close to the luma's
+            mean, std = (tuple([sum(w * v for w, v in zip(LUMA, values, strict=True))]) for values in (self.mean, self.std))
+        splits = {part: split and split.with_channels(in_chans) for part, split in
+                  (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
+        return replace(self, mean=mean, std=std, **splits)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `check_dataset` saw. `layout` is for the data set's own `load`; `files` says that images are read as files."""
+
+    name: str
+    layout: Any
+    has_val: bool = False
+    files: bool = False
+    num_classes: int | None = None
+
+
+# name -> (module with check(name, path, download, verify) -> Found and load(found, ...) -> Dataset, one-line description)
+DATASETS = {
+    "cifar10": ("cifar", "60,000 images of 32 px, 10 classes (Krizhevsky 2009)"),
+    "cifar100": ("cifar", "60,000 images of 32 px, 100 classes (Krizhevsky 2009)"),
+    "digits": ("digits", "1,797 handwritten digits of 8 px, from scikit-learn; no download"),
+    "folder": ("folder", "any train/<class>/..., with optional val/ and test/"),
+    "imagenet1k": ("folder", "ILSVRC 2012 as train/<wnid>/... and val/<wnid>/..."),
+    "tiny-imagenet": ("folder", "tiny-imagenet-200 as distributed, 64 px, 200 classes"),
+}
+
+
+def list_datasets() -> dict[str, str]:
+    return {name: description for name, (_, description) in DATASETS.items()}
+
+
+def check_dataset(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    """Raises BadRequest for an unknown name, and for data that is missing or not laid out as it should be.
+
+    Args:
+        path: the folder that holds the data; None for data sets that need none.
+        download: missing archives may be fetched.
+        verify: archives and files must have their published checksum.
+    """
+    if name not in DATASETS:
+        raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}")
+    return _module(name).check(name, path, download=download, verify=verify)
+
+
+def load_dataset(found: Found, workers: int = 0) -> Dataset:
+    """Reads what `check_dataset` found. `workers` threads decode image files where the images are kept in memory."""
+    return _module(found.name).load(found, workers=workers)
+
+
+def _module(name: str):
+    return importlib.import_module(f"image_datasets.{DATASETS[name][0]}")

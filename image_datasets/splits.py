@@ -1,0 +1,95 @@
+"""A split of a data set, and how training, validation and test images are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils import BadRequest, derive_seed
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow makes grey from red, green and blue with
+HELD_OUT = 0.2  # share of a data set without a test split that is held out as its test split
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images, held in memory or as files.
+
+    Attributes:
+        targets: class indices, int64 (N,).
+        images: uint8 (N, H, W, C), for sets of small images.
+        paths: file names, for sets that are read while training.
+    """
+
+    targets: np.ndarray
+    images: np.ndarray | None = None
+    paths: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def subset(self, index: np.ndarray) -> Split:
+        images = None if self.images is None else self.images[index]
+        paths = None if self.paths is None else [self.paths[i] for i in index]
+        return Split(self.targets[index], images, paths)
+
+    def with_channels(self, in_chans: int) -> Split:
+        """The same images in grey (1) or colour (3). Files are converted when they are read."""
+        images = self.images
+        if images is None or images.shape[3] == in_chans:
+            return self
+        if in_chans == 3:
+            images = np.repeat(images, 3, axis=3)
+        else:
+            images = (images @ np.array(LUMA, dtype=np.float32)).round().astype(np.uint8)[..., None]
+        return Split(self.targets, images, self.paths)
+
+
+def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Sorted indices of `fraction` of each class, chosen at random by `seed`, at least one image of each class.
+
+    Each class is put in one random order that does not depend on `fraction`, and its beginning is taken: a smaller
+    subset lies within a larger one of the same seed.
+    """
+    order = np.random.default_rng(seed).permutation(len(targets))
+    chosen = []
+    for label in np.unique(targets):
+        members = order[targets[order] == label]
+        chosen.append(members[: max(1, int(fraction * len(members) + 0.5))])
+    return np.sort(np.concatenate(chosen))
+
+
+def hold_out(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out): a stratified `fraction` is held out. A class of one image raises BadRequest."""
+    held = stratified_prefix(targets, fraction, seed)
+    kept = np.setdiff1d(np.arange(len(targets)), held)
+    lost = np.setdiff1d(targets, targets[kept])
+    if len(lost):
+        raise BadRequest(
+            f"{len(lost)} classes have too few training images to hold out {fraction:g} of them"
+            f" (class index {lost[0]} has {int((targets == lost[0]).sum())})"
+        )
+    return kept, held
+
+
+def split_test(train: Split) -> tuple[Split, Split]:
+    """(train, test) of a set that has no test split of its own: the same images are held out whatever the run's seed."""
+    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"))
+    return train.subset(kept), train.subset(held)
+
+
+def split_train(train: Split, val_fraction: float, train_fraction: float, seed: int) -> tuple[Split, Split | None]:
+    """(train, validation): `val_fraction` is carved out first, then `train_fraction` of the rest is kept.
+
+    Both are stratified; the validation images do not depend on `train_fraction`, and subsets for growing fractions are
+    nested. With val_fraction 0 there is no validation split.
+    """
+    val = None
+    if val_fraction > 0:
+        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed))
+        train, val = train.subset(kept), train.subset(held)
+    if train_fraction < 1:
+        train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))
+    return train, val

@@ -1,0 +1,89 @@
+"""Models of timm and torchvision, built so that they fit the data set: classes, image size, input channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models import weights
+from utils import BadRequest
+
+
+def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretrained: bool, **model_args) -> nn.Module:
+    """See `models.create_model`. Every keyword that timm's constructor takes may be given."""
+    import timm
+
+    def build(**more):
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **model_args, **more
+        )
+
+    try:
+        try:
+            model = build(img_size=img_size)
+        except TypeError as error:  # convolutional networks take no image size, and say so in this way only
+            if "img_size" not in str(error):
+                raise
+            model = build()
+    except BadRequest:
+        raise
+    except Exception as error:  # a hub's, a file's or a constructor's own
+        reason = str(error).strip().split("\n")[0][:200]
+        if pretrained:
+            advice = "download it where there is a network, and give the file with --weights FILE instead"
+            raise BadRequest(f"no pretrained weights for timm/{name}: {advice} ({reason})") from None
+        raise BadRequest(f"timm/{name} cannot be built for {img_size} px images: {reason}") from None
+    model.head_names = weights.find_head(model, num_classes)
+    model.load_notes = []
+    published = (getattr(model, "pretrained_cfg", None) or {}).get("num_classes")
+    if pretrained and published != num_classes:
+        model.load_notes = [f"head replaced: the weights of timm/{name} have {published} classes, not {num_classes}"]
+    return model
+
+
+def create_torchvision(
+    name: str, num_classes: int, img_size: int, in_chans: int, pretrained: bool, **model_args
+) -> nn.Module:
+    """See `models.create_model`. Auxiliary heads (GoogLeNet, Inception) are left out: the suite trains one head."""
+    import torchvision
+
+    build = torchvision.models.get_model_builder(name)
+    if name.startswith("vit_"):
+        model_args["image_size"] = img_size
+    if name in ("googlenet", "inception_v3"):
+        model_args.update(init_weights=True, aux_logits=False)
+    try:
+        model = build(num_classes=num_classes, **model_args)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise BadRequest(f"torchvision/{name} cannot be built for {img_size} px images: {error}") from None
+    if in_chans != 3:
+        _replace_first_conv(model, in_chans)
+    model.head_names = weights.find_head(model, num_classes)
+    model.load_notes = []
+    if pretrained:
+        enum_name = torchvision.models.get_model_weights(name).__name__
+        state = weights.torchvision_weights(enum_name)
+        state = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
+        model.load_notes = weights.load(model, state, source=enum_name)
+    return model
+
+
+def _replace_first_conv(model: nn.Module, in_chans: int) -> None:
+    """torchvision has no argument for the number of input channels."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            conv = nn.Conv2d(
+                in_chans,
+                module.out_channels,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                bias=module.bias is not None,
+            )
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                torch.nn.init.zeros_(conv.bias)
+            setattr(parent, name.rpartition(".")[2], conv)
+            return
+    raise BadRequest("this torchvision model has no convolution with 3 input channels to replace")

@@ -1,0 +1,161 @@
+"""Models by name: this folder's architectures, and all of timm's (``timm/NAME``) and torchvision's (``torchvision/NAME``).
+
+Names are found by reading source text, so a misspelt one is refused without the seconds that importing torch costs.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import BadRequest, shorten, suggestion
+
+LIBRARIES = ("timm", "torchvision")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One registered name. `parameters` are the names of its constructor's arguments."""
+
+    name: str
+    module: str
+    parameters: tuple[str, ...]
+    year: int
+    paper: str
+    pretrained: str | None = None  # torchvision's name for the ImageNet weights that fit, e.g. "ResNet18_Weights"
+
+
+_CONSTRUCTORS: dict[str, tuple[ModelEntry, Callable]] = {}
+
+
+def register_model(*, year: int, paper: str, pretrained: str | None = None) -> Callable:
+    """Makes the decorated function, ``f(num_classes, img_size, in_chans, **config) -> nn.Module``, a model by its name.
+
+    The decorator's arguments must be literals: `list_models` reads them from the source text.
+    """
+
+    def register(function: Callable) -> Callable:
+        name = function.__name__
+        known = _CONSTRUCTORS.get(name)
+        if known and known[0].module != function.__module__:
+            raise ValueError(f"model {name!r} is registered by {known[0].module} already")
+        parameters = tuple(inspect.signature(function).parameters)
+        entry = ModelEntry(name, function.__module__, parameters, year, paper, pretrained)
+        _CONSTRUCTORS[name] = (entry, function)
+        return function
+
+    return register
+
+
+@functools.cache
+def _entries_in_source() -> dict[str, ModelEntry]:
+    entries = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "register_model":
+                    facts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords}
+                    parameters = tuple(arg.arg for arg in node.args.args + node.args.kwonlyargs)
+                    entries[node.name] = ModelEntry(node.name, f"models.{path.stem}", parameters, **facts)
+    return entries
+
+
+@functools.cache
+def _library_names(library: str) -> tuple[str, ...]:
+    """The names that timm or torchvision register for classification, read from their source text."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        return ()
+    pattern = re.compile(r"^@register_model(?:\(.*?\))?\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    files = (Path(spec.origin).parent / "models").glob("*.py")
+    return tuple(sorted({name for file in files for name in pattern.findall(file.read_text(encoding="utf-8"))}))
+
+
+def _own_entries() -> dict[str, ModelEntry]:
+    return {**_entries_in_source(), **{name: entry for name, (entry, _) in _CONSTRUCTORS.items()}}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered names that match a shell pattern (or contain the text, where it has no wildcard), sorted.
+
+    ``timm/...`` and ``torchvision/...`` patterns list those libraries' names, with the prefix.
+    """
+    library = pattern.split("/")[0]
+    if "/" in pattern and library in LIBRARIES:
+        names = [f"{library}/{name}" for name in _library_names(library)]
+    else:
+        names = list(_own_entries())
+    if not any(sign in pattern for sign in "*?["):
+        pattern = f"*{pattern}*"
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def find_model(name: str) -> ModelEntry | None:
+    """What is known of one of this folder's models without importing it; None for a name with a library's prefix."""
+    return _own_entries().get(name)
+
+
+def check_name(name: str) -> None:
+    """Raises BadRequest, with a suggestion, where `name` is no model. Imports nothing heavy."""
+    library, _, rest = name.partition("/")
+    if not rest:
+        own = _own_entries()
+        if name in own:
+            return
+        hint = suggestion(name, own)
+        elsewhere = [f"{prefix}/{name}" for prefix in LIBRARIES if name in _library_names(prefix)]
+        if elsewhere and not hint:
+            hint = f" Did you mean {' or '.join(elsewhere)}?"
+        raise BadRequest(f"unknown model {name!r}.{hint} --list-models shows all: {shorten(sorted(own))}")
+    if library not in LIBRARIES:
+        raise BadRequest(f"unknown model {name!r}: a prefix is {' or '.join(f'{prefix}/' for prefix in LIBRARIES)}")
+    names = _library_names(library)
+    architecture = rest.split(".")[0] if library == "timm" else rest  # timm: architecture.weights_tag
+    if architecture not in names:
+        raise BadRequest(f"{library} has no model {rest!r}.{suggestion(architecture, names)}")
+
+
+def create_model(
+    name: str, num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, pretrained: bool = False, **model_args
+):
+    """Builds a model that takes (N, in_chans, img_size, img_size) images and gives (N, num_classes) logits.
+
+    `pretrained` loads the published ImageNet weights; a head of another size stays freshly initialised, and what was
+    changed is said in the model's attribute `load_notes`. The names of its head's modules are in `head_names`.
+    Raises BadRequest for an unknown name, for arguments that the model does not take, for an image size that it cannot
+    work with, and where the weights cannot be had.
+    """
+    from models import external, weights
+
+    check_name(name)
+    library, _, rest = name.partition("/")
+    if rest:
+        build = external.create_timm if library == "timm" else external.create_torchvision
+        return build(rest, num_classes, img_size, in_chans, pretrained, **model_args)
+    if name not in _CONSTRUCTORS:
+        importlib.import_module(find_model(name).module)
+    entry, function = _CONSTRUCTORS[name]
+    unknown = sorted(set(model_args) - set(entry.parameters))
+    if unknown:
+        raise BadRequest(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(entry.parameters)}")
+    if pretrained and not entry.pretrained:
+        raise BadRequest(f"there are no published weights for {name}: leave --pretrained out, or give --weights FILE")
+    if pretrained and "stem" in entry.parameters and model_args.get("stem", "auto") == "auto":
+        model_args["stem"] = "imagenet"  # the published weights fit no other
+    model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
+    model.head_names = weights.find_head(model, num_classes)
+    model.load_notes = []
+    if pretrained:
+        state = weights.torchvision_weights(entry.pretrained)
+        model.load_notes = weights.load(model, state, source=entry.pretrained)
+    return model

@@ -1,0 +1,183 @@
+"""ResNet (He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385).
+
+The ImageNet form is table 1 of the paper with the stride of a bottleneck on its 3x3 convolution ("v1.5"), parameter
+names as in torchvision. The CIFAR form has a 3x3 stem without pooling; resnet20 to resnet110 are those of section 4.2.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.layers import choose_stem
+from models.registry import register_model
+
+
+def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. (N, in_chans, H, W) -> (N, width, H/stride, W/stride)."""
+
+    expansion = 1
+
+    def __init__(self, in_chans: int, width: int, stride: int, downsample: nn.Module | None):
+        super().__init__()
+        self.conv1 = conv3x3(in_chans, width, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut. (N, in_chans, H, W) -> (N, 4 * width, H/stride, W/stride)."""
+
+    expansion = 4
+
+    def __init__(self, in_chans: int, width: int, stride: int, downsample: nn.Module | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class PadShortcut(nn.Module):
+    """The parameter-free shortcut of section 4.2 (option A): every second pixel, new channels filled with zeros."""
+
+    def __init__(self, new_chans: int):
+        super().__init__()
+        self.new_chans = new_chans
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.new_chans // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.new_chans - before))
+
+
+class ResNet(nn.Module):
+    """(N, in_chans, H, W) -> (N, num_classes).
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        depths: blocks in each stage; the first block of every stage but the first halves the sides.
+        widths: channels of the 3x3 convolutions in each stage.
+        stem: "imagenet" (7x7 stride 2 and max pooling), "cifar" (3x3, stride 1), or "auto": cifar up to 64 px.
+        pad_shortcut: shortcuts without parameters where the shape changes (only with BasicBlock).
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        num_classes: int,
+        img_size: int,
+        in_chans: int,
+        stem: str = "auto",
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        pad_shortcut: bool = False,
+    ):
+        super().__init__()
+        stem = choose_stem(stem, img_size)
+        width = widths[0]
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.conv1 = conv3x3(in_chans, width)
+            self.maxpool = nn.Identity()
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+        self.stages = [f"layer{i + 1}" for i in range(len(depths))]
+        chans = width
+        for name, depth, width in zip(self.stages, depths, widths, strict=True):
+            blocks = []
+            for i in range(depth):
+                stride = 2 if i == 0 and name != "layer1" else 1
+                out_chans = width * block.expansion
+                downsample = None
+                if stride != 1 or chans != out_chans:
+                    if pad_shortcut:
+                        downsample = PadShortcut(out_chans - chans)
+                    else:
+                        conv = nn.Conv2d(chans, out_chans, 1, stride, bias=False)
+                        downsample = nn.Sequential(conv, nn.BatchNorm2d(out_chans))
+                blocks.append(block(chans, width, stride, downsample))
+                chans = out_chans
+            setattr(self, name, nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(chans, num_classes)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al., arXiv:1502.01852
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet18_Weights")
+def resnet18(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet34_Weights")
+def resnet34(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet50_Weights")
+def resnet50(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet101_Weights")
+def resnet101(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet152_Weights")
+def resnet152(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, img_size, in_chans, stem)
+
+
+def small_resnet(n: int, num_classes: int, img_size: int, in_chans: int) -> ResNet:
+    """The (6n + 2)-layer networks of section 4.2: three stages of 16, 32 and 64 channels."""
+    return ResNet(BasicBlock, (n, n, n), num_classes, img_size, in_chans, "cifar", (16, 32, 64), pad_shortcut=True)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385")
+def resnet20(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
+    return small_resnet(3, num_classes, img_size, in_chans)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385")
+def resnet56(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
+    return small_resnet(9, num_classes, img_size, in_chans)
+
+
+@register_model(year=2015, paper="arXiv:1512.03385")
+def resnet110(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
+    return small_resnet(18, num_classes, img_size, in_chans)

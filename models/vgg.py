@@ -1,0 +1,91 @@
+"""VGG with batch normalisation (Simonyan & Zisserman, "Very Deep Convolutional Networks", arXiv:1409.1556, table 1).
+
+The ImageNet form has the paper's three linear layers, parameter names as in torchvision. The CIFAR form, usual in the
+literature on 32 px images, ends in one linear layer on the 512 channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.layers import choose_stem
+from models.registry import register_model
+from utils import BadRequest
+
+# Output channels of the 3x3 convolutions of each of the five stages; a 2x2 max pooling follows every stage.
+STAGES = {
+    11: ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    13: ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)),
+    16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+    19: ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
+}
+
+
+class VGG(nn.Module):
+    """(N, in_chans, H, W) -> (N, num_classes), H and W at least 32.
+
+    Args:
+        depth: 11, 13, 16 or 19 layers with weights, as the ImageNet form counts them.
+        stem: "imagenet" (7x7 average pooling, two hidden linear layers of 4096, dropout 0.5), "cifar" (average pooling
+            and one linear layer), or "auto": cifar up to 64 px.
+    """
+
+    def __init__(self, depth: int, num_classes: int, img_size: int, in_chans: int, stem: str = "auto"):
+        super().__init__()
+        if img_size < 32:
+            raise BadRequest(f"vgg{depth} halves its input five times: {img_size} px is too small, use --img-size 32")
+        stem = choose_stem(stem, img_size)
+        layers: list[nn.Module] = []
+        chans = in_chans
+        for stage in STAGES[depth]:
+            for width in stage:
+                layers += [nn.Conv2d(chans, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                chans = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        if stem == "imagenet":
+            self.avgpool = nn.AdaptiveAvgPool2d(7)
+            self.classifier = nn.Sequential(
+                nn.Linear(512 * 7 * 7, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Linear(4096, num_classes),
+            )
+        else:
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.classifier = nn.Linear(512, num_classes)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG11_BN_Weights")
+def vgg11(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+    return VGG(11, num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG13_BN_Weights")
+def vgg13(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+    return VGG(13, num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG16_BN_Weights")
+def vgg16(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+    return VGG(16, num_classes, img_size, in_chans, stem)
+
+
+@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG19_BN_Weights")
+def vgg19(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+    return VGG(19, num_classes, img_size, in_chans, stem)

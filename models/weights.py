@@ -1,0 +1,117 @@
+"""Loading weights into a model: which keys belong to the head, what may differ, what may not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils import BadRequest, shorten
+
+
+def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
+    """The names of the modules that give the logits.
+
+    timm says it; else it is the last linear layer or convolution, where that has `num_classes` outputs.
+    """
+    named = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    names = named.get("classifier") if isinstance(named, dict) else None
+    if names:
+        return (names,) if isinstance(names, str) else tuple(names)
+    last = ""
+    for name, module in model.named_modules():
+        if getattr(module, "out_features", getattr(module, "out_channels", None)) == num_classes:
+            last = name
+    return (last,) if last else ()
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in `path`: bare, or under a usual key of a checkpoint, wrappers' prefixes removed.
+
+    Raises BadRequest, naming the file, where it is missing, damaged, or holds no state dict.
+    """
+    content = read_checkpoint(path)
+    for key in ("model", "state_dict", "model_state", "model_state_dict"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise BadRequest(f"{path}: holds no state dict (tensors by parameter name)")
+    return {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in content.items()}
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What `torch.save` wrote to `path`, on the CPU, read without running any code that it may hold.
+
+    Raises BadRequest, naming the file, where it is missing, damaged, or not a checkpoint.
+    """
+    if not path.is_file():
+        raise BadRequest(f"{path}: no such checkpoint file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats; what matters is raised below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the zip reader, the unpickler and the file system each raise their own
+        reason = str(error).strip().split("\n")[0][:150]
+        raise BadRequest(f"{path}: damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
+    if not isinstance(content, dict):
+        raise BadRequest(f"{path}: not a checkpoint (holds a {type(content).__name__}, not a dict)")
+    return content
+
+
+def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:
+    """Copies `state` into `model`. Returns what had to be changed, a sentence each.
+
+    A head with another number of classes keeps its fresh initialisation, and a first convolution for another number of
+    channels gets the summed or repeated filters. Anything else that does not fit raises BadRequest with the keys.
+    """
+    own = model.state_dict()
+    state = dict(state)
+    notes = []
+    for name in model.head_names:
+        key = f"{name}.weight"
+        if key in state and key in own and state[key].shape[0] != own[key].shape[0]:
+            old, new = state[key].shape[0], own[key].shape[0]
+            notes.append(f"head {name!r} replaced: {source} has {old} classes, this model {new}")
+            state.update({k: own[k] for k in (key, f"{name}.bias") if k in own})
+    for key, value in state.items():
+        if key in own and value.ndim == 4 and value.shape[1] != own[key].shape[1] and value.shape[1] == 3:
+            from timm.models import adapt_input_conv
+
+            state[key] = adapt_input_conv(own[key].shape[1], value)
+            notes.append(f"{key!r} adapted from 3 to {own[key].shape[1]} input channels")
+            break
+    missing = sorted(set(own) - set(state))
+    unexpected = sorted(set(state) - set(own))
+    shapes = sorted(
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in set(own) & set(state)
+        if own[key].shape != state[key].shape
+    )
+    problems = []
+    for title, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", shapes)):
+        if keys:
+            problems.append(f"{len(keys)} {title}: {shorten(keys, 3)}")
+    if problems:
+        raise BadRequest(f"{source}: weights of another model; keys {'; '.join(problems)}")
+    model.load_state_dict(state)
+    return notes
+
+
+def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:
+    """The newest published weights of a torchvision weights enum, from torch's cache or downloaded, checksum verified.
+
+    Raises BadRequest that says which file to put where, if they are neither there nor can be downloaded.
+    """
+    import torchvision
+
+    weights = torchvision.models.get_weight(f"{enum_name}.DEFAULT")
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        name = weights.url.rsplit("/", 1)[-1]
+        reason = str(error).strip().split("\n")[0]
+        raise BadRequest(f"no pretrained weights: put {name} ({weights.url}) into {folder} ({reason})") from None

@@ -1,0 +1,127 @@
+"""The state of a run is one object; a checkpoint is that object, the settings and the class names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.weights import read_checkpoint
+from training.metrics import Totals
+from training.optim import ModelEMA
+from utils import BadRequest, replacing
+
+FORMAT = 1
+
+
+@dataclass
+class RunState:
+    """Everything that changes while a run trains.
+
+    Attributes:
+        epoch, batch: position: finished epochs, and batches of the current one.
+        step: optimiser steps taken.
+        totals: sums over the current epoch so far.
+        history: one row of numbers for each finished epoch.
+        best: the row of the best epoch so far with "score", and "weights": "raw" or "ema"; empty before the first.
+        train_seconds: time spent in training steps and validation.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    totals: Totals
+    ema: ModelEMA | None = None
+    scaler: torch.amp.GradScaler | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    train_seconds: float = 0.0
+
+    PLAIN = ("epoch", "batch", "step", "history", "best", "train_seconds")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "totals": self.totals.sums.cpu(),
+            **{name: getattr(self, name) for name in self.PLAIN},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.totals.sums.copy_(state["totals"])
+        for name in self.PLAIN:
+            setattr(self, name, state[name])
+
+
+def save_checkpoint(path: Path, state: RunState, settings: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes the whole checkpoint or leaves what was there.
+
+    Args:
+        data: class_names, mean, std, img_size, in_chans: what is needed to use the model on other images.
+    """
+    content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """`target` becomes a second name of the same file, where the file system has that, else a copy. Checkpoints are
+    replaced, never changed, so the two cannot get mixed up."""
+    with replacing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this suite. Raises BadRequest, naming the file, for anything else."""
+    content = read_checkpoint(path)
+    needed = ("model", "settings", "class_names", "mean", "std", "img_size", "in_chans", "best")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
+    return content
+
+
+def selected_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict, raw or averaged, that a checkpoint was selected for."""
+    return content["ema"] if content["best"].get("weights") == "ema" else content["model"]
+
+
+def resume(state: RunState, path: Path) -> None:
+    """Puts `state` where the checkpoint at `path` left it. Raises BadRequest if it is of another run."""
+    content = load_checkpoint(path)
+    try:
+        state.load_state_dict(content)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadRequest(f"{path}: does not fit the settings of this run ({reason})") from None
+
+
+@contextlib.contextmanager
+def weights_of(model: nn.Module, weights: dict[str, torch.Tensor]):
+    """`model` with other weights for the length of a block."""
+    own = {key: value.clone() for key, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield model
+    finally:
+        model.load_state_dict(own)

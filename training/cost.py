@@ -1,0 +1,39 @@
+"""What a model costs: parameters, and floating-point operations per image."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from utils import BadRequest
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, img_size: int, in_chans: int, name: str) -> int:
+    """Operations of one image's forward pass, a multiplication and an addition counting as two, by torch's counter.
+
+    It is also the trial whether the model works with such images: BadRequest says that it does not.
+    """
+    try:
+        return _count(copy.deepcopy(model).to("meta"), torch.empty(1, in_chans, img_size, img_size, device="meta"))
+    except Exception:  # not every model can be traced without data
+        try:
+            return _count(model, torch.zeros(1, in_chans, img_size, img_size))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise BadRequest(f"{name} does not work with --img-size {img_size}: {reason}") from None
+
+
+def _count(model: nn.Module, images: torch.Tensor) -> int:
+    training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    model.train(training)
+    return counter.get_total_flops()

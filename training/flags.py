@@ -1,0 +1,259 @@
+"""Every flag of every script, declared once: its help, its default, its check, and when it has an effect."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TRAIN, EVALUATE, PREDICT, LIST = "train", "evaluate", "predict", "list"
+EVERY_RUN = (TRAIN, EVALUATE)
+
+
+def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
+    """An argparse type: an int or a float between two bounds, each included unless it is open."""
+
+    def check(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        if not (above and below and (kind is int or math.isfinite(value))):
+            noun = "a whole number" if kind is int else "a number"
+            bounds = f"{'above' if open_low else 'from'} {low:g}"
+            if high != math.inf:
+                bounds += f" {'to below' if open_high else 'to'} {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
+        return value
+
+    return check
+
+
+def one_of(*choices: str) -> Callable:
+    """An argparse type: one of some words, in any case."""
+
+    def check(text: str) -> str:
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+
+    check.choices = choices
+    return check
+
+
+def channels(text: str) -> int:
+    """An argparse type: 1 or 3."""
+    if text not in ("1", "3"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
+    return int(text)
+
+
+def milestones(text: str) -> list[int]:
+    """An argparse type: growing epoch numbers with commas between them."""
+    try:
+        epochs = [int(part) for part in text.split(",")]
+    except ValueError:
+        epochs = []
+    if not epochs or epochs[0] < 1 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of growing epochs such as 60,120,160")
+    return epochs
+
+
+def plain_name(text: str) -> str:
+    """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
+    parts = text.split("/")
+    if not text.strip() or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
+    return text
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: without the leading hyphens, words joined by hyphens.
+        default: the value when it is not given; None: `default_text` says what happens then.
+        check: turns the given text into the value, or raises argparse.ArgumentTypeError. None: a switch.
+        negatable: a switch that also has a --no- form.
+        modes: what main.py can be asked to do when this flag has an effect.
+        may_change: a resumed run may be given another value, as its results do not depend on it.
+        nargs: as in argparse.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    default_text: str = ""
+    check: Callable | None = None
+    metavar: str | None = None
+    aliases: tuple[str, ...] = ()
+    negatable: bool = False
+    modes: tuple[str, ...] = (TRAIN,)
+    may_change: bool = False
+    nargs: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+
+FRACTION = number(float, 0, 1, open_high=True)
+PROBABILITY = number(float, 0, 1)
+POSITIVE = number(float, 0, open_low=True)
+COUNT = number(int, 1)
+
+GROUPS: dict[str, list[Flag]] = {
+    "what to do (training, unless one of these is given)": [
+        Flag("evaluate", "score the model in this checkpoint instead of training; writes a run directory",
+             check=str, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
+        Flag("predict", "print the five most probable classes of images: the checkpoint, then the image files",
+             check=str, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
+        Flag("list-models", "print the names of models that match a pattern such as 'resnet*' or 'timm/vit*'",
+             check=str, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
+    ],
+    "data": [
+        Flag("dataset", "name of the data set: cifar100, cifar10, imagenet1k, tiny-imagenet, folder, digits",
+             check=str, metavar="NAME", default_text="cifar100 with --datapath, else digits",
+             modes=EVERY_RUN),
+        Flag("data-path", "folder that holds the data set", check=str, metavar="PATH", aliases=("datapath",),
+             default_text="none; digits needs none", modes=EVERY_RUN, may_change=True),
+        Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_RUN,
+             may_change=True),
+        Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of CIFAR,"
+             " plain data only", default=True, negatable=True, modes=EVERY_RUN, may_change=True),
+        Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
+             metavar="PX", default_text="the data set's; 224 where its images differ in size"),
+        Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
+             metavar="N", default_text="the data set's"),
+        Flag("val-fraction", "share of the training images that selects the checkpoint; 0: train on all of them and"
+             " report the last epoch", check=FRACTION, metavar="F",
+             default_text="0.1; a data set's own validation split, where it has that besides a test split"),
+        Flag("train-fraction", "share of the remaining training images to use; smaller shares lie within larger ones",
+             default=1.0, check=number(float, 0, 1, open_low=True), metavar="F"),
+        Flag("num-workers", "processes (threads, for sets kept in memory) that decode image files",
+             check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8", modes=EVERY_RUN,
+             may_change=True),
+    ],
+    "augmentation (of training images only)": [
+        Flag("augmentation", "mixing of images: none, cutmix, mixup, or cutmix+mixup (either, by chance)",
+             default="none", check=one_of("none", "cutmix", "mixup", "cutmix+mixup"), metavar="KIND"),
+        Flag("cutmix-alpha", "CutMix draws the kept share from Beta(alpha, alpha)", default=1.0, check=POSITIVE,
+             metavar="A"),
+        Flag("mixup-alpha", "MixUp draws the kept share from Beta(alpha, alpha)", default=0.8, check=POSITIVE,
+             metavar="A"),
+        Flag("mix-prob", "probability that a batch is mixed", default=1.0, check=PROBABILITY, metavar="P"),
+        Flag("rand", "RandAugment, random resized crops and random erasing", default=False),
+        Flag("crop", "pad: random crop after padding with black; resized: random area and aspect ratio; none",
+             check=one_of("pad", "resized", "none"), metavar="KIND",
+             default_text="pad; resized for large images or with --rand"),
+        Flag("crop-padding", "padding of --crop pad, in pixels", check=number(int, 0, 512), metavar="PX",
+             default_text="an eighth of the image's side"),
+        Flag("flip", "mirror images left-right at random", negatable=True,
+             default_text="on, but for digits"),
+        Flag("random-erasing", "probability of erasing a random rectangle of an image", check=PROBABILITY, metavar="P",
+             default_text="0; 0.25 with --rand"),
+    ],
+    "model": [
+        Flag("model", "name of the model, from --list-models, or timm/NAME or torchvision/NAME", default="resnet18",
+             check=str, metavar="NAME", modes=EVERY_RUN),
+        Flag("stem", "first layers: cifar (3x3, no pooling), imagenet (7x7 with pooling), auto (by image size)",
+             default="auto", check=one_of("auto", "cifar", "imagenet"), metavar="KIND"),
+        Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
+        Flag("weights", "start from this checkpoint or state dict; a head for other classes is replaced", check=str,
+             metavar="FILE", default_text="random initialisation"),
+    ],
+    "optimisation": [
+        Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
+        Flag("batch-size", "images per batch", default=128, check=COUNT, metavar="N", modes=EVERY_RUN),
+        Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
+             metavar="N"),
+        Flag("optimizer", "sgd, adam, adamw, or any other that timm knows, such as lamb or lion", default="sgd",
+             check=str.lower, metavar="NAME"),
+        Flag("lr", "peak learning rate, per step of the optimiser", check=POSITIVE, metavar="LR",
+             default_text="0.1 for sgd, 0.001 for others"),
+        Flag("momentum", "momentum of sgd and of those of timm's optimisers that have one", default=0.9,
+             check=FRACTION, metavar="M"),
+        Flag("nesterov", "Nesterov momentum, with sgd", default=False),
+        Flag("weight-decay", "L2 penalty (decoupled in adamw), not on biases and normalisation",
+             check=number(float, 0), metavar="WD", default_text="0.0005 for sgd, 0.05 for adamw, else 0"),
+        Flag("decay-all", "weight decay on biases and normalisation too", default=False),
+        Flag("clip-grad", "scale gradients down to this global L2 norm", check=POSITIVE, metavar="NORM",
+             default_text="no clipping"),
+        Flag("schedule", "learning rate over the epochs: cosine, step, multistep or constant", default="cosine",
+             check=one_of("cosine", "step", "multistep", "constant"), metavar="KIND"),
+        Flag("warmup-epochs", "epochs over which the learning rate first grows linearly, part of --epochs", default=0.0,
+             check=number(float, 0), metavar="N"),
+        Flag("step-size", "epochs between decays, with --schedule step", check=COUNT, metavar="N",
+             default_text="a third of --epochs"),
+        Flag("milestones", "epochs of the decays, with --schedule multistep", check=milestones, metavar="N,N,...",
+             default_text="at 30, 60 and 80 percent of --epochs"),
+        Flag("gamma", "factor of each decay, with --schedule step or multistep", default=0.1,
+             check=number(float, 0, 1, open_low=True), metavar="G"),
+        Flag("min-lr", "learning rate that no schedule goes below", default=0.0, check=number(float, 0), metavar="LR"),
+        Flag("ema", "also keep an exponential moving average of the weights, with this decay per step", check=FRACTION,
+             metavar="DECAY", default_text="none"),
+    ],
+    "loss": [
+        Flag("loss", "CE: cross-entropy; BCE: binary cross-entropy of each class, summed over classes", default="CE",
+             check=one_of("CE", "BCE"), metavar="NAME"),
+        Flag("label-smoothing", "share of the target that is spread over all classes", default=0.0, check=FRACTION,
+             metavar="S"),
+        Flag("bce-target-threshold", "with mixed images, BCE's target is 1 for classes with more than this share",
+             check=FRACTION, metavar="T", default_text="the shares themselves"),
+    ],
+    "hardware": [
+        Flag("device", "cpu, cuda, cuda:N or mps", check=str, metavar="NAME", default_text="a GPU if there is one",
+             modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
+        Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
+             metavar="N", default_text="the first", modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
+        Flag("precision", "fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32", default="auto",
+             check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_RUN),
+        Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
+        Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
+        Flag("deterministic", "insist on deterministic algorithms on GPUs too, at some cost in speed", default=False),
+        Flag("seed", "seed of every random draw: split, initialisation, order, augmentation, dropout", default=0,
+             check=number(int, 0, 2**31 - 1), metavar="N"),
+    ],
+    "run directory and tracking": [
+        Flag("run-name", "name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",
+             aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
+        Flag("runs-dir", "folder of the run directories", default="runs", check=str, metavar="PATH", modes=EVERY_RUN,
+             may_change=True),
+        Flag("resume", "continue the stopped run of this name; its own flags are taken up again", default=False,
+             may_change=True),
+        Flag("overwrite", "delete the run directory of this name, if there is one", default=False, modes=EVERY_RUN,
+             may_change=True),
+        Flag("wandb", "Weights & Biases: online, offline, disabled, or auto: online with credentials, else offline",
+             default="auto", check=one_of("auto", "online", "offline", "disabled"), metavar="MODE", modes=EVERY_RUN,
+             may_change=True),
+        Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=str,
+             metavar="NAME", modes=EVERY_RUN, may_change=True),
+    ],
+}  # fmt: skip
+
+FLAGS: dict[str, Flag] = {flag.key: flag for flags in GROUPS.values() for flag in flags}
+
+
+# When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
+NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
+    ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
+    ("mixup_alpha", lambda s: "mixup" in s.augmentation, "it needs --augmentation mixup or cutmix+mixup"),
+    ("mix_prob", lambda s: s.augmentation != "none", "it needs --augmentation cutmix, mixup or cutmix+mixup"),
+    ("crop_padding", lambda s: s.crop == "pad" or (s.crop is None and not s.rand), "it needs --crop pad"),
+    ("step_size", lambda s: s.schedule == "step", "it needs --schedule step"),
+    ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
+    ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
+    ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
+    ("momentum", lambda s: s.optimizer not in ("adam", "adamw"), "adam and adamw have no momentum to set"),
+    ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
+    ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
+    ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
+    ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
+    ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
+]

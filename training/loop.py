@@ -1,0 +1,209 @@
+"""The training loop, straight down: batch, mix, forward, loss, backward, step, count.
+
+Nothing in a step waits for the device. Sums are read when they are shown, at the end of an epoch at the latest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from data_transform import Mix
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from training.checkpoint import RunState
+from training.losses import Criterion
+from training.metrics import Totals
+from training.tracking import Progress
+from utils import RunFailed, derive_seed
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the steps are made.
+
+    Attributes:
+        learning_rate: of optimiser step (from 0).
+        precision: "fp32", "bf16" or "fp16" for the forward pass; weights stay in float32.
+        accumulate: batches per optimiser step.
+        clip_grad: largest global L2 norm of the gradients, None for no bound.
+    """
+
+    criterion: Criterion
+    mix: Mix
+    learning_rate: Callable[[int], float]
+    seed: int
+    precision: str = "fp32"
+    accumulate: int = 1
+    clip_grad: float | None = None
+
+
+def train_epoch(
+    state: RunState,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    batches: ResidentTrainBatches | StreamedTrainBatches,
+    recipe: Recipe,
+    progress: Progress,
+) -> dict[str, float | None]:
+    """Trains from where `state` is to the end of its epoch. Returns the epoch's loss, top1 and top5.
+
+    Args:
+        forward: the model in `state`, possibly compiled.
+
+    Raises RunFailed, naming epoch and step, where the loss is not finite.
+    """
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    device, dtype = batches.device, PRECISIONS[recipe.precision]
+    sizes, last = batches.sizes, len(batches.sizes) - 1
+    model.train()
+    for images, targets in batches.epoch(state.epoch, start=state.batch):
+        batch = state.batch
+        # Mixing and dropout draw from here on, whatever was drawn before.
+        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
+        images, targets = recipe.mix(images, targets)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = forward(images)
+            loss = recipe.criterion(logits.float(), targets)
+
+        group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
+        share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
+        scaled = loss * share
+        (scaled if scaler is None else scaler.scale(scaled)).backward()
+
+        state.batch += 1
+        if state.batch % recipe.accumulate == 0 or batch == last:
+            lr = recipe.learning_rate(state.step)
+            for param_group in optimizer.param_groups:
+                param_group["lr"] = lr
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            if recipe.clip_grad is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            if state.ema is not None:
+                state.ema.update(model, state.step)
+            state.step += 1
+
+        state.totals.add(loss.detach(), logits.detach(), targets, batch)
+        progress.step(len(images), state.totals, lr=optimizer.param_groups[0]["lr"])
+        if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device
+            _check_finite(state)
+    _check_finite(state)
+    means = state.totals.means()
+    state.totals.reset()
+    return means
+
+
+def _check_finite(state: RunState) -> None:
+    step = state.totals.first_bad_step()
+    if step is not None:
+        raise RunFailed(
+            f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}; the last good checkpoint is kept."
+            " A lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    batches: EvalBatches,
+    num_classes: int,
+    precision: str,
+    keep_logits: bool = False,
+) -> tuple[dict[str, float | None], torch.Tensor | None]:
+    """Scores a model that is in eval mode: (loss, top1 and top5; the logits (N, num_classes), float32, if asked for)."""
+    device, dtype = batches.device, PRECISIONS[precision]
+    totals = Totals(num_classes, device)
+    kept = []
+    for step, (images, targets) in enumerate(batches):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            logits = forward(images)
+        logits = logits.float()
+        totals.add(nn.functional.cross_entropy(logits, targets), logits, targets, step)
+        if keep_logits:
+            kept.append(logits)
+    return totals.means(), torch.cat(kept).cpu() if keep_logits else None
+
+
+def train(
+    state: RunState,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    train_batches: ResidentTrainBatches | StreamedTrainBatches,
+    val_batches: EvalBatches | None,
+    recipe: Recipe,
+    epochs: int,
+    num_classes: int,
+    progress: Progress,
+    save: Callable[[bool], None],
+) -> None:
+    """Trains `state` up to `epochs`: after each one validates, adds a row to the history, and saves.
+
+    Without validation batches every epoch is the best so far: the last one is reported.
+
+    Args:
+        save: called with True when the epoch is the best so far.
+    """
+    mixed = "agreement_" if recipe.mix.mixers else ""
+    while state.epoch < epochs:
+        began = time.perf_counter()
+        progress.start_epoch(state.epoch, epochs, sum(train_batches.sizes), sum(train_batches.sizes[: state.batch]))
+        means = train_epoch(state, forward, train_batches, recipe, progress)
+        row = {
+            "epoch": state.epoch + 1,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "train_loss": means["loss"],
+            f"train_{mixed}top1": means["top1"],
+            f"train_{mixed}top5": means["top5"],
+        }
+        scores = {}
+        if val_batches is not None:
+            for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
+                if model is not None:
+                    model.eval()
+                    # Only the raw model is compiled; the averaged one is not worth a second compilation.
+                    call = forward if weights == "raw" else model
+                    means, _ = evaluate(call, val_batches, num_classes, recipe.precision)
+                    prefix = "val_" if weights == "raw" else "val_ema_"
+                    row.update({prefix + name: value for name, value in means.items()})
+                    scores[weights] = means
+            _check_scores(scores, state.epoch)
+        state.history.append(row)
+        state.epoch += 1
+        state.batch = 0
+        is_best = _update_best(state, scores)
+        state.train_seconds += time.perf_counter() - began
+        save(is_best)
+        progress.end_epoch(row, is_best)
+
+
+def _check_scores(scores: dict[str, dict], epoch: int) -> None:
+    for weights, means in scores.items():
+        if not math.isfinite(means["loss"]):
+            raise RunFailed(
+                f"the validation loss of the {weights} weights is not finite after epoch {epoch + 1};"
+                " the last good checkpoint is kept"
+            )
+
+
+def _update_best(state: RunState, scores: dict[str, dict]) -> bool:
+    """Keeps the epoch and weights with the highest validation top-1, at a tie the lower loss; True if this is it."""
+    if not scores:
+        state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
+        return True
+    weights = max(scores, key=lambda name: (scores[name]["top1"], -scores[name]["loss"]))
+    score = [scores[weights]["top1"], -scores[weights]["loss"]]
+    if state.best and state.best["score"] >= score:
+        return False
+    state.best = {"epoch": state.epoch, "weights": weights, "score": score}
+    return True

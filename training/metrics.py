@@ -1,0 +1,86 @@
+"""Counting while training, and the full report on a split at the end."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+ECE_BINS = 15  # of equal width, as in Guo et al., arXiv:1706.04599
+
+
+class Totals:
+    """Sums of loss and correct answers, kept on the device: adding a batch never waits for it, reading does.
+
+    With soft targets (N, K) an answer counts with the share of the target that it has: the expected agreement with a
+    label drawn from the mixed target. top-5 is None with five classes or fewer, where it would always be 1.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device):
+        self.top5 = num_classes > 5
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(4, dtype=dtype, device=device)  # images, loss, top-1, top-5
+        self.bad_step = torch.full((), -1, device=device)
+
+    def reset(self) -> None:
+        self.sums.zero_()
+        self.bad_step.fill_(-1)
+
+    @torch.no_grad()
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, step: int) -> None:
+        """Args: loss: mean over the batch; step: remembered if it is the first whose loss is not finite."""
+        best = logits.topk(5 if self.top5 else 1).indices
+        hits = targets.gather(1, best) if targets.ndim == 2 else (best == targets[:, None]).to(self.sums.dtype)
+        count = torch.full((), len(logits), dtype=self.sums.dtype, device=self.sums.device)
+        self.sums += torch.stack([count, loss.to(count.dtype) * len(logits), hits[:, 0].sum().to(count.dtype),
+                                  hits.sum().to(count.dtype)])  # fmt: skip
+        bad = ~torch.isfinite(loss) & (self.bad_step < 0)
+        self.bad_step = torch.where(bad, step, self.bad_step)
+
+    def first_bad_step(self) -> int | None:
+        step = int(self.bad_step)
+        return None if step < 0 else step
+
+    def means(self) -> dict[str, float | None]:
+        count, loss, top1, top5 = self.sums.tolist()
+        count = count or math.nan
+        return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count if self.top5 else None}
+
+
+def report(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) -> dict:
+    """The metrics of a scored split, fractions of 1 all.
+
+    Args:
+        logits: (N, K) on the CPU; targets: class indices (N,).
+
+    Returns top1, top5, loss (cross-entropy), macro-averaged precision, recall and f1, map (mean over classes of the
+    average precision), ece (15 bins), per_class_accuracy by name (None for a class without images), and confusion, a
+    (K, K) tensor of counts with the true class in rows. Classes without images are left out of the means.
+    """
+    from torchmetrics.functional import classification as tm
+
+    logits, targets = logits.float().cpu(), targets.cpu()
+    k = len(class_names)
+    probabilities = logits.softmax(1)
+    answers = logits.argmax(1)
+    confusion = tm.multiclass_confusion_matrix(answers, targets, num_classes=k)
+    count = confusion.sum(1)
+    present = count > 0
+    per_class = {
+        "precision": tm.multiclass_precision(answers, targets, num_classes=k, average="none"),
+        "recall": tm.multiclass_recall(answers, targets, num_classes=k, average="none"),
+        "f1": tm.multiclass_f1_score(answers, targets, num_classes=k, average="none"),
+        "map": tm.multiclass_average_precision(probabilities, targets, num_classes=k, average="none"),
+    }
+    recall = per_class["recall"].tolist()
+    return {
+        "top1": (answers == targets).double().mean().item(),
+        "top5": (logits.topk(5).indices == targets[:, None]).any(1).double().mean().item() if k > 5 else None,
+        "loss": torch.nn.functional.cross_entropy(logits.double(), targets).item(),
+        **{name: values[present].double().mean().item() for name, values in per_class.items()},
+        "ece": tm.multiclass_calibration_error(probabilities, targets, num_classes=k, n_bins=ECE_BINS).item(),
+        "per_class_accuracy": {
+            name: recall[i] if present[i] else None for i, name in enumerate(class_names)
+        },
+        "confusion": confusion,
+    }

@@ -1,0 +1,249 @@
+"""From the command line to checked settings. Nothing heavy is imported, and nothing is written, before all is checked."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import image_datasets
+import models
+from training.flags import EVALUATE, FLAGS, GROUPS, LIST, NEEDS, PREDICT, TRAIN, Flag
+from utils import BadRequest, read_json, suggestion
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadRequest(message.removeprefix("argument "))
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of every flag. Flags that are not given are absent from its result: defaults come in `parse`."""
+    parser = _Parser(
+        usage="%(prog)s [flags]",
+        description=description,
+        epilog="Hyphens and underscores are the same: --batch-size is --batch_size.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    )
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            names = [f"--{name}" for name in (flag.name, *flag.aliases)]
+            text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%")
+            if flag.check is None:
+                action = argparse.BooleanOptionalAction if flag.negatable else "store_true"
+                group.add_argument(*names, help=text, dest=flag.key, action=action)
+            else:
+                group.add_argument(*names, help=text, dest=flag.key, type=flag.check, metavar=flag.metavar,
+                                   nargs=flag.nargs)  # fmt: skip
+    return parser
+
+
+def _default_text(flag: Flag) -> str:
+    if flag.default is None:
+        return flag.default_text
+    return ("on" if flag.default else "off") if flag.check is None else str(flag.default)
+
+
+def with_hyphens(argv: list[str]) -> list[str]:
+    """The same command line with hyphens for underscores in the names (not the values) of flags."""
+    result = []
+    for i, word in enumerate(argv):
+        if word == "--":
+            return result + argv[i:]
+        name, equals, value = word.partition("=")
+        result.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
+    return result
+
+
+def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict[str, Any]]:
+    """(mode, settings, the flags that were given). Raises BadRequest for what cannot be.
+
+    Settings hold a value for every flag, None where only the data will tell. For a resumed run they are the stored
+    ones of that run.
+    """
+    parser = build_parser(description)
+    namespace, unknown = parser.parse_known_args(with_hyphens(argv))
+    if unknown:
+        names = [name for action in parser._actions for name in action.option_strings]
+        word = unknown[0].split("=")[0]
+        if word.startswith("-"):
+            raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
+        raise BadRequest(f"{word!r} belongs to no flag")
+    given = vars(namespace)
+    mode = _mode(given)
+    for key in given:
+        if mode not in FLAGS[key].modes:
+            raise BadRequest(f"--{FLAGS[key].name} has no effect with --{mode.replace('list', 'list-models')}")
+    settings = SimpleNamespace(**{key: flag.default for key, flag in FLAGS.items()})
+    vars(settings).update(given)
+    if mode == TRAIN:
+        if settings.resume:
+            _take_up(settings, given)
+        _check_training(settings, given)
+    if mode != LIST:
+        _check_hardware(settings, given)
+    return mode, settings, given
+
+
+def _mode(given: dict[str, Any]) -> str:
+    asked = [mode for mode, key in ((EVALUATE, "evaluate"), (PREDICT, "predict"), (LIST, "list_models")) if key in given]
+    if len(asked) > 1:
+        raise BadRequest(f"--{asked[0].replace('list', 'list-models')} and --{asked[1]} cannot be done at once")
+    return asked[0] if asked else TRAIN
+
+
+def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Fills in the defaults that follow from other flags, and refuses what contradicts or has no effect."""
+    if s.dataset is None:
+        s.dataset = "cifar100" if s.data_path is not None else "digits"
+    models.check_name(s.model)
+    entry = models.find_model(s.model)
+    if "stem" in given and (entry is None or "stem" not in entry.parameters):
+        raise BadRequest(f"--stem has no effect: {s.model} has one kind of stem only")
+    if s.pretrained and s.weights:
+        raise BadRequest("--pretrained and --weights contradict each other: give one of them")
+    if s.pretrained and entry is not None and not entry.pretrained:
+        raise BadRequest(f"--pretrained: there are no published weights for {s.model}; --weights FILE takes others")
+    if s.pretrained and s.stem == "cifar":
+        raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
+    if s.weights and not Path(s.weights).is_file():
+        raise BadRequest(f"--weights {s.weights}: no such file")
+    _check_optimizer_name(s.optimizer)
+    if s.lr is None:
+        s.lr = 0.1 if s.optimizer == "sgd" else 0.001
+    if s.weight_decay is None:
+        s.weight_decay = {"sgd": 0.0005, "adamw": 0.05}.get(s.optimizer, 0.0)
+    for key, has_effect, reason in NEEDS:
+        if key in given and not has_effect(s):
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")
+    if s.nesterov and s.momentum == 0:
+        raise BadRequest("--nesterov contradicts --momentum 0")
+    if s.warmup_epochs >= s.epochs:
+        raise BadRequest(f"--warmup-epochs {s.warmup_epochs:g}: must be shorter than the training (--epochs {s.epochs})")
+    if s.min_lr > s.lr:
+        raise BadRequest(f"--min-lr {s.min_lr:g}: must not be above --lr {s.lr:g}")
+    if s.schedule == "step":
+        s.step_size = s.step_size or max(1, s.epochs // 3)
+        if "step_size" in given and s.step_size >= s.epochs:
+            raise BadRequest(f"--step-size {s.step_size} has no effect: training ends after --epochs {s.epochs}")
+    if s.schedule == "multistep":
+        s.milestones = s.milestones or sorted({max(1, round(share * s.epochs)) for share in (0.3, 0.6, 0.8)})
+        if "milestones" in given and s.milestones[-1] >= s.epochs:
+            raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
+    if s.random_erasing is None:
+        s.random_erasing = 0.25 if s.rand else 0.0
+    if s.run_name is None:
+        s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
+    check_run_directory(Path(s.runs_dir) / s.run_name, resume=s.resume, overwrite=s.overwrite)
+
+
+def _check_optimizer_name(name: str) -> None:
+    """timm's names are read from its source text: importing it takes seconds."""
+    known = {"sgd", "adam", "adamw"}
+    spec = importlib.util.find_spec("timm")
+    if name not in known and spec is not None and spec.origin is not None:
+        source = (Path(spec.origin).parent / "optim" / "_optim_factory.py").read_text(encoding="utf-8")
+        known |= set(re.findall(r"OptimInfo\(\s*name=['\"]([^'\"]+)['\"]", source))
+    if name not in known:
+        raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, known)} Known: {', '.join(sorted(known))}")
+
+
+def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    if s.device is not None and s.gpu is not None:
+        raise BadRequest("--device and --gpu contradict each other: give one of them")
+    if s.device is not None and s.device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
+    number = s.device.partition(":")[2] if s.device else ""
+    if s.device and ":" in s.device and not (s.device.startswith("cuda:") and number.isdigit()):
+        raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
+    if s.num_workers is None:
+        s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def check_data(s: SimpleNamespace, given: dict[str, Any]):
+    """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
+    found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+    if found.has_val and "val_fraction" in given:
+        raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
+    if "num_workers" in given and s.dataset in ("digits", "cifar10", "cifar100"):
+        raise BadRequest(f"--num-workers has no effect: {s.dataset} is no set of image files")
+    if s.val_fraction is None:
+        s.val_fraction = None if found.has_val else 0.1
+    return found
+
+
+def check_run_directory(path: Path, resume: bool, overwrite: bool) -> None:
+    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing."""
+    if resume and overwrite:
+        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
+    if path.exists() and not path.is_dir():
+        raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
+    if path.is_dir() and any(path.iterdir()):
+        if not (resume or overwrite):
+            raise BadRequest(f"{path}: there is such a run; --resume continues it, --overwrite deletes it,"
+                             " --run-name names another")  # fmt: skip
+        if overwrite and not (path / "settings.json").is_file():
+            raise BadRequest(f"{path}: is no run directory (it has no settings.json), so --overwrite does not delete it")
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadRequest(f"{path}: cannot be written ({parent} is {'not writable' if parent.is_dir() else 'a file'})")
+
+
+def _take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Puts the stored settings of the run to be resumed in the place of the defaults."""
+    if s.run_name is None:
+        raise BadRequest("--resume needs --run-name: which run is to be continued?")
+    stored = read_run_settings(Path(s.runs_dir) / s.run_name)
+    for key, value in given.items():
+        if not FLAGS[key].may_change and key != "run_name" and key in stored and stored[key] != value:
+            name = FLAGS[key].name
+            raise BadRequest(f"--{name} {value}: the run to be resumed has --{name} {stored[key]}; start another run")
+    # --device and --gpu name the same thing: a new one replaces either.
+    if "device" in given or "gpu" in given:
+        stored["device"] = stored["gpu"] = None
+    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in given})
+    s.resume, s.overwrite = True, False
+
+
+def read_run_settings(directory: Path) -> dict[str, Any]:
+    """The settings of the run in `directory`. Raises BadRequest where there is none."""
+    file = directory / "settings.json"
+    if not file.is_file():
+        raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")
+    stored = read_json(file)
+    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+        raise BadRequest(f"{file}: damaged (no object with \"settings\")")
+    return stored["settings"]
+
+
+def finished(s: SimpleNamespace) -> bool:
+    """Whether the run to be resumed has nothing left to do."""
+    return (Path(s.runs_dir) / s.run_name / "summary.json").is_file()
+
+
+def one_line_errors(main) -> int:
+    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed) or 2 (a bad request)."""
+    from utils import RunFailed
+
+    name = Path(sys.argv[0]).name
+    try:
+        return main() or 0
+    except BadRequest as error:
+        print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped; --resume continues from the last finished epoch", file=sys.stderr)
+        return 130

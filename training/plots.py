@@ -1,0 +1,128 @@
+"""curves.png and confusion.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import replacing
+
+TRAIN_COLOUR, VAL_COLOUR, EMA_COLOUR, MUTED = "#4269d0", "#e4572e", "#3ca951", "#6b7280"
+ANNOTATED = 20  # classes up to which every cell of the confusion matrix carries its number
+
+
+def _figure(*args, **kwargs):
+    """A figure that needs no display and leaves matplotlib's global state alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(*args, layout="constrained", **kwargs)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _column(history: list[dict[str, Any]], name: str) -> list[float]:
+    return [np.nan if row.get(name) is None else row[name] for row in history]
+
+
+def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str, result: str, path: Path) -> None:
+    """Loss, accuracy and learning rate over the epochs, the selected epoch marked.
+
+    Args:
+        title: what was trained; result: one line on what came out.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(figsize=(11, 4.6))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
+    epochs = [row["epoch"] for row in history]
+    mixed = "train_agreement_top1" in history[0]
+    lines = [
+        ("train_", TRAIN_COLOUR, "training", "-"),
+        ("val_", VAL_COLOUR, "validation", "-"),
+        ("val_ema_", EMA_COLOUR, "validation, averaged weights", "-"),
+    ]
+    for prefix, colour, label, style in lines:
+        top1 = "train_agreement_top1" if mixed and prefix == "train_" else f"{prefix}top1"
+        if top1 not in history[0]:
+            continue
+        accuracy = [100 * value for value in _column(history, top1)]
+        name = f"{label} (agreement with mixed targets)" if top1 == "train_agreement_top1" else label
+        options = {"color": colour, "linestyle": style, "linewidth": 1.8, "marker": "." if len(epochs) < 40 else ""}
+        left.plot(epochs, _column(history, f"{prefix}loss"), label=label, **options)
+        middle.plot(epochs, accuracy, label=name, **options)
+    right.plot(epochs, _column(history, "lr"), color=MUTED, linewidth=1.8)
+    left.set_title("Loss", loc="left")
+    middle.set_title("Top-1 accuracy (%)", loc="left")
+    right.set_title("Learning rate, end of epoch", loc="left")
+    selected = "val_top1" in history[0]
+    for axis in (left, middle, right):
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if selected:
+            axis.axvline(best["epoch"], color=MUTED, linestyle=":", linewidth=1.2, zorder=0)
+    if selected:
+        middle.annotate(f"selected: epoch {best['epoch']}", (best["epoch"], 0.02), xycoords=("data", "axes fraction"),
+                        rotation=90, ha="right", va="bottom", fontsize=8, color=MUTED,
+                        textcoords="offset points", xytext=(-2, 0))  # fmt: skip
+    middle.legend(frameon=False, fontsize=9, loc="lower right" if not selected else "best")
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.text(0.01, 0.925, result, ha="left", va="center", fontsize=10, color=MUTED)
+    _save(figure, path)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
+    """The confusion matrix in per cent of each true class, and the pairs that are confused most.
+
+    Args:
+        confusion: counts (K, K), the true class in rows.
+    """
+    k = len(class_names)
+    counts = confusion.sum(1, keepdims=True)
+    share = 100 * confusion / np.maximum(counts, 1)
+    side = min(12.0, max(4.5, 0.55 * k)) if k <= ANNOTATED else 9.0
+    figure = _figure(figsize=(side + 4.2, side + 0.6))
+    axis, notes = figure.subplots(1, 2, width_ratios=(side, 2.6))
+    # The square root keeps the rare confusions visible beside a strong diagonal.
+    picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
+    bar = figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02, ticks=[0, 1, 2, 10**0.5 * 10**0.5, 5, 7.07, 10])
+    bar.set_ticks([0, 1, 10**0.5, 5, 50**0.5, 10], labels=["0", "1", "10", "25", "50", "100 %"])
+    bar.outline.set_visible(False)
+    if k <= ANNOTATED:
+        axis.set_xticks(range(k), class_names, rotation=45 if max(map(len, class_names)) > 2 else 0, ha="right"
+                        if max(map(len, class_names)) > 2 else "center")  # fmt: skip
+        axis.set_yticks(range(k), class_names)
+        for i in range(k):
+            for j in range(k):
+                if confusion[i, j]:
+                    colour = "white" if share[i, j] > 45 else "#1f2937"
+                    axis.text(j, i, f"{share[i, j]:.0f}" if share[i, j] >= 0.95 else f"{share[i, j]:.1f}",
+                              ha="center", va="center", fontsize=8, color=colour)  # fmt: skip
+    else:
+        ticks = range(0, k, max(1, k // 20))
+        axis.set_xticks(ticks, [class_names[i][:14] for i in ticks], rotation=90, fontsize=7)
+        axis.set_yticks(ticks, [class_names[i][:14] for i in ticks], fontsize=7)
+    axis.set_xlabel("answer")
+    axis.set_ylabel("true class")
+    axis.spines[:].set_visible(False)
+
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    order = np.argsort(errors, axis=None)[::-1][:12]
+    pairs = [(int(flat // k), int(flat % k)) for flat in order if errors.flat[flat] > 0]
+    text = "".join(f"{class_names[i][:16]} as {class_names[j][:16]}: {errors[i, j]} of {counts[i, 0]}\n" for i, j in pairs)
+    notes.axis("off")
+    notes.set_title("Confused most often", loc="left", fontsize=10)
+    notes.text(0, 0.99, text or "nothing is confused", va="top", fontsize=9, linespacing=1.6, color="#1f2937",
+               transform=notes.transAxes)  # fmt: skip
+    figure.suptitle(f"{title} (per cent of each true class)", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    _save(figure, path)

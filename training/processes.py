@@ -1,0 +1,56 @@
+"""Which device a process computes on, and how: choice, precision, determinism."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from utils import BadRequest
+
+
+def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, str | None]:
+    """(device, a warning or None). `gpu` falls back to the CPU, with a warning; a named device that is missing raises
+    BadRequest."""
+    if device is not None:
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise BadRequest(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+        if chosen.type == "mps" and not torch.backends.mps.is_available():
+            raise BadRequest(f"--device {device}: there is no such device here")
+        return chosen, None
+    if gpu is not None:
+        if gpu < torch.cuda.device_count():
+            return torch.device("cuda", gpu), None
+        count = torch.cuda.device_count()
+        return torch.device("cpu"), f"--gpu {gpu}: there are {count} GPUs here, so the CPU is used"
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0), None
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), None
+    return torch.device("cpu"), None
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on `device`. fp16 is refused (BadRequest) where there is no loss scaling for it."""
+    if precision == "fp16" and device.type != "cuda":
+        raise BadRequest(f"--precision fp16 needs a CUDA GPU; on {device.type} use bf16 or fp32")
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def set_up(device: torch.device, deterministic: bool) -> None:
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

@@ -1,0 +1,93 @@
+"""What comes out of a run: the test split's scores, the summary, predictions and plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from image_datasets.batches import EvalBatches
+from training import plots
+from training.loop import evaluate
+from training.metrics import report
+from training.run_directory import RunDirectory, versions
+from training.tracking import say
+from utils import write_json
+
+
+def score(
+    model: nn.Module, content: dict[str, Any], batches: EvalBatches, class_names: list[str], precision: str
+) -> dict[str, Any]:
+    """The full report on a split with the weights that `content`, a checkpoint, was selected for.
+
+    Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
+    Also holds "logits" and "targets". `model` is left with the selected weights.
+    """
+    selected = content["best"]["weights"]
+    scores: dict[str, Any] = {}
+    both = {"raw": content["model"], "ema": content["ema"]}
+    for name in sorted((name for name, weights in both.items() if weights is not None), key=lambda name: name == selected):
+        model.load_state_dict(both[name])
+        model.eval()
+        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected)
+        if content["ema"] is not None:
+            scores[name] = means
+    import torch
+
+    targets = torch.from_numpy(batches.split.targets)
+    return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
+
+
+def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_names: list[str]) -> dict[str, Any]:
+    """Writes predictions, confusion matrix and summary.json, the summary last, and prints the short form of it."""
+    confusion = scores["confusion"].numpy()
+    directory.write_predictions(scores["logits"], scores["targets"], class_names)
+    directory.write_confusion(confusion, class_names)
+    title = f"{facts['settings']['model']} on {facts['settings']['dataset']}, {facts['split']} split"
+    plots.plot_confusion(confusion, class_names, title, directory.confusion)
+    order = ("top1", "top5", "loss", "precision", "recall", "f1", "map", "ece")
+    summary = {
+        "split": facts["split"],
+        "selected_on": facts["selected_on"],
+        **{name: scores[name] for name in order},
+        **facts,
+        **{name: scores[name] for name in ("raw", "ema") if name in scores},
+        "per_class_accuracy": scores["per_class_accuracy"],
+        "versions": versions(),
+    }
+    write_json(directory.summary, summary)
+    print_summary(summary, directory)
+    return summary
+
+
+def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
+    """The last lines of a run."""
+    top5 = "" if summary["top5"] is None else f", top-5 {100 * summary['top5']:.2f} %"
+    say()
+    say(f"result        top-1 {100 * summary['top1']:.2f} %{top5}, loss {summary['loss']:.4f} on {summary['split']}")
+    say(f"              precision {summary['precision']:.4f}, recall {summary['recall']:.4f}, F1 {summary['f1']:.4f},"
+        f" mAP {summary['map']:.4f}, ECE {summary['ece']:.4f}")  # fmt: skip
+    for name, title in (("raw", "raw weights"), ("ema", "averaged weights")):
+        if name in summary:
+            means = summary[name]
+            say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {means['loss']:.4f}")
+    accuracy = {name: value for name, value in summary["per_class_accuracy"].items() if value is not None}
+    worst = sorted(accuracy, key=accuracy.get)[:3]
+    say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
+    say(f"selected      epoch {summary['best_epoch']} of {summary['epochs']} ({summary['weights']} weights),"
+        f" on: {summary['selected_on']}; trained in {summary['train_seconds']:.1f} s")  # fmt: skip
+    for path in (directory.summary, directory.best, directory.predictions, directory.curves, directory.confusion):
+        if path.is_file():
+            say(f"wrote         {path}")
+
+
+def plot_history(
+    directory: RunDirectory, history: list[dict], best: dict, model: str, dataset: str, scores: dict
+) -> None:
+    result = f"test top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}, measured once, with the selected weights"
+    plots.plot_curves(history, best, f"{model} on {dataset}", result, directory.curves)
+
+
+def scalars(summary: dict[str, Any]) -> dict[str, float]:
+    """The numbers at the summary's top level, for wandb."""
+    return {name: value for name, value in summary.items() if isinstance(value, (int, float))}

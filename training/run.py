@@ -1,0 +1,367 @@
+"""From checked settings to a finished run directory: the one place where settings become the arguments of all below."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+import image_datasets
+import models
+from data_transform import Augment, Mix
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.registry import Dataset, Found
+from models import weights as model_weights
+from training import checkpoint, cost, options, processes, results
+from training.checkpoint import RunState
+from training.flags import FLAGS, TRAIN
+from training.loop import Recipe, train
+from training.losses import make_criterion
+from training.metrics import Totals
+from training.optim import ModelEMA, learning_rate, make_optimizer
+from training.run_directory import RunDirectory
+from training.tracking import Progress, Wandb, say
+from utils import BadRequest, RunFailed, derive_seed, human
+
+NOT_STORED = ("resume", "overwrite", "download")  # asks of one command, not properties of the run
+
+
+@dataclass
+class Data:
+    """The splits of a run, with what is needed to make batches of them."""
+
+    dataset: Dataset
+    train: image_datasets.Split
+    val: image_datasets.Split | None
+    img_size: int
+    selected_on: str
+
+    @property
+    def resident(self) -> bool:
+        return self.dataset.train.images is not None
+
+    def for_checkpoint(self) -> dict[str, Any]:
+        from data_transform import EVAL_CROP
+
+        return {
+            "class_names": self.dataset.class_names,
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+            "img_size": self.img_size,
+            "in_chans": self.dataset.in_chans,
+            "eval_crop": 1.0 if self.resident else EVAL_CROP,
+        }
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def run_training(s: SimpleNamespace, found: Found) -> None:
+    """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
+    device, precision = _set_up(s)
+    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
+    data = _load_data(s, found)
+    model = _build_model(s, data)
+    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
+    model = model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
+    state = RunState(
+        model,
+        make_optimizer(model, s.optimizer, s.lr, s.weight_decay, s.momentum, s.nesterov, s.decay_all),
+        Totals(len(data.dataset.class_names), device),
+        ema=None if s.ema is None else ModelEMA(model, s.ema),
+        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+    )
+    continued = s.resume and directory.last.is_file()
+    if continued:
+        checkpoint.resume(state, directory.last)
+    _print_overview(s, data, model, flops, device, precision)
+    train_batches, val_batches, test_batches = _make_batches(s, data, device)
+    recipe = _make_recipe(s, data, precision, len(train_batches.sizes))
+    forward = _forward(model, s.channels_last, s.compile)
+
+    stored = stored_settings(s)
+    if s.resume:
+        say(f"resumed       after epoch {state.epoch} of {s.epochs}" if continued else "resumed       from the start")
+        run_id = directory.stored_run_id()
+    else:
+        run_id = directory.create(stored, s.overwrite)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
+    say()
+
+    def save(is_best: bool) -> None:
+        checkpoint.save_checkpoint(directory.last, state, stored, data.for_checkpoint())
+        if is_best:
+            checkpoint.copy_checkpoint(directory.last, directory.best)
+        directory.write_metrics(state.history)
+        wandb.log(state.history[-1], step=state.epoch)
+
+    progress = Progress()
+    try:
+        train(state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save)
+        progress.close()
+        summary = _score_and_report(s, data, directory, state, test_batches, precision, flops)
+    except torch.OutOfMemoryError:
+        wandb.stop(failed=True)
+        raise RunFailed(f"{device} has not enough memory for --batch-size {s.batch_size}; try half of it") from None
+    except OSError as error:
+        wandb.stop(failed=True)
+        raise RunFailed(f"{directory.path}: cannot be written ({error})") from None
+    except BaseException:
+        progress.close()
+        wandb.stop(failed=True)
+        raise
+    wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+
+
+def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
+    """The settings that belong to the run, for settings.json, checkpoints and wandb."""
+    return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
+
+
+def _set_up(s: SimpleNamespace) -> tuple[torch.device, str]:
+    device, warning = processes.choose_device(s.device, s.gpu)
+    if warning:
+        say(f"warning: {warning}")
+    processes.set_up(device, getattr(s, "deterministic", False))
+    return device, processes.choose_precision(s.precision, device)
+
+
+def _load_data(s: SimpleNamespace, found: Found) -> Data:
+    """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
+    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
+    dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
+    s.in_chans = dataset.in_chans
+    s.img_size = s.img_size or dataset.side or 224
+    if s.flip is None:
+        s.flip = dataset.flip
+    if s.crop is None:
+        s.crop = "resized" if s.rand or dataset.side is None else "pad"
+    if s.crop == "pad" and s.crop_padding is None:
+        s.crop_padding = (dataset.side or s.img_size) // 8
+    train_split, val = image_datasets.split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
+    if dataset.val is not None:
+        val, selected_on = dataset.val, "val"
+    elif val is not None:
+        selected_on = f"{s.val_fraction:g} of train, stratified, seed {s.seed}"
+    else:
+        selected_on = "last epoch"
+    if s.ema is not None and val is None:
+        selected_on = "last epoch, averaged weights"
+    return Data(dataset, train_split, val, s.img_size, selected_on)
+
+
+def _build_model(s: SimpleNamespace, data: Data) -> nn.Module:
+    torch.manual_seed(derive_seed(s.seed, "init"))
+    model_args = {"stem": s.stem} if s.stem != "auto" else {}
+    model = models.create_model(
+        s.model, len(data.dataset.class_names), data.img_size, data.dataset.in_chans, s.pretrained, **model_args
+    )
+    notes = list(model.load_notes)
+    if s.weights:
+        path = Path(s.weights)
+        notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
+    for note in notes:
+        say(f"weights       {note}")
+    return model
+
+
+def _make_batches(s: SimpleNamespace, data: Data, device: torch.device):
+    dataset = data.dataset
+    augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
+    common = {"img_size": data.img_size, "mean": dataset.mean, "std": dataset.std, "device": device,
+              "batch_size": s.batch_size}  # fmt: skip
+    if data.resident:
+        train_batches = ResidentTrainBatches(data.train, augment, seed=s.seed, **common)
+    else:
+        train_batches = StreamedTrainBatches(data.train, augment, seed=s.seed, workers=s.num_workers, **common)
+    val = None if data.val is None else EvalBatches(data.val, workers=s.num_workers, **common)
+    return train_batches, val, EvalBatches(dataset.test, workers=s.num_workers, **common)
+
+
+def _make_recipe(s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int) -> Recipe:
+    num_classes = len(data.dataset.class_names)
+    return Recipe(
+        criterion=make_criterion(s.loss, num_classes, s.label_smoothing, s.bce_target_threshold),
+        mix=Mix(s.augmentation, num_classes, s.cutmix_alpha, s.mixup_alpha, s.mix_prob),
+        learning_rate=functools.partial(
+            learning_rate,
+            steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
+            epochs=s.epochs,
+            lr=s.lr,
+            schedule=s.schedule,
+            warmup_epochs=s.warmup_epochs,
+            min_lr=s.min_lr,
+            step_size=s.step_size,
+            milestones=s.milestones,
+            gamma=s.gamma,
+        ),
+        seed=s.seed,
+        precision=precision,
+        accumulate=s.accumulate,
+        clip_grad=s.clip_grad,
+    )
+
+
+def _forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
+    forward = torch.compile(model) if compile_model else model
+    return forward if channels_last else lambda images: forward(images.contiguous())
+
+
+def _print_overview(
+    s: SimpleNamespace, data: Data, model: nn.Module, flops: int, device: torch.device, precision: str
+) -> None:
+    dataset = data.dataset
+    colour = "colour" if dataset.in_chans == 3 else "grey"
+    say(f"model         {s.model}: {cost.count_parameters(model):,} parameters, {human(flops)}FLOPs per image")
+    say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.img_size} px"
+        f"{'' if dataset.side in (None, data.img_size) else f' (from {dataset.side} px)'},"
+        f" {'kept on the device' if data.resident else f'streamed by {s.num_workers} processes'}")  # fmt: skip
+    val = "none" if data.val is None else f"{len(data.val):,}"
+    say(f"splits        train {len(data.train):,}, validation {val}, {dataset.test_name} {len(dataset.test):,};"
+        f" selected on: {data.selected_on}")  # fmt: skip
+    for note in dataset.notes:
+        say(f"note          {note}")
+    say(f"device        {processes.describe(device)}, {precision}")
+    say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
+
+
+def _score_and_report(
+    s: SimpleNamespace,
+    data: Data,
+    directory: RunDirectory,
+    state: RunState,
+    test_batches: EvalBatches,
+    precision: str,
+    flops: int,
+) -> dict[str, Any]:
+    """Scores the test split with the selected weights, once, and writes all results."""
+    best = checkpoint.load_checkpoint(directory.best)
+    facts = {
+        "split": data.dataset.test_name,
+        "selected_on": data.selected_on,
+        "params": cost.count_parameters(state.model),
+        "flops": flops,
+        "epochs": s.epochs,
+        "best_epoch": state.best["epoch"],
+        "weights": state.best["weights"],
+        "train_seconds": round(state.train_seconds, 3),
+        "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
+        "notes": data.dataset.notes,
+        "settings": stored_settings(s),
+    }
+    scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
+    results.plot_history(directory, state.history, state.best, s.model, data.dataset.name, scores)
+    return results.write(directory, scores, facts, data.dataset.class_names)
+
+
+# ---------------------------------------------------------------------------------------------- evaluate and predict
+
+
+def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """(the selected model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none."""
+    content = checkpoint.load_checkpoint(Path(path))
+    stored = content["settings"]
+    if given_model is not None and given_model != stored["model"]:
+        raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
+    model_args = {"stem": "imagenet" if stored["pretrained"] and stored["stem"] == "auto" else stored["stem"]}
+    model = models.create_model(
+        stored["model"],
+        len(content["class_names"]),
+        content["img_size"],
+        content["in_chans"],
+        **(model_args if model_args["stem"] != "auto" else {}),
+    )
+    try:
+        model.load_state_dict(checkpoint.selected_weights(content))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadRequest(f"{path}: its weights are not those of a {stored['model']} ({reason})") from None
+    return model.eval(), content
+
+
+def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Scores a checkpoint on the test split of a data set, its own if no other is named."""
+    model, content = read_for_use(s.evaluate, given.get("model"))
+    stored = content["settings"]
+    if s.dataset is None and s.data_path is None:
+        s.data_path = stored["data_path"]
+    s.dataset = s.dataset or stored["dataset"]
+    found = options.check_data(s, given)
+    if s.run_name is None:
+        s.run_name = f"{stored['run_name']}-on-{s.dataset}"
+    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
+    options.check_run_directory(directory.path, resume=False, overwrite=s.overwrite)
+    device, precision = _set_up(s)
+    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
+    _check_classes(s.evaluate, content["class_names"], dataset)
+    flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
+    test = dataset.test.with_channels(content["in_chans"])
+    batches = EvalBatches(
+        test, content["img_size"], tuple(content["mean"]), tuple(content["std"]), device, s.batch_size, s.num_workers
+    )
+    say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
+    say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
+    say(f"device        {processes.describe(device)}, {precision}")
+    model = model.to(device, memory_format=torch.channels_last)
+    scores = results.score(model, content, batches, dataset.class_names, precision)
+    settings = {**stored, "dataset": s.dataset, "data_path": s.data_path}
+    facts = {
+        "split": dataset.test_name,
+        "selected_on": content.get("selected_on", results.selection(stored)),
+        "params": cost.count_parameters(model),
+        "flops": flops,
+        "epochs": stored["epochs"],
+        "best_epoch": content["best"]["epoch"],
+        "weights": content["best"]["weights"],
+        "train_seconds": round(content["train_seconds"], 3),
+        "evaluated": s.evaluate,
+        "images": {"test": len(test)},
+        "notes": dataset.notes,
+        "settings": settings,
+    }
+    run_id = directory.create(settings, s.overwrite)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
+    summary = results.write(directory, scores, facts, dataset.class_names)
+    wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
+
+
+def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
+    theirs = dataset.class_names
+    if len(theirs) != len(class_names):
+        raise BadRequest(f"{path}: has {len(class_names)} classes, {dataset.name} has {len(theirs)}")
+    if list(theirs) != list(class_names):
+        i = next(i for i, pair in enumerate(zip(class_names, theirs, strict=True)) if pair[0] != pair[1])
+        raise BadRequest(f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})")
+
+
+@torch.inference_mode()
+def run_prediction(s: SimpleNamespace) -> None:
+    """Prints the most probable classes of image files, with their probabilities."""
+    from data_transform import Normalize, image_transform
+    from image_datasets.folder import read_image
+
+    path, *files = s.predict
+    if not files:
+        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
+    for file in files:
+        if not Path(file).is_file():
+            raise BadRequest(f"--predict {file}: no such image file")
+    model, content = read_for_use(path, None)
+    device, _ = _set_up(SimpleNamespace(device=s.device, gpu=s.gpu, precision="fp32"))
+    transform = image_transform(None, content["img_size"], content.get("eval_crop", 1.0))
+    images = [transform(read_image(file, content["in_chans"])) for file in files]
+    normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
+    probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
+    top = probabilities.topk(min(5, probabilities.shape[1]))
+    for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):
+        print(file)
+        for value, index in zip(values, classes, strict=True):
+            print(f"  {100 * value:6.2f} %  {content['class_names'][index]}")

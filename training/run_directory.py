@@ -1,0 +1,94 @@
+"""The run directory: what a run leaves behind, and the only thing that other scripts read of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import shutil
+import sys
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from utils import BadRequest, read_json, replacing, write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-learn", "wandb")
+
+
+class RunDirectory:
+    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, best.pth, predictions.npz, summary.json and plots."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.settings = path / "settings.json"
+        self.metrics = path / "metrics.csv"
+        self.last = path / "last.pth"
+        self.best = path / "best.pth"
+        self.predictions = path / "predictions.npz"
+        self.summary = path / "summary.json"
+        self.curves = path / "curves.png"
+        self.confusion = path / "confusion.png"
+        self.confusion_table = path / "confusion.csv"
+
+    def create(self, settings: dict[str, Any], overwrite: bool) -> str:
+        """Makes the folder and writes settings.json. Returns the run's id at wandb.
+
+        With `overwrite` an existing run is deleted first. Raises BadRequest where the folder cannot be made.
+        """
+        try:
+            if overwrite and self.path.is_dir():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            run_id = uuid.uuid4().hex[:8]
+            write_json(
+                self.settings,
+                {
+                    "settings": settings,
+                    "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+                    "versions": versions(),
+                    "wandb_run_id": run_id,
+                },
+            )
+        except OSError as error:
+            raise BadRequest(f"{self.path}: cannot be written ({error.strerror})") from None
+        return run_id
+
+    def stored_run_id(self) -> str:
+        return read_json(self.settings)["wandb_run_id"]
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """metrics.csv: a row an epoch; what an epoch has not is left empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.metrics, text.getvalue())
+
+    def write_predictions(self, logits, targets, class_names: list[str]) -> None:
+        """predictions.npz: logits float32 (N, K), targets int64 (N,) and class_names (K,), in the split's order."""
+        import numpy as np
+
+        with replacing(self.predictions) as temporary:
+            np.savez(temporary, logits=logits, targets=targets, class_names=np.array(class_names, dtype=np.str_))
+
+    def write_confusion(self, confusion, class_names: list[str]) -> None:
+        """confusion.csv: counts, the true class in rows, the answer in columns."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["true \\ answer", *class_names])
+        for name, row in zip(class_names, confusion.tolist(), strict=True):
+            writer.writerow([name, *row])
+        write_text(self.confusion_table, text.getvalue())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results may depend on."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

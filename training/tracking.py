@@ -1,0 +1,157 @@
+"""What a user sees of a run while it goes on: progress on the terminal, and Weights & Biases."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from training.metrics import Totals
+
+
+def say(text: str = "") -> None:
+    """A line on the terminal that does not tear a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class Progress:
+    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs."""
+
+    def __init__(self):
+        self.terminal = sys.stderr.isatty()
+        self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
+        self.bar = None
+        self.just_shown = False
+
+    def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
+        from tqdm import tqdm
+
+        width = len(str(epochs))
+        self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
+        self.images, self.seen, self.fresh = images, done, 0
+        self.began = self.shown = time.perf_counter()
+        self.bar = tqdm(total=images, initial=done, desc=self.title, unit="img", unit_scale=True, leave=False,
+                        dynamic_ncols=True, disable=not self.terminal)  # fmt: skip
+
+    def step(self, images: int, totals: Totals, lr: float) -> None:
+        """One batch is done. Reads `totals` only when it is time to show them."""
+        self.seen += images
+        self.fresh += images
+        now = time.perf_counter()
+        self.just_shown = now - self.shown >= self.interval
+        if not self.just_shown:
+            return
+        means = totals.means()
+        text = f"loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} %, lr {lr:.4g}"
+        if self.terminal:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(self.seen - self.bar.n)
+        else:
+            speed = self.fresh / (now - self.began)
+            say(f"{self.title}: {self.seen}/{self.images} images, {text}, {speed:.0f} images/s")
+        self.shown = now
+
+    def end_epoch(self, row: dict[str, Any], is_best: bool) -> None:
+        """Prints the epoch's line."""
+        self.close()
+        seconds = time.perf_counter() - self.began
+        say(f"{self.title}: {describe(row)}, {seconds:.1f} s{', best so far' if is_best and 'val_top1' in row else ''}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row of the history as text."""
+    mixed = "train_agreement_top1" in row
+    label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
+    text = f"lr {row['lr']:.2e}, train loss {row['train_loss']:.4f}, {label} {100 * row[key]:.2f} %"
+    for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
+        if f"{prefix}top1" in row:
+            text += f"; {title} loss {row[prefix + 'loss']:.4f}, top-1 {100 * row[prefix + 'top1']:.2f} %"
+    return text
+
+
+class Wandb:
+    """Weights & Biases, where it is installed and wanted. It never asks, and never stops a run: whatever goes wrong is
+    said once, and the run goes on without it."""
+
+    def __init__(
+        self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]
+    ):
+        """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
+        self.run = None
+        if mode == "disabled":
+            return
+        if mode == "auto":
+            mode = "online" if has_credentials() else "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            import wandb
+
+            self.run = wandb.init(
+                project=project,
+                name=name,
+                id=run_id,
+                resume="allow",
+                dir=str(directory),
+                config=config,
+                mode=mode,
+                settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+            )
+            say(f"wandb         {mode}, project {project}, run {run_id}")
+        except ImportError:
+            say("wandb         not installed, so metrics go to the run directory only")
+        except Exception as error:  # network, login, disk: none of it concerns the training
+            self._give_up(error)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self._try(lambda: self.run.log(values, step=step))
+
+    def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+        if self.run is None:
+            return
+
+        def publish():
+            import wandb
+
+            self.run.log({name: wandb.Image(str(path)) for name, path in pictures.items() if path.is_file()})
+            self.run.summary.update(summary)
+            self.run.finish()
+
+        self._try(publish)
+
+    def stop(self, failed: bool) -> None:
+        """Closes a run that has not come to its end."""
+        self._try(lambda: self.run.finish(exit_code=1 if failed else 0))
+
+    def _try(self, action) -> None:
+        if self.run is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.run = None
+        say(f"wandb         given up: {' '.join(str(error).split())[:200]}")
+
+
+def has_credentials() -> bool:
+    """Whether wandb could log in without asking: a key in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

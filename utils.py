@@ -1,0 +1,103 @@
+"""Small helpers that know nothing about training. Nothing heavy is imported at the top: the flag checks use this module."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+class BadRequest(Exception):
+    """What was asked for cannot be done: the scripts print it as one line and leave with status 2."""
+
+
+class RunFailed(Exception):
+    """A run that had started could not go on: the scripts print it as one line and leave with status 1."""
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2**63) that depends on every part and nothing else.
+
+    It makes each random draw a function of where it happens, e.g. ``derive_seed(seed, "augment", epoch, step)``.
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean X?`` for a name that differs from a known one by a typo, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def shorten(items: Iterable[Any], most: int = 5) -> str:
+    """The first few items as text, with the number of those left out."""
+    items = [str(item) for item in items]
+    more = f", ... ({len(items) - most} more)" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def human(value: float) -> str:
+    """12,345,678 as ``12.35M``, with the unit prefixes k, M, G, T of 1000."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:g}"
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Yields a temporary path beside `path`; it takes the place of `path` only when the block has ended without error.
+
+    Its content is on disk before the rename, so a reader (or the machine after a power cut) sees either the old file
+    or the whole new one.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: a NaN or an infinity becomes null, which every reader understands."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Raises BadRequest, naming the file, where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadRequest(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{path}: cannot be read as JSON ({error})") from None
