@@ -44,7 +44,9 @@ def list_models(pattern: str | None) -> int:
 
     names = models.list_models(pattern or "*")
     if not names:
-        raise BadRequest(f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries")
+        raise BadRequest(
+            f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
+        )
     print("\n".join(names))
     if pattern is None:
         print("and timm/NAME or torchvision/NAME: --list-models 'timm/*', --list-models 'torchvision/*'")

@@ -1,4 +1,4 @@
-"""Small helpers that know nothing about training. Nothing heavy is imported at the top: the flag checks use this module."""
+"""Small helpers that know nothing about training. Nothing heavy is imported here: the flag checks use them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def shorten(items: Iterable[Any], most: int = 5) -> str:
 
 
 def human(value: float) -> str:
-    """12,345,678 as ``12.35M``, with the unit prefixes k, M, G, T of 1000."""
+    """12,345,678 as ``12.35 M``, with the unit prefixes k, M, G, T of 1000."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.2f}{unit}"
-    return f"{value:g}"
+            return f"{value / size:.2f} {unit}"
+    return f"{value:g} "
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ FACTS = {
         (0.2673, 0.2564, 0.2762),
     ),
 }
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
@@ -41,7 +40,7 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
         what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
         verb = "lacks" if (root / folder).is_dir() else "has"
         raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
-    return Found(name, layout=(root, verify, bool(missing), download), num_classes=NUM_CLASSES[name])
+    return Found(name, layout=(root, verify, bool(missing), download))
 
 
 def load(found: Found, workers: int) -> Dataset:

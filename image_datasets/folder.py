@@ -56,7 +56,7 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
     side, grey = _peek(splits["train"])
     layout = Layout(root, class_names, splits, side, grey)
     has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val, files=side is None, num_classes=len(class_names))
+    return Found(name, layout, has_val=has_val)
 
 
 def load(found: Found, workers: int) -> Dataset:
@@ -77,13 +77,17 @@ def load(found: Found, workers: int) -> Dataset:
         test = splits["test"]
         if found.name == "tiny-imagenet":
             test_name = "val"
-            notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on, never selected on")
+            notes.append(
+                "tiny-imagenet's test labels are not published: its val/ is what is reported on, never selected on"
+            )
     elif "val" in splits:
         test, test_name = splits["val"], "val"
         notes.append("there is no test/: val/ is what is reported on, never selected on")
     else:
         train, test = split_test(train)
-        notes.append("there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split")
+        notes.append(
+            "there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split"
+        )
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if layout.grey:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)

@@ -50,7 +50,7 @@ class Dataset:
         if in_chans == 3:
             mean, std = self.mean * 3, self.std * 3
         else:  # channels of natural images are nearly equal, so their means are close to the luma's
-            mean, std = (tuple([sum(w * v for w, v in zip(LUMA, values, strict=True))]) for values in (self.mean, self.std))
+            mean, std = ((sum(w * v for w, v in zip(LUMA, values, strict=True)),) for values in (self.mean, self.std))
         splits = {part: split and split.with_channels(in_chans) for part, split in
                   (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
         return replace(self, mean=mean, std=std, **splits)
@@ -58,16 +58,19 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Found:
-    """What `check_dataset` saw. `layout` is for the data set's own `load`; `files` says that images are read as files."""
+    """What `check_dataset` saw.
+
+    Attributes:
+        layout: for the data set's own `load`.
+        has_val: there is a validation split besides the one that is reported on.
+    """
 
     name: str
     layout: Any
     has_val: bool = False
-    files: bool = False
-    num_classes: int | None = None
 
 
-# name -> (module with check(name, path, download, verify) -> Found and load(found, ...) -> Dataset, one-line description)
+# name -> (module with check(name, path, download, verify) -> Found and load(found, workers) -> Dataset, description)
 DATASETS = {
     "cifar10": ("cifar", "60,000 images of 32 px, 10 classes (Krizhevsky 2009)"),
     "cifar100": ("cifar", "60,000 images of 32 px, 100 classes (Krizhevsky 2009)"),

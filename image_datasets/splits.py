@@ -75,7 +75,7 @@ def hold_out(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
 
 
 def split_test(train: Split) -> tuple[Split, Split]:
-    """(train, test) of a set that has no test split of its own: the same images are held out whatever the run's seed."""
+    """(train, test) of a set that has no test split of its own: the same images whatever the run's seed."""
     kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"))
     return train.subset(kept), train.subset(held)
 

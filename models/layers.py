@@ -6,7 +6,7 @@ STEMS = ("auto", "cifar", "imagenet")
 
 
 def choose_stem(stem: str, img_size: int) -> str:
-    """"auto" means the CIFAR form for images up to 64 px and the ImageNet form above. Raises ValueError otherwise."""
+    """ "auto" means the CIFAR form for images up to 64 px and the ImageNet form above. Raises ValueError otherwise."""
     if stem not in STEMS:
         raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
     if stem == "auto":

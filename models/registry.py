@@ -1,4 +1,4 @@
-"""Models by name: this folder's architectures, and all of timm's (``timm/NAME``) and torchvision's (``torchvision/NAME``).
+"""Models by name: this folder's architectures, all of timm's (``timm/NAME``) and torchvision's (``torchvision/NAME``).
 
 Names are found by reading source text, so a misspelt one is refused without the seconds that importing torch costs.
 """

@@ -59,7 +59,7 @@ def milestones(text: str) -> list[int]:
         epochs = [int(part) for part in text.split(",")]
     except ValueError:
         epochs = []
-    if not epochs or epochs[0] < 1 or any(a >= b for a, b in zip(epochs, epochs[1:], strict=False)):
+    if not epochs or epochs[0] < 1 or epochs != sorted(set(epochs)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of growing epochs such as 60,120,160")
     return epochs
 
@@ -125,8 +125,8 @@ GROUPS: dict[str, list[Flag]] = {
              default_text="none; digits needs none", modes=EVERY_RUN, may_change=True),
         Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_RUN,
              may_change=True),
-        Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of CIFAR,"
-             " plain data only", default=True, negatable=True, modes=EVERY_RUN, may_change=True),
+        Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
+             " CIFAR, plain data only", default=True, negatable=True, modes=EVERY_RUN, may_change=True),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
              metavar="PX", default_text="the data set's; 224 where its images differ in size"),
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,

@@ -122,7 +122,7 @@ def evaluate(
     precision: str,
     keep_logits: bool = False,
 ) -> tuple[dict[str, float | None], torch.Tensor | None]:
-    """Scores a model that is in eval mode: (loss, top1 and top5; the logits (N, num_classes), float32, if asked for)."""
+    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for."""
     device, dtype = batches.device, PRECISIONS[precision]
     totals = Totals(num_classes, device)
     kept = []

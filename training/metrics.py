@@ -79,8 +79,6 @@ def report(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) 
         "loss": torch.nn.functional.cross_entropy(logits.double(), targets).item(),
         **{name: values[present].double().mean().item() for name, values in per_class.items()},
         "ece": tm.multiclass_calibration_error(probabilities, targets, num_classes=k, n_bins=ECE_BINS).item(),
-        "per_class_accuracy": {
-            name: recall[i] if present[i] else None for i, name in enumerate(class_names)
-        },
+        "per_class_accuracy": {name: recall[i] if present[i] else None for i, name in enumerate(class_names)},
         "confusion": confusion,
     }

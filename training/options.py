@@ -1,4 +1,4 @@
-"""From the command line to checked settings. Nothing heavy is imported, and nothing is written, before all is checked."""
+"""From the command line to checked settings: nothing heavy is imported, and nothing written, before all is checked."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
 
 
 def _mode(given: dict[str, Any]) -> str:
-    asked = [mode for mode, key in ((EVALUATE, "evaluate"), (PREDICT, "predict"), (LIST, "list_models")) if key in given]
+    asked = [
+        mode for mode, key in ((EVALUATE, "evaluate"), (PREDICT, "predict"), (LIST, "list_models")) if key in given
+    ]
     if len(asked) > 1:
         raise BadRequest(f"--{asked[0].replace('list', 'list-models')} and --{asked[1]} cannot be done at once")
     return asked[0] if asked else TRAIN
@@ -127,7 +129,9 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.nesterov and s.momentum == 0:
         raise BadRequest("--nesterov contradicts --momentum 0")
     if s.warmup_epochs >= s.epochs:
-        raise BadRequest(f"--warmup-epochs {s.warmup_epochs:g}: must be shorter than the training (--epochs {s.epochs})")
+        raise BadRequest(
+            f"--warmup-epochs {s.warmup_epochs:g}: must be shorter than the training (--epochs {s.epochs})"
+        )
     if s.min_lr > s.lr:
         raise BadRequest(f"--min-lr {s.min_lr:g}: must not be above --lr {s.lr:g}")
     if s.schedule == "step":
@@ -191,7 +195,9 @@ def check_run_directory(path: Path, resume: bool, overwrite: bool) -> None:
             raise BadRequest(f"{path}: there is such a run; --resume continues it, --overwrite deletes it,"
                              " --run-name names another")  # fmt: skip
         if overwrite and not (path / "settings.json").is_file():
-            raise BadRequest(f"{path}: is no run directory (it has no settings.json), so --overwrite does not delete it")
+            raise BadRequest(
+                f"{path}: is no run directory (it has no settings.json), so --overwrite does not delete it"
+            )
     parent = path
     while not parent.exists():
         parent = parent.parent
@@ -222,7 +228,7 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
         raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
-        raise BadRequest(f"{file}: damaged (no object with \"settings\")")
+        raise BadRequest(f'{file}: damaged (no object with "settings")')
     return stored["settings"]
 
 

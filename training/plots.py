@@ -59,9 +59,10 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
         left.plot(epochs, _column(history, f"{prefix}loss"), label=label, **options)
         middle.plot(epochs, accuracy, label=name, **options)
     right.plot(epochs, _column(history, "lr"), color=MUTED, linewidth=1.8)
+    left.set_yscale("log")  # the first epochs' losses would hide all that follows
     left.set_title("Loss", loc="left")
     middle.set_title("Top-1 accuracy (%)", loc="left")
-    right.set_title("Learning rate, end of epoch", loc="left")
+    right.set_title("Learning rate", loc="left")
     selected = "val_top1" in history[0]
     for axis in (left, middle, right):
         axis.set_xlabel("epoch")
@@ -94,7 +95,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     axis, notes = figure.subplots(1, 2, width_ratios=(side, 2.6))
     # The square root keeps the rare confusions visible beside a strong diagonal.
     picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
-    bar = figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02, ticks=[0, 1, 2, 10**0.5 * 10**0.5, 5, 7.07, 10])
+    bar = figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02)
     bar.set_ticks([0, 1, 10**0.5, 5, 50**0.5, 10], labels=["0", "1", "10", "25", "50", "100 %"])
     bar.outline.set_visible(False)
     if k <= ANNOTATED:
@@ -119,7 +120,9 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     np.fill_diagonal(errors, 0)
     order = np.argsort(errors, axis=None)[::-1][:12]
     pairs = [(int(flat // k), int(flat % k)) for flat in order if errors.flat[flat] > 0]
-    text = "".join(f"{class_names[i][:16]} as {class_names[j][:16]}: {errors[i, j]} of {counts[i, 0]}\n" for i, j in pairs)
+    text = "".join(
+        f"{class_names[i][:16]} as {class_names[j][:16]}: {errors[i, j]} of {counts[i, 0]}\n" for i, j in pairs
+    )
     notes.axis("off")
     notes.set_title("Confused most often", loc="left", fontsize=10)
     notes.text(0, 0.99, text or "nothing is confused", va="top", fontsize=9, linespacing=1.6, color="#1f2937",

@@ -26,7 +26,9 @@ def score(
     selected = content["best"]["weights"]
     scores: dict[str, Any] = {}
     both = {"raw": content["model"], "ema": content["ema"]}
-    for name in sorted((name for name, weights in both.items() if weights is not None), key=lambda name: name == selected):
+    for name in sorted(
+        (name for name, weights in both.items() if weights is not None), key=lambda name: name == selected
+    ):
         model.load_state_dict(both[name])
         model.eval()
         means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected)
@@ -84,7 +86,9 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
 def plot_history(
     directory: RunDirectory, history: list[dict], best: dict, model: str, dataset: str, scores: dict
 ) -> None:
-    result = f"test top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}, measured once, with the selected weights"
+    result = (
+        f"test top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}, measured once, with the selected weights"
+    )
     plots.plot_curves(history, best, f"{model} on {dataset}", result, directory.curves)
 
 

@@ -104,7 +104,9 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
 
     progress = Progress()
     try:
-        train(state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save)
+        train(
+            state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save
+        )
         progress.close()
         summary = _score_and_report(s, data, directory, state, test_batches, precision, flops)
     except torch.OutOfMemoryError:
@@ -339,7 +341,9 @@ def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
         raise BadRequest(f"{path}: has {len(class_names)} classes, {dataset.name} has {len(theirs)}")
     if list(theirs) != list(class_names):
         i = next(i for i, pair in enumerate(zip(class_names, theirs, strict=True)) if pair[0] != pair[1])
-        raise BadRequest(f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})")
+        raise BadRequest(
+            f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})"
+        )
 
 
 @torch.inference_mode()

@@ -84,9 +84,7 @@ class Wandb:
     """Weights & Biases, where it is installed and wanted. It never asks, and never stops a run: whatever goes wrong is
     said once, and the run goes on without it."""
 
-    def __init__(
-        self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]
-    ):
+    def __init__(self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]):
         """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
         self.run = None
         if mode == "disabled":
