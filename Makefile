@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: train test clean
 
 train: $(VENV)/.installed
-	$(BIN)/python main.py --dataset digits --model resnet20 --epochs 30 --run-name digits --overwrite
+	$(BIN)/python main.py --dataset digits --model resnet20 --batch-size 32 --lr 0.05 --warmup-epochs 3 --label-smoothing 0.1 --epochs 25 --run-name digits --overwrite
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -28,11 +28,11 @@ def main() -> int:
 
         run_training(settings, found)
     elif mode == "evaluate":
-        from training.run import run_evaluation
+        from training.use import run_evaluation
 
         run_evaluation(settings, given)
     else:
-        from training.run import run_prediction
+        from training.use import run_prediction
 
         run_prediction(settings)
     return 0

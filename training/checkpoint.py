@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -73,7 +72,7 @@ def save_checkpoint(path: Path, state: RunState, settings: dict[str, Any], data:
     """Writes the whole checkpoint or leaves what was there.
 
     Args:
-        data: class_names, mean, std, img_size, in_chans: what is needed to use the model on other images.
+        data: class_names, mean, std and so on: what using the model on other images takes.
     """
     content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
     with replacing(path) as temporary:
@@ -94,7 +93,18 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this suite. Raises BadRequest, naming the file, for anything else."""
     content = read_checkpoint(path)
-    needed = ("model", "settings", "class_names", "mean", "std", "img_size", "in_chans", "best")
+    needed = (
+        "model",
+        "settings",
+        "class_names",
+        "mean",
+        "std",
+        "img_size",
+        "in_chans",
+        "eval_crop",
+        "selected_on",
+        "best",
+    )
     missing = [key for key in needed if key not in content]
     if missing:
         raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
@@ -114,14 +124,3 @@ def resume(state: RunState, path: Path) -> None:
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadRequest(f"{path}: does not fit the settings of this run ({reason})") from None
-
-
-@contextlib.contextmanager
-def weights_of(model: nn.Module, weights: dict[str, torch.Tensor]):
-    """`model` with other weights for the length of a block."""
-    own = {key: value.clone() for key, value in model.state_dict().items()}
-    model.load_state_dict(weights)
-    try:
-        yield model
-    finally:
-        model.load_state_dict(own)

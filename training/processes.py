@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from training.tracking import say
 from utils import BadRequest
 
 
@@ -40,14 +41,22 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def set_up(device: torch.device, deterministic: bool) -> None:
+def set_up(
+    device: str | None, gpu: int | None, precision: str, deterministic: bool = False
+) -> tuple[torch.device, str]:
+    """Chooses device and precision and sets the libraries up for them. See `choose_device`, `choose_precision`."""
+    chosen, warning = choose_device(device, gpu)
+    if warning:
+        say(f"warning: {warning}")
+    chosen_precision = choose_precision(precision, chosen)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+    return chosen, chosen_precision
 
 
 def describe(device: torch.device) -> str:

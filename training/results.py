@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
@@ -34,8 +35,6 @@ def score(
         means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected)
         if content["ema"] is not None:
             scores[name] = means
-    import torch
-
     targets = torch.from_numpy(batches.split.targets)
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
 

@@ -15,11 +15,12 @@ from torch import nn
 
 import image_datasets
 import models
-from data_transform import Augment, Mix
+from data_transform import EVAL_CROP, Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.registry import Dataset, Found
+from image_datasets.splits import Split, split_train
 from models import weights as model_weights
-from training import checkpoint, cost, options, processes, results
+from training import checkpoint, cost, processes, results
 from training.checkpoint import RunState
 from training.flags import FLAGS, TRAIN
 from training.loop import Recipe, train
@@ -28,7 +29,7 @@ from training.metrics import Totals
 from training.optim import ModelEMA, learning_rate, make_optimizer
 from training.run_directory import RunDirectory
 from training.tracking import Progress, Wandb, say
-from utils import BadRequest, RunFailed, derive_seed, human
+from utils import RunFailed, derive_seed, human
 
 NOT_STORED = ("resume", "overwrite", "download")  # asks of one command, not properties of the run
 
@@ -38,8 +39,8 @@ class Data:
     """The splits of a run, with what is needed to make batches of them."""
 
     dataset: Dataset
-    train: image_datasets.Split
-    val: image_datasets.Split | None
+    train: Split
+    val: Split | None
     img_size: int
     selected_on: str
 
@@ -48,8 +49,7 @@ class Data:
         return self.dataset.train.images is not None
 
     def for_checkpoint(self) -> dict[str, Any]:
-        from data_transform import EVAL_CROP
-
+        """What using the model on other images takes."""
         return {
             "class_names": self.dataset.class_names,
             "mean": self.dataset.mean,
@@ -57,15 +57,13 @@ class Data:
             "img_size": self.img_size,
             "in_chans": self.dataset.in_chans,
             "eval_crop": 1.0 if self.resident else EVAL_CROP,
+            "selected_on": self.selected_on,
         }
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
     """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
-    device, precision = _set_up(s)
+    device, precision = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     data = _load_data(s, found)
     model = _build_model(s, data)
@@ -127,14 +125,6 @@ def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
     return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
 
 
-def _set_up(s: SimpleNamespace) -> tuple[torch.device, str]:
-    device, warning = processes.choose_device(s.device, s.gpu)
-    if warning:
-        say(f"warning: {warning}")
-    processes.set_up(device, getattr(s, "deterministic", False))
-    return device, processes.choose_precision(s.precision, device)
-
-
 def _load_data(s: SimpleNamespace, found: Found) -> Data:
     """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
@@ -147,7 +137,7 @@ def _load_data(s: SimpleNamespace, found: Found) -> Data:
         s.crop = "resized" if s.rand or dataset.side is None else "pad"
     if s.crop == "pad" and s.crop_padding is None:
         s.crop_padding = (dataset.side or s.img_size) // 8
-    train_split, val = image_datasets.split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
+    train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
     if dataset.val is not None:
         val, selected_on = dataset.val, "val"
     elif val is not None:
@@ -262,110 +252,3 @@ def _score_and_report(
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
     results.plot_history(directory, state.history, state.best, s.model, data.dataset.name, scores)
     return results.write(directory, scores, facts, data.dataset.class_names)
-
-
-# ---------------------------------------------------------------------------------------------- evaluate and predict
-
-
-def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """(the selected model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none."""
-    content = checkpoint.load_checkpoint(Path(path))
-    stored = content["settings"]
-    if given_model is not None and given_model != stored["model"]:
-        raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
-    model_args = {"stem": "imagenet" if stored["pretrained"] and stored["stem"] == "auto" else stored["stem"]}
-    model = models.create_model(
-        stored["model"],
-        len(content["class_names"]),
-        content["img_size"],
-        content["in_chans"],
-        **(model_args if model_args["stem"] != "auto" else {}),
-    )
-    try:
-        model.load_state_dict(checkpoint.selected_weights(content))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadRequest(f"{path}: its weights are not those of a {stored['model']} ({reason})") from None
-    return model.eval(), content
-
-
-def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Scores a checkpoint on the test split of a data set, its own if no other is named."""
-    model, content = read_for_use(s.evaluate, given.get("model"))
-    stored = content["settings"]
-    if s.dataset is None and s.data_path is None:
-        s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    found = options.check_data(s, given)
-    if s.run_name is None:
-        s.run_name = f"{stored['run_name']}-on-{s.dataset}"
-    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    options.check_run_directory(directory.path, resume=False, overwrite=s.overwrite)
-    device, precision = _set_up(s)
-    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
-    _check_classes(s.evaluate, content["class_names"], dataset)
-    flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
-    test = dataset.test.with_channels(content["in_chans"])
-    batches = EvalBatches(
-        test, content["img_size"], tuple(content["mean"]), tuple(content["std"]), device, s.batch_size, s.num_workers
-    )
-    say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
-    say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
-    say(f"device        {processes.describe(device)}, {precision}")
-    model = model.to(device, memory_format=torch.channels_last)
-    scores = results.score(model, content, batches, dataset.class_names, precision)
-    settings = {**stored, "dataset": s.dataset, "data_path": s.data_path}
-    facts = {
-        "split": dataset.test_name,
-        "selected_on": content.get("selected_on", results.selection(stored)),
-        "params": cost.count_parameters(model),
-        "flops": flops,
-        "epochs": stored["epochs"],
-        "best_epoch": content["best"]["epoch"],
-        "weights": content["best"]["weights"],
-        "train_seconds": round(content["train_seconds"], 3),
-        "evaluated": s.evaluate,
-        "images": {"test": len(test)},
-        "notes": dataset.notes,
-        "settings": settings,
-    }
-    run_id = directory.create(settings, s.overwrite)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
-    summary = results.write(directory, scores, facts, dataset.class_names)
-    wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
-
-
-def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
-    theirs = dataset.class_names
-    if len(theirs) != len(class_names):
-        raise BadRequest(f"{path}: has {len(class_names)} classes, {dataset.name} has {len(theirs)}")
-    if list(theirs) != list(class_names):
-        i = next(i for i, pair in enumerate(zip(class_names, theirs, strict=True)) if pair[0] != pair[1])
-        raise BadRequest(
-            f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})"
-        )
-
-
-@torch.inference_mode()
-def run_prediction(s: SimpleNamespace) -> None:
-    """Prints the most probable classes of image files, with their probabilities."""
-    from data_transform import Normalize, image_transform
-    from image_datasets.folder import read_image
-
-    path, *files = s.predict
-    if not files:
-        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
-    for file in files:
-        if not Path(file).is_file():
-            raise BadRequest(f"--predict {file}: no such image file")
-    model, content = read_for_use(path, None)
-    device, _ = _set_up(SimpleNamespace(device=s.device, gpu=s.gpu, precision="fp32"))
-    transform = image_transform(None, content["img_size"], content.get("eval_crop", 1.0))
-    images = [transform(read_image(file, content["in_chans"])) for file in files]
-    normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
-    probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
-    top = probabilities.topk(min(5, probabilities.shape[1]))
-    for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):
-        print(file)
-        for value, index in zip(values, classes, strict=True):
-            print(f"  {100 * value:6.2f} %  {content['class_names'][index]}")

@@ -1,0 +1,116 @@
+"""What the tests share: the command line in this process, and small data sets in the published formats."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from training import options
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> Path:
+    """An empty working directory, so that what a command writes can be seen."""
+    path = tmp_path / "work"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+@pytest.fixture
+def cli(workdir, monkeypatch, capsys):
+    """main.py with a command line, run in this process in `workdir`; wandb is disabled unless it is named."""
+
+    def run(command: str, *more: str) -> Result:
+        words = [*command.split(), *more]
+        plain = any(word.startswith(("--wandb", "--list-models", "--predict")) for word in words if "run" not in word)
+        monkeypatch.setattr("sys.argv", ["main.py", *words, *([] if plain else ["--wandb", "disabled"])])
+        capsys.readouterr()
+        status = options.one_line_errors(main.main)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def learns(cli):
+    """Like `cli`, for commands that must succeed."""
+
+    def run(command: str, *more: str) -> Result:
+        result = cli(command, *more)
+        assert result.status == 0, result.err
+        return result
+
+    return run
+
+
+def class_images(rng: np.random.Generator, labels: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (N, side, side, 3) in which the class is the place of a bright patch: learnable, and not by mean colour."""
+    images = rng.integers(0, 120, (len(labels), side, side, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 4)
+        cell = side // 4
+        image[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] += 120
+    return images
+
+
+@pytest.fixture
+def cifar100_folder(tmp_path, monkeypatch) -> Path:
+    """CIFAR-100's Python format with four classes and 6 + 4 images of each; torchvision takes their checksums for the
+    published ones."""
+    from torchvision import datasets
+
+    root = tmp_path / "cifar"
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, per_class in (("train", 6), ("test", 4)):
+        labels = np.repeat(np.arange(4), per_class)
+        rows = class_images(rng, labels, 32).transpose(0, 3, 1, 2).reshape(len(labels), -1)
+        content = {"data": rows, "fine_labels": labels.tolist(), "filenames": [f"{i}.png" for i in range(len(labels))]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    names = ["apple", "baby", "bear", "bed"]
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}, protocol=2))
+
+    def checksum(name: str) -> str:
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", checksum("train")]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", checksum("test")]])
+    monkeypatch.setattr(
+        datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": checksum("meta")}
+    )
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Makes train/<class>/... of PNG files: image_folder(side=.., parts={"train": images per class, ...})."""
+
+    def make(side: int = 16, parts: dict[str, int] | None = None, classes: int = 3, name: str = "images") -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(1)
+        for part, per_class in (parts or {"train": 8, "test": 4}).items():
+            for label in range(classes):
+                folder = root / part / f"class{label}"
+                folder.mkdir(parents=True)
+                for i, image in enumerate(class_images(rng, np.full(per_class, label), side)):
+                    Image.fromarray(image).save(folder / f"{i}.png")
+        return root
+
+    return make

@@ -1,0 +1,261 @@
+"""What cannot be done is said in one line, with exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+FLAGS = [
+    ("--model resnet181", "unknown model 'resnet181'. Did you mean resnet18"),
+    ("--model vgg", "--list-models shows all"),
+    ("--model timm/resnet18x", "timm has no model 'resnet18x'. Did you mean"),
+    ("--model keras/resnet", "a prefix is timm/ or torchvision/"),
+    ("--model mobilenet_v3_small_075", "unknown model"),
+    ("--dataset cifar11 --datapath .", "unknown data set 'cifar11'. Did you mean cifar10"),
+    ("--optimizer adamv", "--optimizer adamv: unknown. Did you mean"),
+    ("--modle resnet18", "unknown flag --modle. Did you mean --model"),
+    ("--batchsize 3", "Did you mean --batch-size"),
+    ("resnet18", "'resnet18' belongs to no flag"),
+    ("--epochs", "--epochs: expected one argument"),
+    ("--lr 0", "--lr: '0' is not a number above 0"),
+    ("--lr nan", "--lr: 'nan'"),
+    ("--lr inf", "--lr: 'inf'"),
+    ("--lr fast", "--lr: 'fast'"),
+    ("--epochs 0", "--epochs: '0' is not a whole number from 1"),
+    ("--epochs 1.5", "--epochs: '1.5'"),
+    ("--batch_size 0", "--batch-size: '0'"),
+    ("--val-fraction 1", "--val-fraction: '1' is not a number from 0 to below 1"),
+    ("--val_fraction -0.1", "--val-fraction"),
+    ("--train-fraction 0", "--train-fraction: '0' is not a number above 0 to 1"),
+    ("--mix-prob 1.1 --augmentation cutmix", "--mix-prob: '1.1'"),
+    ("--label-smoothing 1", "--label-smoothing"),
+    ("--ema 1", "--ema"),
+    ("--weight-decay -1", "--weight-decay"),
+    ("--in-chans 2", "--in-chans: '2' is neither 1 nor 3"),
+    ("--augmentation cutout", "--augmentation: 'cutout' is none of none, cutmix, mixup, cutmix+mixup"),
+    ("--loss MSE", "--loss: 'MSE' is none of CE, BCE"),
+    ("--milestones 30,20 --schedule multistep", "is not a list of growing epochs"),
+    ("--run-name ../elsewhere", "is not a name for a folder"),
+    ("--run-name /tmp/elsewhere", "is not a name for a folder"),
+    ("--device tpu", "--device tpu: is none of cpu, cuda, cuda:N, mps"),
+    ("--precision fp16 --device cpu", "--precision fp16 needs a CUDA GPU"),
+    # no effect
+    ("--step-size 3", "--step-size has no effect: it needs --schedule step"),
+    ("--gamma 0.5 --schedule cosine", "--gamma has no effect"),
+    ("--milestones 3,4", "--milestones has no effect"),
+    ("--min-lr 0.01 --schedule constant", "--min-lr has no effect"),
+    ("--cutmix-alpha 1", "--cutmix-alpha has no effect: it needs --augmentation cutmix"),
+    ("--cutmix-alpha 1 --augmentation mixup", "--cutmix-alpha has no effect"),
+    ("--mixup-alpha 1 --augmentation cutmix", "--mixup-alpha has no effect"),
+    ("--mix-prob 0.5", "--mix-prob has no effect"),
+    ("--bce-target-threshold 0.2 --augmentation cutmix", "--bce-target-threshold has no effect: it needs --loss BCE"),
+    ("--bce-target-threshold 0.2 --loss BCE", "--bce-target-threshold has no effect: without mixed images"),
+    ("--momentum 0.9 --optimizer adamw", "--momentum has no effect"),
+    ("--nesterov --optimizer adam", "--nesterov has no effect"),
+    ("--crop-padding 2 --crop none", "--crop-padding has no effect"),
+    ("--decay-all --weight-decay 0", "--decay-all has no effect"),
+    ("--model timm/resnet18 --stem cifar", "--stem has no effect: timm/resnet18 has one kind of stem only"),
+    ("--datapath . --dataset digits", "--datapath has no effect with --dataset digits"),
+    ("--num-workers 2", "--num-workers has no effect: digits is no set of image files"),
+    ("--evaluate x.pth --epochs 3", "--epochs has no effect with --evaluate"),
+    ("--predict x.pth y.png --lr 1", "--lr has no effect with --predict"),
+    ("--list-models --seed 1", "--seed has no effect with --list-models"),
+    # contradictions
+    ("--warmup-epochs 5 --epochs 5", "--warmup-epochs 5: must be shorter than the training (--epochs 5)"),
+    ("--schedule step --step-size 9 --epochs 9", "--step-size 9 has no effect"),
+    ("--schedule multistep --milestones 3,9 --epochs 9", "--milestones 9 has no effect"),
+    ("--min-lr 0.2 --lr 0.1", "--min-lr 0.2: must not be above --lr 0.1"),
+    ("--nesterov --momentum 0", "--nesterov contradicts --momentum 0"),
+    ("--pretrained --weights w.pth", "--pretrained and --weights contradict each other"),
+    ("--pretrained --model resnet20", "no published weights for resnet20"),
+    ("--pretrained --stem cifar", "fit --stem imagenet only"),
+    ("--device cpu --gpu 0", "--device and --gpu contradict each other"),
+    ("--resume --overwrite --run-name a", "--resume: there is no run in runs/a"),
+    ("--resume", "--resume needs --run-name"),
+    ("--evaluate a.pth --predict a.pth b.png", "cannot be done at once"),
+    ("--list-models nosuchmodel", "no model matches"),
+    # files
+    ("--weights nowhere.pth", "--weights nowhere.pth: no such file"),
+    ("--evaluate nowhere.pth", "nowhere.pth: no such checkpoint file"),
+    ("--predict nowhere.pth", "which images?"),
+    ("--dataset cifar10", "--dataset cifar10 needs --datapath"),
+    ("--datapath nowhere", "--datapath nowhere: no such folder"),
+    ("--dataset folder --datapath nowhere", "--datapath nowhere: no such folder"),
+    ("--dataset folder", "--dataset folder needs --datapath"),
+    ("--dataset folder --datapath . --download", "--download has no effect"),
+    ("--model vgg11 --img-size 16", "16 px is too small, use --img-size 32"),
+    ("--model torchvision/vit_b_32 --img-size 40", "cannot be built for 40 px images"),
+]
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def assert_refused(result, needle: str, workdir: Path, before: list[str]) -> None:
+    assert result.status == 2, result.out + result.err
+    assert needle in result.err
+    assert len(result.err.splitlines()) == 1 and result.err.startswith("main.py: error: ")
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(("flags", "needle"), FLAGS)
+def test_bad_flags(cli, workdir, flags, needle):
+    assert_refused(cli(flags), needle, workdir, [])
+
+
+def test_no_flags_at_all(workdir, monkeypatch, capsys):
+    import main
+    from training import options
+
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    assert options.one_line_errors(main.main) == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def break_data(root: Path, how: str) -> None:
+    if how == "no train":
+        (root / "train").rename(root / "training")
+    elif how == "no classes":
+        (root / "train").rename(root / "old")
+        (root / "train").mkdir()
+    elif how == "empty class":
+        for file in (root / "train/class1").iterdir():
+            file.unlink()
+    elif how == "unknown class in val":
+        (root / "val/class9").mkdir(parents=True)
+        (root / "train/class0/0.png").rename(root / "val/class9/0.png")
+    elif how == "corrupt":
+        file = root / "train/class2/5.png"
+        file.write_bytes(file.read_bytes()[:100])
+    elif how == "one image":
+        for file in sorted((root / "train/class1").iterdir())[1:]:
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "needle"),
+    [
+        ("no train", "has no folder train/"),
+        ("no classes", "train: has no class folders"),
+        ("empty class", "train/class1: a class folder without images"),
+        ("unknown class in val", "val: has classes that train/ lacks: class9"),
+        ("corrupt", "train/class2/5.png: cannot be read as an image"),
+        ("one image", "too few training images"),
+    ],
+)
+def test_bad_image_folders(cli, workdir, image_folder, how, needle):
+    root = image_folder(side=32)
+    break_data(root, how)
+    result = cli(f"--dataset folder --datapath {root} --model resnet20 --epochs 1")
+    assert_refused(result, needle, workdir, [])
+
+
+def test_a_val_fraction_beside_a_validation_split_is_refused(cli, workdir, image_folder):
+    root = image_folder(parts={"train": 3, "val": 2, "test": 2})
+    result = cli(f"--dataset folder --datapath {root} --val-fraction 0.2")
+    assert_refused(result, "--val-fraction has no effect", workdir, [])
+
+
+def test_changed_cifar_files_are_refused_unless_checksums_are_off(cli, workdir, cifar100_folder):
+    file = cifar100_folder / "cifar-100-python/test"
+    file.write_bytes(file.read_bytes() + b" ")
+    line = f"--datapath {cifar100_folder} --model resnet20 --epochs 1 --batch-size 8"
+    assert_refused(cli(line), "--no-verify-checksum", workdir, [])
+    assert cli(line, "--no-verify-checksum").status == 0
+
+
+@pytest.fixture
+def trained(cli, workdir) -> Path:
+    line = "--dataset digits --model resnet20 --batch-size 64 --train-fraction 0.1 --epochs 1 --run-name a"
+    assert cli(line).status == 0
+    return workdir / "runs/a"
+
+
+def test_bad_checkpoints(cli, workdir, trained):
+    good = (trained / "best.pth").read_bytes()
+    content = torch.load(trained / "best.pth", weights_only=True)
+    cases = {
+        "truncated.pth": good[: len(good) // 2],
+        "empty.pth": b"",
+        "text.pth": b"not a checkpoint",
+    }
+    for name, data in cases.items():
+        (workdir / name).write_bytes(data)
+    torch.save([1, 2], workdir / "list.pth")
+    torch.save(content["model"], workdir / "weights.pth")
+    other = {**content, "settings": {**content["settings"], "model": "resnet56"}}
+    torch.save(other, workdir / "other.pth")
+    torch.save({**content, "class_names": content["class_names"][:9]}, workdir / "classes.pth")
+    before = contents(workdir)
+    needles = {
+        "truncated.pth": "damaged, or not a checkpoint",
+        "empty.pth": "damaged, or not a checkpoint",
+        "text.pth": "damaged, or not a checkpoint",
+        "list.pth": "holds a list, not a dict",
+        "weights.pth": "not a checkpoint of this suite",
+        "other.pth": "its weights are not those of a resnet56",
+        "classes.pth": "its weights are not those of",
+    }
+    for name, needle in needles.items():
+        assert_refused(cli(f"--evaluate {name}"), needle, workdir, before)
+    for name in ("truncated.pth", "empty.pth", "text.pth", "list.pth"):
+        line = f"--dataset digits --model resnet20 --run-name new --weights {name}"
+        assert_refused(cli(line), name, workdir, before)
+    line = "--dataset digits --model resnet56 --run-name new --weights weights.pth"
+    assert_refused(cli(line), "weights of another model; keys", workdir, before)
+    assert_refused(cli("--evaluate runs/a/best.pth --model resnet18"), "is a checkpoint of resnet20", workdir, before)
+
+
+def test_resuming_from_a_bad_checkpoint(cli, workdir, trained):
+    (trained / "summary.json").unlink()
+    good = (trained / "last.pth").read_bytes()
+    content = torch.load(trained / "last.pth", weights_only=True)
+    before = contents(workdir)
+    (trained / "last.pth").write_bytes(good[:1000])
+    assert_refused(cli("--resume --run-name a"), "last.pth: damaged", workdir, before)
+    content["model"] = {key + "x": value for key, value in content["model"].items()}
+    torch.save(content, trained / "last.pth")
+    assert_refused(cli("--resume --run-name a"), "does not fit the settings of this run", workdir, before)
+    (trained / "settings.json").write_text("{")
+    assert_refused(cli("--resume --run-name a"), "settings.json: cannot be read as JSON", workdir, before)
+
+
+@pytest.mark.parametrize("mode", ["--evaluate", "--predict"])
+def test_a_pickle_that_would_run_code_is_not_run(cli, workdir, mode):
+    class Payload:
+        def __reduce__(self):
+            return (os.system, (f"touch {workdir}/pwned",))
+
+    torch.save({"model": Payload()}, workdir / "evil.pth")
+    (workdir / "image.png").write_bytes(b"")
+    before = contents(workdir)
+    more = ["image.png"] if mode == "--predict" else []
+    assert_refused(cli(f"{mode} evil.pth", *more), "evil.pth: damaged, or not a checkpoint", workdir, before)
+
+
+def test_unwritable_run_directories(cli, workdir):
+    (workdir / "occupied").write_text("a file")
+    before = contents(workdir)
+    line = "--dataset digits --model resnet20 --epochs 1"
+    assert_refused(cli(f"{line} --runs-dir occupied"), "occupied is a file", workdir, before)
+    assert_refused(cli(f"{line} --runs-dir . --run-name occupied"), "is a file, not a run directory", workdir, before)
+    assert_refused(cli(f"{line} --runs-dir /proc/self"), "cannot be written", workdir, before)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission(cli, workdir):
+    (workdir / "locked").mkdir(mode=0o500)
+    result = cli("--dataset digits --model resnet20 --epochs 1 --runs-dir locked")
+    assert_refused(result, "locked is not writable", workdir, contents(workdir))
+
+
+def test_predicting_a_file_that_is_no_image(cli, workdir, trained):
+    (workdir / "notes.txt").write_text("no image")
+    before = contents(workdir)
+    result = cli("--predict runs/a/best.pth notes.txt")
+    assert_refused(result, "notes.txt: cannot be read as an image", workdir, before)
+    assert_refused(cli("--predict runs/a/best.pth none.png"), "none.png: no such image file", workdir, before)

@@ -1,0 +1,122 @@
+"""Using a trained checkpoint: scoring it on a data set, and naming what is in an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+import image_datasets
+import models
+from data_transform import Normalize, image_transform
+from image_datasets.batches import EvalBatches
+from image_datasets.folder import read_image
+from image_datasets.registry import Dataset
+from training import checkpoint, cost, options, processes, results
+from training.run_directory import RunDirectory
+from training.tracking import Wandb, say
+from utils import BadRequest
+
+
+def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """(the selected model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none."""
+    content = checkpoint.load_checkpoint(Path(path))
+    stored = content["settings"]
+    if given_model is not None and given_model != stored["model"]:
+        raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
+    model_args = {"stem": "imagenet" if stored["pretrained"] and stored["stem"] == "auto" else stored["stem"]}
+    model = models.create_model(
+        stored["model"],
+        len(content["class_names"]),
+        content["img_size"],
+        content["in_chans"],
+        **(model_args if model_args["stem"] != "auto" else {}),
+    )
+    try:
+        model.load_state_dict(checkpoint.selected_weights(content))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadRequest(f"{path}: its weights are not those of a {stored['model']} ({reason})") from None
+    return model.eval(), content
+
+
+def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Scores a checkpoint on the test split of a data set, its own if no other is named."""
+    model, content = read_for_use(s.evaluate, given.get("model"))
+    stored = content["settings"]
+    if s.dataset is None and s.data_path is None:
+        s.data_path = stored["data_path"]
+    s.dataset = s.dataset or stored["dataset"]
+    found = options.check_data(s, given)
+    if s.run_name is None:
+        s.run_name = f"{stored['run_name']}-on-{s.dataset}"
+    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
+    options.check_run_directory(directory.path, resume=False, overwrite=s.overwrite)
+    device, precision = processes.set_up(s.device, s.gpu, s.precision)
+    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
+    _check_classes(s.evaluate, content["class_names"], dataset)
+    flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
+    test = dataset.test.with_channels(content["in_chans"])
+    batches = EvalBatches(
+        test, content["img_size"], tuple(content["mean"]), tuple(content["std"]), device, s.batch_size, s.num_workers
+    )
+    say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
+    say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
+    say(f"device        {processes.describe(device)}, {precision}")
+    model = model.to(device, memory_format=torch.channels_last)
+    scores = results.score(model, content, batches, dataset.class_names, precision)
+    settings = {**stored, "dataset": s.dataset, "data_path": s.data_path}
+    facts = {
+        "split": dataset.test_name,
+        "selected_on": content["selected_on"],
+        "params": cost.count_parameters(model),
+        "flops": flops,
+        "epochs": stored["epochs"],
+        "best_epoch": content["best"]["epoch"],
+        "weights": content["best"]["weights"],
+        "train_seconds": round(content["train_seconds"], 3),
+        "evaluated": s.evaluate,
+        "images": {"test": len(test)},
+        "notes": dataset.notes,
+        "settings": settings,
+    }
+    run_id = directory.create(settings, s.overwrite)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
+    summary = results.write(directory, scores, facts, dataset.class_names)
+    wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
+
+
+def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
+    theirs = dataset.class_names
+    if len(theirs) != len(class_names):
+        raise BadRequest(f"{path}: has {len(class_names)} classes, {dataset.name} has {len(theirs)}")
+    if list(theirs) != list(class_names):
+        i = next(i for i, pair in enumerate(zip(class_names, theirs, strict=True)) if pair[0] != pair[1])
+        raise BadRequest(
+            f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})"
+        )
+
+
+@torch.inference_mode()
+def run_prediction(s: SimpleNamespace) -> None:
+    """Prints the most probable classes of image files, with their probabilities."""
+    path, *files = s.predict
+    if not files:
+        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
+    for file in files:
+        if not Path(file).is_file():
+            raise BadRequest(f"--predict {file}: no such image file")
+    model, content = read_for_use(path, None)
+    device, _ = processes.set_up(s.device, s.gpu, "fp32")
+    transform = image_transform(None, content["img_size"], content["eval_crop"])
+    images = [transform(read_image(file, content["in_chans"])) for file in files]
+    normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
+    probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
+    top = probabilities.topk(min(5, probabilities.shape[1]))
+    for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):
+        print(file)
+        for value, index in zip(values, classes, strict=True):
+            print(f"  {100 * value:6.2f} %  {content['class_names'][index]}")
