@@ -256,9 +256,9 @@ class Mix:
             from torchvision.transforms import v2
 
             if "cutmix" in kind:
-                self.mixers.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+                self.mixers.append(v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes))
             if "mixup" in kind:
-                self.mixers.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+                self.mixers.append(v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes))
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.mixers:

@@ -1,0 +1,125 @@
+"""Steps of the loop against the plain arithmetic that they stand for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_transform import Augment, Mix
+from image_datasets.batches import EvalBatches, ResidentTrainBatches
+from image_datasets.splits import Split
+from training.checkpoint import RunState
+from training.loop import Recipe, evaluate, train_epoch
+from training.losses import make_criterion
+from training.metrics import Totals
+from training.tracking import Progress
+
+CPU = torch.device("cpu")
+K, SIDE = 6, 4
+
+
+def make_split(count: int) -> Split:
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, K, count), rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8))
+
+
+def make_batches(count: int, batch_size: int) -> ResidentTrainBatches:
+    return ResidentTrainBatches(make_split(count), Augment(), SIDE, (0.5,) * 3, (0.25,) * 3, CPU, batch_size, seed=0)
+
+
+def make_state(momentum: float = 0.0) -> RunState:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh(), nn.Linear(8, K))
+    return RunState(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum), Totals(K, CPU))
+
+
+def make_recipe(**changes) -> Recipe:
+    return dataclasses.replace(Recipe(make_criterion("CE", K), Mix("none", K, 1, 1, 1), lambda step: 0.1, 0), **changes)
+
+
+def run_epoch(state: RunState, batches: ResidentTrainBatches, recipe: Recipe) -> dict:
+    progress = Progress()
+    progress.start_epoch(0, 1, len(batches.split), 0)
+    return train_epoch(state, state.model, batches, recipe, progress)
+
+
+@pytest.mark.parametrize("count", [24, 23, 13])
+def test_accumulated_batches_are_one_large_batch(count):
+    large, small = make_state(), make_state()
+    a = run_epoch(large, make_batches(count, 12), make_recipe())
+    b = run_epoch(small, make_batches(count, 4), make_recipe(accumulate=3))
+    assert large.step == small.step
+    for p, q in zip(large.model.parameters(), small.model.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    state = make_state()
+    before = [p.detach().clone() for p in state.model.parameters()]
+    run_epoch(state, make_batches(8, 8), make_recipe(clip_grad=0.01))
+    change = torch.cat([(p - q).flatten() for p, q in zip(state.model.parameters(), before, strict=True)])
+    assert float(change.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_the_learning_rate_is_that_of_the_optimiser_step():
+    seen = []
+    state = make_state()
+    run_epoch(
+        state, make_batches(20, 4), make_recipe(accumulate=2, learning_rate=lambda step: seen.append(step) or 0.1)
+    )
+    assert seen == [0, 1, 2] and state.step == 3
+
+
+def test_an_epoch_continued_at_a_batch_ends_with_the_same_bits():
+    recipe = make_recipe(mix=Mix("cutmix", K, 1, 1, 1))
+    whole = make_state(momentum=0.9)
+    expected = run_epoch(whole, make_batches(22, 4), recipe)
+
+    first, snapshot = make_state(momentum=0.9), {}
+
+    class Stop(Exception):
+        pass
+
+    class StopAfter(Progress):
+        def step(self, *args, **kwargs):
+            super().step(*args, **kwargs)
+            if first.batch == 3:
+                snapshot.update(torch.load(saved, weights_only=True) if (saved := self.save()) else {})
+                raise Stop
+
+        def save(self):
+            import io
+
+            buffer = io.BytesIO()
+            torch.save(first.state_dict(), buffer)
+            buffer.seek(0)
+            return buffer
+
+    progress = StopAfter()
+    progress.start_epoch(0, 1, 22, 0)
+    with pytest.raises(Stop):
+        train_epoch(first, first.model, make_batches(22, 4), recipe, progress)
+    second = make_state(momentum=0.9)
+    second.load_state_dict(snapshot)
+    assert second.batch == 3
+    assert run_epoch(second, make_batches(22, 4), recipe) == expected
+    for p, q in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_evaluation_counts_every_image_once_whatever_the_batch_size():
+    model = make_state().model.eval()
+    split = make_split(23)
+    results = []
+    for batch_size in (1, 7, 64):
+        batches = EvalBatches(split, SIDE, (0.5,) * 3, (0.25,) * 3, CPU, batch_size)
+        means, logits = evaluate(model, batches, K, "fp32", keep_logits=True)
+        assert logits.shape == (23, K)
+        assert means["top1"] == pytest.approx((logits.argmax(1).numpy() == split.targets).mean())
+        results.append((means["loss"], logits))
+    for loss, logits in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert torch.allclose(logits, results[0][1], atol=1e-5)

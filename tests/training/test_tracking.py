@@ -1,0 +1,121 @@
+"""Weights & Biases never asks and never stops a run; progress fits where it is printed."""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from training import tracking
+from training.tracking import Wandb, has_credentials
+
+REPO = Path(__file__).resolve().parents[2]
+QUICK = "--dataset digits --model resnet20 --batch-size 64 --train-fraction 0.2 --epochs 1"
+
+
+@pytest.fixture
+def no_credentials(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_credentials_are_found_in_the_environment_and_in_netrc(no_credentials, monkeypatch):
+    assert not has_credentials()
+    no_credentials.write_text("machine api.wandb.ai login user password 0123\n")
+    assert has_credentials()
+    no_credentials.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "0123")
+    assert has_credentials()
+
+
+def test_auto_is_offline_without_credentials_and_a_resumed_run_keeps_its_id(
+    cli, learns, workdir, no_credentials, monkeypatch
+):
+    from training.run_directory import RunDirectory
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_metrics", lambda self, history: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli(QUICK, "--run-name", "a", "--wandb", "auto").status == 130
+    run_id = json.loads((workdir / "runs/a/settings.json").read_text())["wandb_run_id"]
+    assert (
+        f"wandb         offline, project image-classification, run {run_id}"
+        in learns("--resume --run-name a --wandb auto").out
+    )
+    folders = list((workdir / "runs/a/wandb").glob(f"offline-run-*-{run_id}"))
+    assert folders and all(list(folder.glob(f"run-{run_id}.wandb")) for folder in folders)
+
+
+@pytest.mark.parametrize("where", ["init", "log"])
+def test_a_failing_wandb_is_given_up_and_the_run_goes_on(learns, workdir, monkeypatch, where):
+    import wandb
+
+    class Broken:
+        def log(self, *args, **kwargs):
+            raise OSError("no space left on device")
+
+        finish = log
+
+    def init(**kwargs):
+        if where == "init":
+            raise wandb.errors.CommError("the network is unreachable")
+        return Broken()
+
+    monkeypatch.setattr(wandb, "init", init)
+    out = learns(QUICK, "--run-name", "a", "--wandb", "offline").out
+    assert out.count("given up") == 1
+    assert (workdir / "runs/a/summary.json").is_file()
+
+
+def test_without_the_package_metrics_go_to_the_run_directory_only(learns, workdir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "not installed" in learns(QUICK, "--run-name", "a", "--wandb", "auto").out
+    assert (workdir / "runs/a/summary.json").is_file()
+
+
+def test_disabled_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run = Wandb("disabled", "project", "name", "id", tmp_path, {})
+    run.log({"loss": 1.0}, step=1)
+    run.finish({}, {})
+    run.stop(failed=True)
+
+
+def test_a_row_with_mixed_targets_says_agreement():
+    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_agreement_top1": 0.5}
+    assert "agreement 50.00 %" in tracking.describe(row)
+
+
+def test_a_terminal_gets_bars_and_ctrl_c_leaves_cleanly(tmp_path):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, str(REPO / "main.py"), *QUICK.split(), "--epochs", "200", "--wandb", "disabled"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    )
+    os.close(follower)
+    seen = b""
+    interrupted = False
+    while True:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+        if b"epoch   3/200:" in seen and not interrupted:
+            interrupted = True
+            process.send_signal(2)
+    os.close(leader)
+    text = seen.decode()
+    assert process.wait(timeout=60) == 130
+    assert "img/s" in text and "\r" in text
+    assert "--resume continues" in text and "Traceback" not in text
+    assert (tmp_path / "runs/digits-resnet20-seed0/last.pth").is_file()
