@@ -231,7 +231,7 @@ def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
     in_rows = chosen & (y >= top) & (y < top + h)
     in_cols = (x >= left) & (x < left + w)
     mask = (in_rows[:, None, :, None] & in_cols[:, None, None, :]).to(images.device)
-    return images.masked_fill(mask, 0.0)
+    return torch.where(mask, 0.0, images)  # masked_fill with a broadcast mask would lose the channels-last memory
 
 
 # --------------------------------------------------------------------------------------------------- two images mixed

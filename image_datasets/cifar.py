@@ -105,7 +105,8 @@ def _read_unverified(reader, root: Path):
             labels = entry.get("labels", entry.get("fine_labels")) if isinstance(entry, dict) else None
             if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
                 raise BadRequest(f"{folder / file}: 'data' is not an array of uint8 rows of 3,072 bytes")
-            if labels is None or len(labels) != len(data) or not set(labels) <= set(range(len(class_names))):
+            known = range(len(class_names))
+            if not isinstance(labels, list) or len(labels) != len(data) or any(label not in known for label in labels):
                 raise BadRequest(f"{folder / file}: labels do not match its {len(data)} images and the class names")
             images.append(data)
             targets.extend(labels)

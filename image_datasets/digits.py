@@ -9,6 +9,10 @@ from utils import BadRequest
 def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
+    if download:
+        raise BadRequest("--download has no effect with --dataset digits: its images come with scikit-learn")
+    if not verify:
+        raise BadRequest("--no-verify-checksum has no effect with --dataset digits: its images come with scikit-learn")
     return Found(name, layout=None)
 
 

@@ -48,7 +48,7 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
     if name == "tiny-imagenet":
         splits["test"] = _tiny_imagenet_val(root / "val", class_names)
     else:
-        for part in ("val", "test"):
+        for part in ("val",) if name == "imagenet1k" else ("val", "test"):
             if (root / part).is_dir():
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:

@@ -27,6 +27,8 @@ def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretr
             model = build()
     except BadRequest:
         raise
+    except (TypeError, AssertionError) as error:
+        raise BadRequest(f"timm/{name} cannot be built for {img_size} px images: {error}") from None
     except Exception as error:  # a hub's, a file's or a constructor's own
         reason = str(error).strip().split("\n")[0][:200]
         if pretrained:
@@ -51,7 +53,8 @@ def create_torchvision(
     if name.startswith("vit_"):
         model_args["image_size"] = img_size
     if name in ("googlenet", "inception_v3"):
-        model_args.update(init_weights=True, aux_logits=False)
+        # The published weights want their own normalisation (transform_input), which a model keeps for life.
+        model_args.update(init_weights=True, aux_logits=False, transform_input=in_chans == 3)
     try:
         model = build(num_classes=num_classes, **model_args)
     except (TypeError, ValueError, AssertionError) as error:

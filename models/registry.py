@@ -132,8 +132,8 @@ def create_model(
 
     `pretrained` loads the published ImageNet weights; a head of another size stays freshly initialised, and what was
     changed is said in the model's attribute `load_notes`. The names of its head's modules are in `head_names`.
-    Raises BadRequest for an unknown name, for arguments that the model does not take, for an image size that it cannot
-    work with, and where the weights cannot be had.
+    Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and where the
+    weights cannot be had.
     """
     from models import external, weights
 

@@ -60,7 +60,7 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
         middle.plot(epochs, accuracy, label=name, **options)
     right.plot(epochs, _column(history, "lr"), color=MUTED, linewidth=1.8)
     left.set_yscale("log")  # the first epochs' losses would hide all that follows
-    left.set_title("Loss", loc="left")
+    left.set_title("Loss (validation: cross-entropy)", loc="left")
     middle.set_title("Top-1 accuracy (%)", loc="left")
     right.set_title("Learning rate", loc="left")
     selected = "val_top1" in history[0]

@@ -1,0 +1,142 @@
+"""Names: what is found in source text is what exists, and what does not exist is refused helpfully and quickly."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import models
+from models import registry
+from utils import BadRequest
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def register():
+    """`models.register_model`, undone after the test."""
+    names = []
+
+    def decorate(function):
+        names.append(function.__name__)
+        return models.register_model(year=2024, paper="none")(function)
+
+    yield decorate
+    for name in names:
+        registry._CONSTRUCTORS.pop(name, None)
+
+
+def test_what_is_read_from_source_is_what_the_modules_register():
+    for module in pkgutil.iter_modules(models.__path__):
+        importlib.import_module(f"models.{module.name}")
+    registered = {name: entry for name, (entry, _) in registry._CONSTRUCTORS.items()}
+    assert registry._entries_in_source() == registered
+    assert {"resnet18", "resnet20", "vgg16"} <= set(registered)
+
+
+def test_every_timm_and_torchvision_name_is_known():
+    assert models.list_models("timm/*") == sorted(f"timm/{name}" for name in timm.list_models())
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    assert models.list_models("torchvision/*") == sorted(f"torchvision/{name}" for name in theirs)
+
+
+def test_models_are_listed_by_wildcard_or_by_a_part_of_the_name():
+    assert models.list_models("vgg1[13]") == ["vgg11", "vgg13"]
+    assert models.list_models("gg1") == ["vgg11", "vgg13", "vgg16", "vgg19"]
+    assert models.list_models("timm/resnet10t") == ["timm/resnet10t"]
+    assert models.list_models("nothing_like_it") == []
+    assert models.list_models() == sorted(models.list_models("*"))
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_registered_model_gives_one_logit_a_class(name):
+    with torch.device("meta"):
+        model = models.create_model(name, num_classes=7, img_size=224, in_chans=1)
+        assert model.eval()(torch.empty(2, 1, 224, 224)).shape == (2, 7)
+    assert model.head_names
+    assert model.load_notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnt18", "unknown model 'resnt18'. Did you mean resnet18"),
+        ("vgg-16", "Did you mean vgg16"),
+        ("convnext_tiny", "Did you mean timm/convnext_tiny or torchvision/convnext_tiny?"),
+        ("vit_tiny_patch16_224", "Did you mean timm/vit_tiny_patch16_224?"),
+        ("zzzz", "unknown model 'zzzz'. --list-models shows all: "),
+        ("", "unknown model ''"),
+        ("keras/resnet50", "unknown model 'keras/resnet50': a prefix is timm/ or torchvision/"),
+        ("timm/resnet18d5", "timm has no model 'resnet18d5'. Did you mean resnet18d"),
+        ("torchvision/resnet17", "torchvision has no model 'resnet17'. Did you mean resnet1"),
+        ("torchvision/resnet18.tv_in1k", "torchvision has no model 'resnet18.tv_in1k'"),
+        ("timm/", "unknown model 'timm/'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_a_suggestion(name, message):
+    with pytest.raises(BadRequest) as caught:
+        models.check_name(name)
+    assert message in str(caught.value)
+    with pytest.raises(BadRequest):
+        models.create_model(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet10t", "timm/resnet10t.c3_in1k", "torchvision/alexnet"])
+def test_a_known_name_passes(name):
+    models.check_name(name)
+
+
+def test_names_are_checked_without_importing_torch():
+    code = (
+        "import sys, models\n"
+        "for name in ('resnet18', 'timm/resnet18', 'torchvision/resnet18'): models.check_name(name)\n"
+        "print(len(models.list_models()), sorted({'torch', 'timm', 'torchvision', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert result.stdout.split(maxsplit=1)[1].strip() == "[]"
+
+
+def test_a_model_registered_on_the_fly_can_be_listed_and_created(register):
+    @register
+    def fixture_linear(num_classes: int, img_size: int, in_chans: int, bias: bool = True) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes, bias=bias))
+
+    assert "fixture_linear" in models.list_models()
+    models.check_name("fixture_linear")
+    model = models.create_model("fixture_linear", 5, 4, 3, bias=False)
+    assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
+    assert model.head_names == ("1",)
+    assert len(list(model.parameters())) == 1
+
+
+def test_two_modules_cannot_register_one_name(register):
+    def resnet18(num_classes: int, img_size: int, in_chans: int) -> nn.Module:
+        raise AssertionError("must not take the place of models/resnet.py's")
+
+    importlib.import_module("models.resnet")
+    with pytest.raises(ValueError, match=r"'resnet18' is registered by models\.resnet already"):
+        models.register_model(year=2024, paper="none")(resnet18)
+    assert models.find_model("resnet18").module == "models.resnet"
+
+
+def test_an_argument_that_the_model_does_not_take_is_refused():
+    with pytest.raises(BadRequest, match="resnet20 has no argument stem; it takes num_classes, img_size, in_chans"):
+        models.create_model("resnet20", stem="cifar")
+    with pytest.raises(BadRequest, match="resnet18 has no argument depth, dropout"):
+        models.create_model("resnet18", dropout=0.5, depth=3)
+    with pytest.raises(ValueError, match="stem 'tiny' is none of auto, cifar, imagenet"):
+        models.create_model("resnet18", stem="tiny")
+
+
+def test_pretrained_weights_that_nobody_published_are_refused():
+    with pytest.raises(BadRequest, match="no published weights for resnet20"):
+        models.create_model("resnet20", pretrained=True)

@@ -1,0 +1,111 @@
+"""Seeds, messages, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import BadRequest, derive_seed, human, read_json, replacing, shorten, suggestion, write_json, write_text
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def test_a_seed_fits_a_torch_generator_and_depends_on_every_part():
+    parts = [(), (0,), (1,), ("1",), (0, "augment", 1, 2), (0, "augment", 2, 1), ("ab", "c"), ("a", "bc"), ("abc",)]
+    seeds = [derive_seed(*part) for part in parts]
+    assert len(set(seeds)) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [derive_seed(*part) for part in parts]
+
+
+def test_neighbouring_steps_get_seeds_that_differ_in_every_bit_about_half_the_time():
+    seeds = [derive_seed(0, "augment", 0, step) for step in range(2000)]
+    for bit in range(63):
+        share = sum(a >> bit & 1 != b >> bit & 1 for a, b in itertools.pairwise(seeds)) / 1999
+        assert 0.42 < share < 0.58, bit
+
+
+def test_a_seed_is_the_same_in_another_process():
+    code = "from utils import derive_seed; print(derive_seed(3, 'order', 7))"
+    env = {**os.environ, "PYTHONHASHSEED": "12345"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True, check=True)
+    assert int(result.stdout) == derive_seed(3, "order", 7)
+
+
+def test_a_typo_gets_a_suggestion_and_another_word_gets_none():
+    known = ["resnet18", "vgg16", "cifar100"]
+    assert suggestion("cifer100", known) == " Did you mean cifar100?"
+    assert suggestion("transformer", known) == ""
+    assert suggestion("vgg17", iter(known)) == " Did you mean vgg16?"
+
+
+def test_long_lists_are_shortened_with_the_number_left_out():
+    assert shorten([1, 2, 3]) == "1, 2, 3"
+    assert shorten(range(9), most=2) == "0, 1, ... (7 more)"
+    assert shorten([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 "), (999, "999 "), (1000, "1.00 k"), (12_345_678, "12.35 M"), (1.8e9, "1.80 G"), (3e12, "3.00 T")],
+)
+def test_large_numbers_are_shown_with_a_unit_prefix(value, text):
+    assert human(value) == text
+
+
+def test_a_file_is_replaced_only_when_its_new_content_is_complete(tmp_path):
+    path = tmp_path / "last.pth"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("killed while writing")
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        reader = path.open()
+    with reader:
+        assert reader.read() == "old"  # whoever was reading the old file still has all of it
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_a_written_file_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "é")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+    assert (tmp_path / "a.txt").read_bytes() == "é".encode()
+
+
+def test_json_is_strict_where_values_are_not_finite(tmp_path):
+    path = tmp_path / "summary.json"
+    value = {"loss": math.nan, "per_class": [1.5, math.inf, (-math.inf, 2)], 3: Path("runs/a"), "best": None}
+    write_json(path, value)
+
+    def refuse(name: str):
+        raise AssertionError(f"{name} is no JSON")
+
+    stored = json.loads(path.read_text(), parse_constant=refuse)
+    assert stored == {"loss": None, "per_class": [1.5, None, [None, 2]], "3": "runs/a", "best": None}
+    assert read_json(path) == stored
+
+
+def test_reading_json_names_the_file_that_is_missing_or_damaged(tmp_path):
+    with pytest.raises(BadRequest, match=r"gone\.json: no such file"):
+        read_json(tmp_path / "gone.json")
+    for content in (b'{"a": 1', b"\xff\xfe\x00", b""):
+        (tmp_path / "broken.json").write_bytes(content)
+        with pytest.raises(BadRequest, match=r"broken\.json: cannot be read as JSON"):
+            read_json(tmp_path / "broken.json")
+    with pytest.raises(BadRequest, match="cannot be read"):
+        read_json(tmp_path)
