@@ -116,6 +116,11 @@ class PaddedImages:
         return crops.view(-1, self.side, self.side, self.chans).permute(0, 3, 1, 2)
 
 
+def _send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What was drawn on the CPU, on the device, without waiting for what the device is doing."""
+    return drawn.to(device, non_blocking=True)
+
+
 def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int) -> torch.Tensor:
     """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, img_size, img_size)."""
     n, device = len(index), index.device
@@ -124,7 +129,7 @@ def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, i
         top, left = torch.randint(2 * images.padding + 1, (2, n))
     else:
         top = left = torch.full((n,), images.padding)
-    batch = images(index, top.to(device), left.to(device), mirror.to(device))
+    batch = images(index, *(_send(drawn, device) for drawn in (top, left, mirror)))
     if augment.crop == "resized":
         boxes = random_boxes(n, images.side, images.side, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), fallback="whole")
         batch = resize_boxes(batch, boxes, img_size)
@@ -163,8 +168,8 @@ def random_boxes(
 def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int) -> torch.Tensor:
     """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
     with antialiasing, as two matrix products. uint8 in, uint8 out."""
-    vertical = _interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size).to(images.device)
-    horizontal = _interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size).to(images.device)
+    vertical = _send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size), images.device)
+    horizontal = _send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size), images.device)
     resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
     return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
@@ -213,7 +218,7 @@ def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
             if signed:
                 groups = [((operation == i) & ~negative, magnitude), ((operation == i) & negative, -magnitude)]
             for chosen, value in groups:
-                where = chosen.nonzero()[:, 0].to(images.device)
+                where = _send(chosen.nonzero()[:, 0], images.device)
                 if len(where):
                     result[where] = policy._apply_image_or_video_transform(
                         images[where], name, value, interpolation=policy.interpolation, fill=policy._fill
@@ -230,7 +235,7 @@ def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
     y, x = torch.arange(height), torch.arange(width)
     in_rows = chosen & (y >= top) & (y < top + h)
     in_cols = (x >= left) & (x < left + w)
-    mask = (in_rows[:, None, :, None] & in_cols[:, None, None, :]).to(images.device)
+    mask = _send(in_rows[:, None, :, None] & in_cols[:, None, None, :], images.device)
     return torch.where(mask, 0.0, images)  # masked_fill with a broadcast mask would lose the channels-last memory
 
 

@@ -38,7 +38,7 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
     Args:
         title: what was trained; result: one line on what came out.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure = _figure(figsize=(11, 4.6))
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
@@ -60,6 +60,9 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
         middle.plot(epochs, accuracy, label=name, **options)
     right.plot(epochs, _column(history, "lr"), color=MUTED, linewidth=1.8)
     left.set_yscale("log")  # the first epochs' losses would hide all that follows
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.set_title("Loss (validation: cross-entropy)", loc="left")
     middle.set_title("Top-1 accuracy (%)", loc="left")
     right.set_title("Learning rate", loc="left")
@@ -75,7 +78,8 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
         middle.annotate(f"selected: epoch {best['epoch']}", (best["epoch"], 0.02), xycoords=("data", "axes fraction"),
                         rotation=90, ha="right", va="bottom", fontsize=8, color=MUTED,
                         textcoords="offset points", xytext=(-2, 0))  # fmt: skip
-    middle.legend(frameon=False, fontsize=9, loc="lower right" if not selected else "best")
+    handles, labels = middle.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.01, 0.925, result, ha="left", va="center", fontsize=10, color=MUTED)
     _save(figure, path)

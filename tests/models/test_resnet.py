@@ -5,30 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from reference import count, make_on_meta, with_lively_statistics
 from torch import nn
 
 import models
 from models.resnet import PadShortcut
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def make_on_meta(name: str, *args, **kwargs) -> nn.Module:
-    with torch.device("meta"):
-        return models.create_model(name, *args, **kwargs)
-
-
-def with_lively_statistics(model: nn.Module) -> nn.Module:
-    """Batch normalisation that is no identity, so that two of them cannot be exchanged unseen."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.3, 0.8)
-            nn.init.normal_(module.bias, 0, 0.1)
-    return model.eval()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +35,7 @@ def test_parameter_counts_are_the_published_ones(name, num_classes, img_size, pu
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_imagenet_form_is_torchvisions_weight_for_weight(name):
     torch.manual_seed(0)
-    reference = with_lively_statistics(torchvision.models.get_model(name, num_classes=10))
+    reference = with_lively_statistics(torchvision.models.get_model(name, num_classes=10), 0.3, 0.8)
     model = make_on_meta(name, 10, 224)
     model.load_state_dict(reference.state_dict(), assign=True)
     images = torch.randn(1, 3, 224, 224)
@@ -69,7 +50,7 @@ def test_the_cifar_form_is_torchvisions_with_a_small_stem():
     reference = torchvision.models.resnet18(num_classes=10)
     reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     reference.maxpool = nn.Identity()
-    with_lively_statistics(reference)
+    with_lively_statistics(reference, 0.3, 0.8)
     model = make_on_meta("resnet18", 10, 32)
     model.load_state_dict(reference.state_dict(), assign=True)
     images = torch.randn(2, 3, 32, 32)

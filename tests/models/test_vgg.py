@@ -5,30 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from reference import count, make_on_meta, with_lively_statistics
 from torch import nn
 
 import models
 from utils import BadRequest
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def make_on_meta(name: str, *args, **kwargs) -> nn.Module:
-    with torch.device("meta"):
-        return models.create_model(name, *args, **kwargs)
-
-
-def with_lively_statistics(model: nn.Module) -> nn.Module:
-    """Batch normalisation that is no identity, so that two of them cannot be exchanged unseen."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 1, 2)
-            nn.init.normal_(module.bias, 0, 0.1)
-    return model.eval()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +28,7 @@ def test_parameter_counts_are_the_published_ones(name, num_classes, img_size, pu
 
 def test_the_imagenet_form_is_torchvisions_weight_for_weight():
     torch.manual_seed(0)
-    reference = with_lively_statistics(torchvision.models.vgg11_bn(num_classes=10, init_weights=False))
+    reference = with_lively_statistics(torchvision.models.vgg11_bn(num_classes=10, init_weights=False), 1, 2)
     model = make_on_meta("vgg11", 10, 224)
     model.load_state_dict(reference.state_dict(), assign=True)
     images = torch.randn(1, 3, 224, 224)
@@ -59,7 +40,7 @@ def test_the_imagenet_form_is_torchvisions_weight_for_weight():
 
 def test_the_cifar_form_is_torchvisions_convolutions_and_one_linear_layer():
     torch.manual_seed(1)
-    features = with_lively_statistics(torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], True))
+    features = with_lively_statistics(torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], True), 1, 2)
     head = nn.Linear(512, 10)
     model = make_on_meta("vgg16", 10, 32)
     model.features.load_state_dict(features.state_dict(), assign=True)
