@@ -6,12 +6,12 @@ in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from data_transform import Augment, Normalize, PaddedImages, augment_batch, erase, image_transform, resize
+from data_transform import EVAL_CROP, Augment, Normalize, PaddedImages, augment_batch, erase, image_transform, resize
 from image_datasets.folder import read_image
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed, derive_seed
@@ -87,7 +87,8 @@ class StreamedTrainBatches(_TrainBatches):
     def __init__(self, *args, workers: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.sampler = _EpochSampler(self.bounds, len(self.split), self.seed)
-        self.loader = _file_loader(self, self.augment, self.sampler, workers)
+        transform = image_transform(self.augment, self.img_size)
+        self.loader = _file_loader(self, transform, True, self.sampler, workers)
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:
         """The epoch's batches from number `start` on."""
@@ -102,7 +103,8 @@ class StreamedTrainBatches(_TrainBatches):
 class EvalBatches:
     """A split in its own order, nothing random. Iterating gives (images, targets).
 
-    `workers` processes decode the images where they are not kept in memory.
+    Where the images are not kept in memory, `workers` processes decode them, and the centre crop keeps the share
+    `eval_crop` of the short side.
     """
 
     split: Split
@@ -112,6 +114,7 @@ class EvalBatches:
     device: torch.device
     batch_size: int
     workers: int = 0
+    eval_crop: float = EVAL_CROP
     seed: int = 0
 
     def __post_init__(self):
@@ -123,7 +126,8 @@ class EvalBatches:
             self.targets = torch.from_numpy(self.split.targets).to(self.device)
         else:
             sampler = [[(0, i) for i in range(*bound)] for bound in self.bounds]
-            self.loader = _file_loader(self, None, sampler, self.workers)
+            transform = image_transform(None, self.img_size, self.eval_crop)
+            self.loader = _file_loader(self, transform, False, sampler, self.workers)
 
     def __iter__(self) -> Batches:
         if self.split.images is None:
@@ -158,9 +162,8 @@ class _Damaged(str):
 
 
 class _Files(torch.utils.data.Dataset):
-    def __init__(self, split: Split, augment: Augment | None, img_size: int, chans: int, seed: int):
-        self.split, self.chans, self.seed, self.random = split, chans, seed, augment is not None
-        self.transform = image_transform(augment, img_size)
+    def __init__(self, split: Split, transform: Callable, random: bool, chans: int, seed: int):
+        self.split, self.transform, self.random, self.chans, self.seed = split, transform, random, chans, seed
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, i = key
@@ -181,9 +184,9 @@ def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
     return images, torch.tensor([target for _, target in samples])
 
 
-def _file_loader(owner, augment: Augment | None, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
+def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(
-        _Files(owner.split, augment, owner.img_size, len(owner.mean), owner.seed),
+        _Files(owner.split, transform, random, len(owner.mean), owner.seed),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=_collate,

@@ -51,7 +51,7 @@ def load(found: Found, workers: int) -> Dataset:
 
     root, verify, incomplete, download = found.layout
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[found.name]
-    if incomplete:
+    if incomplete or (download and verify and not _as_published(reader, root)):
         _fetch(reader, root, download)
     if verify:
         try:
@@ -68,6 +68,13 @@ def load(found: Found, workers: int) -> Dataset:
     splits = [Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images)) for images, targets in parts]
     _, _, _, mean, std = FACTS[found.name]
     return Dataset(found.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
+
+
+def _as_published(reader, root: Path) -> bool:
+    from torchvision.datasets.utils import check_integrity
+
+    files = reader.train_list + reader.test_list
+    return all(check_integrity(str(root / reader.base_folder / name), md5) for name, md5 in files)
 
 
 def _fetch(reader, root: Path, download: bool) -> None:

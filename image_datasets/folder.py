@@ -42,8 +42,9 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
     class_names = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
-    if not class_names:
-        raise BadRequest(f"{root / 'train'}: has no class folders")
+    if len(class_names) < 2:
+        found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
+        raise BadRequest(f"{root / 'train'}: has {found}; images must lie in train/<class>/, of at least two classes")
     splits = {"train": _scan(root / "train", class_names, images="images" if name == "tiny-imagenet" else "")}
     if name == "tiny-imagenet":
         splits["test"] = _tiny_imagenet_val(root / "val", class_names)
@@ -66,11 +67,17 @@ def load(found: Found, workers: int) -> Dataset:
 
     layout: Layout = found.layout
     chans = 1 if layout.grey else 3
-    splits = {}
+    splits, notes, side = {}, [], layout.side
     for part, (paths, labels) in layout.splits.items():
-        images = None if layout.side is None else _decode_all(paths, layout.side, chans, workers)
+        images = None if side is None else _decode_all(paths, side, chans, workers)
+        if images is None and side is not None:
+            side = None
+            notes.append(
+                "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
+            )
         splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths)
-    notes = []
+    if side is None:
+        splits = {part: Split(split.targets, None, split.paths) for part, split in splits.items()}
     train = splits["train"]
     test_name = "test"
     if "test" in splits:
@@ -98,7 +105,7 @@ def load(found: Found, workers: int) -> Dataset:
         class_names=layout.class_names,
         mean=mean,
         std=std,
-        side=layout.side,
+        side=side,
         train=train,
         val=splits["val"] if found.has_val else None,
         test=test,
@@ -137,7 +144,7 @@ def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: b
         for where, folders, names in os.walk(folder / name / images):
             folders.sort()
             files += [os.path.join(where, file) for file in names if file.lower().endswith(EXTENSIONS)]  # noqa: PTH118
-        if not files and not allow_empty:
+        if not files:
             raise BadRequest(f"{folder / name}: a class folder without images ({', '.join(EXTENSIONS)})")
         files.sort()
         paths += files
@@ -198,20 +205,21 @@ def read_image(path: str, chans: int):
 
 
 def _decode_all(paths: list[str], side: int, chans: int, workers: int):
-    """uint8 (N, side, side, chans). Pillow lets go of the interpreter lock while it decodes, so threads do."""
+    """uint8 (N, side, side, chans), or None where an image is of another size.
+
+    Pillow lets go of the interpreter lock while it decodes, so threads do.
+    """
     import numpy as np
 
     images = np.empty((len(paths), side, side, chans), dtype=np.uint8)
 
-    def decode(start: int) -> None:
+    def decode(start: int) -> bool:
         for i in range(start, min(start + 256, len(paths))):
             image = read_image(paths[i], chans)
             if image.size != (side, side):
-                width, height = image.size
-                raise BadRequest(f"{paths[i]}: is {width}x{height} px where the set's other images are {side}x{side}")
+                return False
             images[i] = np.asarray(image).reshape(side, side, chans)
+        return True
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for _ in pool.map(decode, range(0, len(paths), 256)):
-            pass
-    return images
+        return images if all(pool.map(decode, range(0, len(paths), 256))) else None

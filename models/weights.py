@@ -35,6 +35,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises BadRequest, naming the file, where it is missing, damaged, or holds no state dict.
     """
     content = read_checkpoint(path)
+    best = content.get("best")
+    if isinstance(best, dict) and best.get("weights") == "ema":  # the averaged ones are what this run selected
+        content = {"model": content.get("ema")}
     for key in ("model", "state_dict", "model_state", "model_state_dict"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -79,7 +82,12 @@ def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[
             notes.append(f"head {name!r} replaced: {source} has {old} classes, this model {new}")
             state.update({k: own[k] for k in (key, f"{name}.bias") if k in own})
     for key, value in state.items():
-        if key in own and value.ndim == 4 and value.shape[1] != own[key].shape[1] and value.shape[1] == 3:
+        if (
+            key in own
+            and value.ndim == own[key].ndim == 4
+            and value.shape[1] != own[key].shape[1]
+            and value.shape[1] == 3
+        ):
             from timm.models import adapt_input_conv
 
             state[key] = adapt_input_conv(own[key].shape[1], value)

@@ -73,7 +73,15 @@ FLAGS = [
     ("--pretrained --model resnet20", "no published weights for resnet20"),
     ("--pretrained --stem cifar", "fit --stem imagenet only"),
     ("--device cpu --gpu 0", "--device and --gpu contradict each other"),
-    ("--resume --overwrite --run-name a", "--resume: there is no run in runs/a"),
+    ("--resume --overwrite --run-name a", "--resume and --overwrite contradict each other"),
+    ("--resume --run-name a", "--resume: there is no run in runs/a"),
+    ("--momentum 0.9 --optimizer lamb", "--momentum has no effect: lamb has no momentum to set"),
+    ("--optimizer adahessian", "--optimizer adahessian: unknown"),
+    ("--optimizer bnbadam --epochs 1", "--optimizer bnbadam: cannot be used here"),
+    ("--device cuda:01", "is none of cpu, cuda, cuda:N, mps"),
+    ("--evaluate nowhere.pth --list-models", "--evaluate and --list-models cannot be done at once"),
+    ("--batch-size 1", "batches of one image are too small"),
+    (f"--run-name {'a' * 300}", "is not a name for a folder"),
     ("--resume", "--resume needs --run-name"),
     ("--evaluate a.pth --predict a.pth b.png", "cannot be done at once"),
     ("--list-models nosuchmodel", "no model matches"),
@@ -251,6 +259,31 @@ def test_a_folder_without_write_permission(cli, workdir):
     (workdir / "locked").mkdir(mode=0o500)
     result = cli("--dataset digits --model resnet20 --epochs 1 --runs-dir locked")
     assert_refused(result, "locked is not writable", workdir, contents(workdir))
+
+
+def test_overwrite_deletes_neither_what_the_run_reads_nor_another_run(cli, workdir, trained):
+    before = contents(workdir)
+    line = "--run-name a --overwrite"
+    assert_refused(cli(f"--evaluate runs/a/best.pth {line}"), "which is needed", workdir, before)
+    line = f"--dataset digits --model resnet20 {line}"
+    assert_refused(cli(f"{line} --weights runs/a/best.pth"), "which is needed", workdir, before)
+    trained.rename(workdir / "b")
+    (workdir / "runs/a").mkdir()
+    (workdir / "runs/a/settings.json").write_text("{}")
+    (workdir / "b").rename(workdir / "runs/a/b")
+    assert_refused(cli(line), "would delete the run runs/a/b too", workdir, contents(workdir))
+
+
+def test_crop_padding_of_large_images(cli, workdir, image_folder):
+    root = image_folder(side=80, parts={"train": 3, "test": 1})
+    result = cli(f"--dataset folder --datapath {root} --crop-padding 4")
+    assert_refused(result, "--crop-padding has no effect: large images get --crop resized", workdir, [])
+
+
+def test_an_evaluation_is_not_resumed(cli, workdir, trained):
+    assert cli("--evaluate runs/a/best.pth --run-name b").status == 0
+    result = cli("--resume --run-name b")
+    assert result.status == 2 and "holds an evaluation" in result.err
 
 
 def test_predicting_a_file_that_is_no_image(cli, workdir, trained):

@@ -16,6 +16,7 @@ from torch import nn
 
 import models
 from models import registry
+from models.weights import read_state_dict
 from training import run as run_module
 from training.run_directory import RunDirectory
 
@@ -337,6 +338,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert kept["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in kept["model"].values())
     assert not (workdir / "runs/a/summary.json").exists()
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(cli, workdir, monkeypatch):
+    rate = run_module.learning_rate
+    last = 9  # the last step of the second epoch, whose loss is computed before it
+
+    def exploding(step, **settings):
+        return rate(step, **settings) if step < last else float("inf")
+
+    monkeypatch.setattr(run_module, "learning_rate", exploding)
+    result = cli(QUICK, "--epochs", "2", "--val-fraction", "0", "--run-name", "a")
+    assert result.status == 1 and "weights are not finite after epoch 2" in result.err
+    kept = torch.load(workdir / "runs/a/best.pth", weights_only=True)
+    assert kept["epoch"] == 1 and all(torch.isfinite(value).all() for value in kept["model"].values())
+
+
+def test_a_moved_run_is_resumed_where_it_is(cli, learns, workdir, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(QUICK, "--epochs", "2", "--run-name", "a").status == 130
+    (workdir / "runs").rename(workdir / "elsewhere")
+    learns("--resume --run-name a --runs-dir elsewhere")
+    assert (workdir / "elsewhere/a/summary.json").is_file() and not (workdir / "runs").exists()
+
+
+def test_averaged_weights_are_a_starting_point_where_they_were_selected(learns, workdir):
+    learns(QUICK, "--epochs", "1", "--ema", "0.5", "--val-fraction", "0", "--run-name", "a")
+    content = torch.load(workdir / "runs/a/best.pth", weights_only=True)
+    assert content["best"]["weights"] == "ema"
+    read = read_state_dict(workdir / "runs/a/best.pth")
+    assert_same(dict(read), dict(content["ema"]))
 
 
 def test_a_damaged_image_in_a_streamed_set_ends_the_run_and_is_named(cli, image_folder):

@@ -69,7 +69,7 @@ class RunState:
 
 
 def save_checkpoint(path: Path, state: RunState, settings: dict[str, Any], data: dict[str, Any]) -> None:
-    """Writes the whole checkpoint or leaves what was there.
+    """Writes the whole checkpoint, or leaves what was there.
 
     Args:
         data: class_names, mean, std and so on: what using the model on other images takes.
@@ -94,6 +94,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this suite. Raises BadRequest, naming the file, for anything else."""
     content = read_checkpoint(path)
     needed = (
+        "format",
         "model",
         "settings",
         "class_names",
@@ -108,6 +109,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in needed if key not in content]
     if missing:
         raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
+    if content["format"] != FORMAT:
+        raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
     return content
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from image_datasets import list_datasets
+from models.layers import STEMS
+
 TRAIN, EVALUATE, PREDICT, LIST = "train", "evaluate", "predict", "list"
 EVERY_RUN = (TRAIN, EVALUATE)
 
@@ -42,7 +45,6 @@ def one_of(*choices: str) -> Callable:
                 return choice
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
 
-    check.choices = choices
     return check
 
 
@@ -67,7 +69,7 @@ def milestones(text: str) -> list[int]:
 def plain_name(text: str) -> str:
     """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
     parts = text.split("/")
-    if not text.strip() or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
+    if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
     return text
 
@@ -118,7 +120,7 @@ GROUPS: dict[str, list[Flag]] = {
              check=str, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
     ],
     "data": [
-        Flag("dataset", "name of the data set: cifar100, cifar10, imagenet1k, tiny-imagenet, folder, digits",
+        Flag("dataset", f"name of the data set: {', '.join(list_datasets())}",
              check=str, metavar="NAME", default_text="cifar100 with --datapath, else digits",
              modes=EVERY_RUN),
         Flag("data-path", "folder that holds the data set", check=str, metavar="PATH", aliases=("datapath",),
@@ -163,7 +165,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("model", "name of the model, from --list-models, or timm/NAME or torchvision/NAME", default="resnet18",
              check=str, metavar="NAME", modes=EVERY_RUN),
         Flag("stem", "first layers: cifar (3x3, no pooling), imagenet (7x7 with pooling), auto (by image size)",
-             default="auto", check=one_of("auto", "cifar", "imagenet"), metavar="KIND"),
+             default="auto", check=one_of(*STEMS), metavar="KIND"),
         Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
         Flag("weights", "start from this checkpoint or state dict; a head for other classes is replaced", check=str,
              metavar="FILE", default_text="random initialisation"),
@@ -212,7 +214,8 @@ GROUPS: dict[str, list[Flag]] = {
              modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
         Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
              metavar="N", default_text="the first", modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
-        Flag("precision", "fp32, bf16, fp16, or auto: bf16 on GPUs that have it, else fp32", default="auto",
+        Flag("precision", "fp32 (with TF32 matrix products on GPUs, unless --deterministic), bf16, fp16, or auto:"
+             " bf16 on GPUs that have it, else fp32", default="auto",
              check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_RUN),
         Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
@@ -250,7 +253,6 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
     ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
-    ("momentum", lambda s: s.optimizer not in ("adam", "adamw"), "adam and adamw have no momentum to set"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
     ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
     ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),

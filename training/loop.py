@@ -178,6 +178,7 @@ def train(
                     row.update({prefix + name: value for name, value in means.items()})
                     scores[weights] = means
             _check_scores(scores, state.epoch)
+        _check_weights(state)
         state.history.append(row)
         state.epoch += 1
         state.batch = 0
@@ -185,6 +186,13 @@ def train(
         state.train_seconds += time.perf_counter() - began
         save(is_best)
         progress.end_epoch(row, is_best)
+
+
+def _check_weights(state: RunState) -> None:
+    """The last step of an epoch may spoil the weights, when its own loss was still finite."""
+    values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+        raise RunFailed(f"weights are not finite after epoch {state.epoch + 1}; the last good checkpoint is kept")
 
 
 def _check_scores(scores: dict[str, dict], epoch: int) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import nn
+
+from utils import BadRequest
 
 
 def make_optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, nesterov: bool, decay_all: bool
 ) -> torch.optim.Optimizer:
     """sgd, adam and adamw are torch's, fused where it has that; any other name is timm's of that name.
+    Raises BadRequest for one that cannot be used on this machine.
 
     Biases and the parameters of normalisation layers (all with one dimension) get no weight decay unless `decay_all`.
     """
@@ -32,7 +36,10 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
     from timm.optim import create_optimizer_v2
 
-    return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    try:
+        return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    except Exception as error:  # some need packages or devices that are not here
+        raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
 
 
 def learning_rate(
@@ -77,8 +84,6 @@ class ModelEMA:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        import copy
-
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -16,6 +16,8 @@ import models
 from training.flags import EVALUATE, FLAGS, GROUPS, LIST, NEEDS, PREDICT, TRAIN, Flag
 from utils import BadRequest, read_json, suggestion
 
+MODE_FLAGS = {EVALUATE: "evaluate", PREDICT: "predict", LIST: "list-models"}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -81,24 +83,27 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
     mode = _mode(given)
     for key in given:
         if mode not in FLAGS[key].modes:
-            raise BadRequest(f"--{FLAGS[key].name} has no effect with --{mode.replace('list', 'list-models')}")
+            raise BadRequest(f"--{FLAGS[key].name} has no effect with --{MODE_FLAGS[mode]}")
     settings = SimpleNamespace(**{key: flag.default for key, flag in FLAGS.items()})
     vars(settings).update(given)
     if mode == TRAIN:
         if settings.resume:
             _take_up(settings, given)
         _check_training(settings, given)
+    elif mode in (EVALUATE, PREDICT):
+        _check_use(settings)
     if mode != LIST:
         _check_hardware(settings, given)
+    for key, has_effect, reason in NEEDS:
+        if key in given and not has_effect(settings):
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")
     return mode, settings, given
 
 
 def _mode(given: dict[str, Any]) -> str:
-    asked = [
-        mode for mode, key in ((EVALUATE, "evaluate"), (PREDICT, "predict"), (LIST, "list_models")) if key in given
-    ]
+    asked = [mode for mode, flag in MODE_FLAGS.items() if flag.replace("-", "_") in given]
     if len(asked) > 1:
-        raise BadRequest(f"--{asked[0].replace('list', 'list-models')} and --{asked[1]} cannot be done at once")
+        raise BadRequest(f"--{MODE_FLAGS[asked[0]]} and --{MODE_FLAGS[asked[1]]} cannot be done at once")
     return asked[0] if asked else TRAIN
 
 
@@ -116,16 +121,15 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
         raise BadRequest(f"--pretrained: there are no published weights for {s.model}; --weights FILE takes others")
     if s.pretrained and s.stem == "cifar":
         raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
-    if s.weights and not Path(s.weights).is_file():
+    if s.pretrained and entry is not None and "stem" in entry.parameters:
+        s.stem = "imagenet"
+    if s.weights and not s.resume and not Path(s.weights).is_file():
         raise BadRequest(f"--weights {s.weights}: no such file")
-    _check_optimizer_name(s.optimizer)
+    _check_optimizer(s.optimizer, given)
     if s.lr is None:
         s.lr = 0.1 if s.optimizer == "sgd" else 0.001
     if s.weight_decay is None:
         s.weight_decay = {"sgd": 0.0005, "adamw": 0.05}.get(s.optimizer, 0.0)
-    for key, has_effect, reason in NEEDS:
-        if key in given and not has_effect(s):
-            raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")
     if s.nesterov and s.momentum == 0:
         raise BadRequest("--nesterov contradicts --momentum 0")
     if s.warmup_epochs >= s.epochs:
@@ -146,27 +150,44 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.random_erasing = 0.25 if s.rand else 0.0
     if s.run_name is None:
         s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
-    check_run_directory(Path(s.runs_dir) / s.run_name, resume=s.resume, overwrite=s.overwrite)
+    check_run_directory(Path(s.runs_dir) / s.run_name, s.resume, s.overwrite, needed=s.weights)
 
 
-def _check_optimizer_name(name: str) -> None:
+def _check_optimizer(name: str, given: dict[str, Any]) -> None:
     """timm's names are read from its source text: importing it takes seconds."""
-    known = {"sgd", "adam", "adamw"}
+    has_momentum = {"sgd": True, "adam": False, "adamw": False}
     spec = importlib.util.find_spec("timm")
-    if name not in known and spec is not None and spec.origin is not None:
+    if name not in has_momentum and spec is not None and spec.origin is not None:
         source = (Path(spec.origin).parent / "optim" / "_optim_factory.py").read_text(encoding="utf-8")
-        known |= set(re.findall(r"OptimInfo\(\s*name=['\"]([^'\"]+)['\"]", source))
-    if name not in known:
-        raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, known)} Known: {', '.join(sorted(known))}")
+        for entry in source.split("OptimInfo(")[1:]:
+            named = re.match(r"\s*name=['\"]([^'\"]+)['\"]", entry)
+            if named and named[1] != "adahessian":  # its second-order gradients need a loop of their own
+                has_momentum.setdefault(named[1], "has_momentum=True" in entry)
+    if name not in has_momentum:
+        names = sorted(has_momentum)
+        raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, names)} Known: {', '.join(names)}")
+    if "momentum" in given and not has_momentum[name]:
+        raise BadRequest(f"--momentum has no effect: {name} has no momentum to set")
+
+
+def _check_use(s: SimpleNamespace) -> None:
+    """What --evaluate and --predict need, as far as it can be seen without reading the checkpoint."""
+    path, *files = [s.evaluate] if s.evaluate else s.predict
+    if s.predict and not files:
+        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
+    for file, what in ((path, "checkpoint"), *((file, "image") for file in files)):
+        if not Path(file).is_file():
+            raise BadRequest(f"{file}: no such {what} file")
+    if s.dataset is not None and s.dataset not in image_datasets.list_datasets():
+        image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+    if s.run_name is not None:
+        check_run_directory(Path(s.runs_dir) / s.run_name, False, s.overwrite, needed=s.evaluate)
 
 
 def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.device is not None and s.gpu is not None:
         raise BadRequest("--device and --gpu contradict each other: give one of them")
-    if s.device is not None and s.device.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
-    number = s.device.partition(":")[2] if s.device else ""
-    if s.device and ":" in s.device and not (s.device.startswith("cuda:") and number.isdigit()):
+    if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
         s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -174,7 +195,10 @@ def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
     """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
-    found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+    try:
+        found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+    except OSError as error:
+        raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
     if "num_workers" in given and s.dataset in ("digits", "cifar10", "cifar100"):
@@ -184,10 +208,12 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
     return found
 
 
-def check_run_directory(path: Path, resume: bool, overwrite: bool) -> None:
-    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing."""
-    if resume and overwrite:
-        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
+def check_run_directory(path: Path, resume: bool, overwrite: bool, needed: str | None = None) -> None:
+    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing.
+
+    Args:
+        needed: a file that the run reads, so that it must not be deleted with the directory.
+    """
     if path.exists() and not path.is_dir():
         raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
     if path.is_dir() and any(path.iterdir()):
@@ -195,9 +221,11 @@ def check_run_directory(path: Path, resume: bool, overwrite: bool) -> None:
             raise BadRequest(f"{path}: there is such a run; --resume continues it, --overwrite deletes it,"
                              " --run-name names another")  # fmt: skip
         if overwrite and not (path / "settings.json").is_file():
-            raise BadRequest(
-                f"{path}: is no run directory (it has no settings.json), so --overwrite does not delete it"
-            )
+            raise BadRequest(f"{path}: is no run directory (no settings.json), so --overwrite does not delete it")
+        if overwrite and needed and Path(needed).resolve().is_relative_to(path.resolve()):
+            raise BadRequest(f"{path}: --overwrite would delete {needed}, which is needed; choose another --run-name")
+        if overwrite and (inner := next(path.glob("*/**/settings.json"), None)):
+            raise BadRequest(f"{path}: --overwrite would delete the run {inner.parent} too; choose another --run-name")
     parent = path
     while not parent.exists():
         parent = parent.parent
@@ -207,6 +235,8 @@ def check_run_directory(path: Path, resume: bool, overwrite: bool) -> None:
 
 def _take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the stored settings of the run to be resumed in the place of the defaults."""
+    if s.overwrite:
+        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
     if s.run_name is None:
         raise BadRequest("--resume needs --run-name: which run is to be continued?")
     stored = read_run_settings(Path(s.runs_dir) / s.run_name)
@@ -217,8 +247,7 @@ def _take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     # --device and --gpu name the same thing: a new one replaces either.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
-    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in given})
-    s.resume, s.overwrite = True, False
+    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in (*given, "runs_dir")})
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:
@@ -229,6 +258,8 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
         raise BadRequest(f'{file}: damaged (no object with "settings")')
+    if "evaluated" in stored["settings"]:
+        raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
     return stored["settings"]
 
 
@@ -248,6 +279,9 @@ def one_line_errors(main) -> int:
         print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
         return 2
     except RunFailed as error:
+        print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    except OSError as error:
         print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import torch
 
 from training.tracking import say
-from utils import BadRequest
+from utils import BadRequest, RunFailed
 
 
 def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, str | None]:
@@ -15,7 +16,9 @@ def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, st
     BadRequest."""
     if device is not None:
         chosen = torch.device(device)
-        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", chosen.index or 0)
+        if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
             raise BadRequest(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
         if chosen.type == "mps" and not torch.backends.mps.is_available():
             raise BadRequest(f"--device {device}: there is no such device here")
@@ -38,7 +41,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
         raise BadRequest(f"--precision fp16 needs a CUDA GPU; on {device.type} use bf16 or fp32")
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def set_up(
@@ -57,6 +60,26 @@ def set_up(
         torch.cuda.set_device(chosen)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
     return chosen, chosen_precision
+
+
+@contextlib.contextmanager
+def one_line_failures(batch_size: int):
+    """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise RunFailed(f"not enough memory for --batch-size {batch_size}; try half of it") from None
+    except OSError as error:
+        raise RunFailed(f"{error.filename or 'input or output'}: {error.strerror or error}") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        if "allocate memory" in reason:
+            raise RunFailed(f"not enough memory for --batch-size {batch_size}; try half of it") from None
+        if "deterministic" in reason:
+            raise RunFailed(f"--deterministic is not possible here: {reason}") from None
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise RunFailed(f"--compile does not work here: {reason}") from None
+        raise
 
 
 def describe(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from training.loop import evaluate
 from training.metrics import report
 from training.run_directory import RunDirectory, versions
 from training.tracking import say
-from utils import write_json
+from utils import RunFailed, write_json
 
 
 def score(
@@ -35,6 +35,8 @@ def score(
         means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected)
         if content["ema"] is not None:
             scores[name] = means
+    if not bool(logits.isfinite().all()):
+        raise RunFailed("the selected weights give logits that are not finite")
     targets = torch.from_numpy(batches.split.targets)
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
 
@@ -83,12 +85,11 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
 
 
 def plot_history(
-    directory: RunDirectory, history: list[dict], best: dict, model: str, dataset: str, scores: dict
+    directory: RunDirectory, history: list[dict], best: dict, title: str, split: str, scores: dict[str, Any]
 ) -> None:
-    result = (
-        f"test top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}, measured once, with the selected weights"
-    )
-    plots.plot_curves(history, best, f"{model} on {dataset}", result, directory.curves)
+    """curves.png, which also says what the selected weights score on the reported split."""
+    result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}: measured once, selected weights"
+    plots.plot_curves(history, best, title, result, directory.curves)
 
 
 def scalars(summary: dict[str, Any]) -> dict[str, float]:

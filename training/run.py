@@ -29,7 +29,7 @@ from training.metrics import Totals
 from training.optim import ModelEMA, learning_rate, make_optimizer
 from training.run_directory import RunDirectory
 from training.tracking import Progress, Wandb, say
-from utils import RunFailed, derive_seed, human
+from utils import BadRequest, derive_seed, human
 
 NOT_STORED = ("resume", "overwrite", "download")  # asks of one command, not properties of the run
 
@@ -63,10 +63,16 @@ class Data:
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
     """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
+    with processes.one_line_failures(s.batch_size):
+        _run_training(s, found)
+
+
+def _run_training(s: SimpleNamespace, found: Found) -> None:
     device, precision = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     data = _load_data(s, found)
-    model = _build_model(s, data)
+    continued = s.resume and directory.last.is_file()
+    model = _build_model(s, data, with_weights=not continued)
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
     model = model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
     state = RunState(
@@ -76,11 +82,12 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
         ema=None if s.ema is None else ModelEMA(model, s.ema),
         scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
     )
-    continued = s.resume and directory.last.is_file()
     if continued:
         checkpoint.resume(state, directory.last)
     _print_overview(s, data, model, flops, device, precision)
-    train_batches, val_batches, test_batches = _make_batches(s, data, device)
+    train_batches, val_batches = _make_batches(s, data, device)
+    if 1 in train_batches.sizes:
+        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
     recipe = _make_recipe(s, data, precision, len(train_batches.sizes))
     forward = _forward(model, s.channels_last, s.compile)
 
@@ -94,25 +101,21 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
     say()
 
     def save(is_best: bool) -> None:
-        checkpoint.save_checkpoint(directory.last, state, stored, data.for_checkpoint())
+        # The best one first: a process killed in between repeats this epoch, and writes the same bits again.
+        target = directory.best if is_best else directory.last
+        checkpoint.save_checkpoint(target, state, stored, data.for_checkpoint())
         if is_best:
-            checkpoint.copy_checkpoint(directory.last, directory.best)
+            checkpoint.copy_checkpoint(directory.best, directory.last)
         directory.write_metrics(state.history)
         wandb.log(state.history[-1], step=state.epoch)
 
-    progress = Progress()
+    progress = Progress("agreement" if recipe.mix.mixers else "top-1")
     try:
         train(
             state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save
         )
-        progress.close()
-        summary = _score_and_report(s, data, directory, state, test_batches, precision, flops)
-    except torch.OutOfMemoryError:
-        wandb.stop(failed=True)
-        raise RunFailed(f"{device} has not enough memory for --batch-size {s.batch_size}; try half of it") from None
-    except OSError as error:
-        wandb.stop(failed=True)
-        raise RunFailed(f"{directory.path}: cannot be written ({error})") from None
+        directory.write_metrics(state.history)
+        summary = _score_and_report(s, data, directory, state, device, precision, flops)
     except BaseException:
         progress.close()
         wandb.stop(failed=True)
@@ -135,6 +138,8 @@ def _load_data(s: SimpleNamespace, found: Found) -> Data:
         s.flip = dataset.flip
     if s.crop is None:
         s.crop = "resized" if s.rand or dataset.side is None else "pad"
+    if s.crop_padding is not None and s.crop != "pad":
+        raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if s.crop == "pad" and s.crop_padding is None:
         s.crop_padding = (dataset.side or s.img_size) // 8
     train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
@@ -149,14 +154,20 @@ def _load_data(s: SimpleNamespace, found: Found) -> Data:
     return Data(dataset, train_split, val, s.img_size, selected_on)
 
 
-def _build_model(s: SimpleNamespace, data: Data) -> nn.Module:
+def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
+    """With `with_weights` it starts from what --pretrained or --weights name; a continued run has its own."""
     torch.manual_seed(derive_seed(s.seed, "init"))
     model_args = {"stem": s.stem} if s.stem != "auto" else {}
     model = models.create_model(
-        s.model, len(data.dataset.class_names), data.img_size, data.dataset.in_chans, s.pretrained, **model_args
+        s.model,
+        len(data.dataset.class_names),
+        data.img_size,
+        data.dataset.in_chans,
+        s.pretrained and with_weights,
+        **model_args,
     )
     notes = list(model.load_notes)
-    if s.weights:
+    if s.weights and with_weights:
         path = Path(s.weights)
         notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
     for note in notes:
@@ -174,7 +185,7 @@ def _make_batches(s: SimpleNamespace, data: Data, device: torch.device):
     else:
         train_batches = StreamedTrainBatches(data.train, augment, seed=s.seed, workers=s.num_workers, **common)
     val = None if data.val is None else EvalBatches(data.val, workers=s.num_workers, **common)
-    return train_batches, val, EvalBatches(dataset.test, workers=s.num_workers, **common)
+    return train_batches, val
 
 
 def _make_recipe(s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int) -> Recipe:
@@ -230,11 +241,14 @@ def _score_and_report(
     data: Data,
     directory: RunDirectory,
     state: RunState,
-    test_batches: EvalBatches,
+    device: torch.device,
     precision: str,
     flops: int,
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
+    test_batches = EvalBatches(
+        data.dataset.test, data.img_size, data.dataset.mean, data.dataset.std, device, s.batch_size, s.num_workers
+    )
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,
@@ -250,5 +264,6 @@ def _score_and_report(
         "settings": stored_settings(s),
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
-    results.plot_history(directory, state.history, state.best, s.model, data.dataset.name, scores)
+    title = f"{s.model} on {data.dataset.name}"
+    results.plot_history(directory, state.history, state.best, title, data.dataset.test_name, scores)
     return results.write(directory, scores, facts, data.dataset.class_names)

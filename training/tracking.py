@@ -23,7 +23,9 @@ def say(text: str = "") -> None:
 class Progress:
     """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs."""
 
-    def __init__(self):
+    def __init__(self, accuracy: str = "top-1"):
+        """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
+        self.accuracy = accuracy
         self.terminal = sys.stderr.isatty()
         self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
         self.bar = None
@@ -49,7 +51,7 @@ class Progress:
         if not self.just_shown:
             return
         means = totals.means()
-        text = f"loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} %, lr {lr:.4g}"
+        text = f"loss {means['loss']:.4f}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
         if self.terminal:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(self.seen - self.bar.n)
@@ -91,7 +93,10 @@ class Wandb:
             return
         if mode == "auto":
             mode = "online" if has_credentials() else "offline"
-        os.environ.setdefault("WANDB_SILENT", "true")
+        if mode == "online" and not has_credentials():
+            say("wandb         given up: --wandb online needs credentials (wandb login, or WANDB_API_KEY)")
+            return
+        os.environ["WANDB_SILENT"] = "true"
         try:
             import wandb
 

@@ -27,13 +27,13 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
     stored = content["settings"]
     if given_model is not None and given_model != stored["model"]:
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
-    model_args = {"stem": "imagenet" if stored["pretrained"] and stored["stem"] == "auto" else stored["stem"]}
+    model_args = {} if stored["stem"] == "auto" else {"stem": stored["stem"]}
     model = models.create_model(
         stored["model"],
         len(content["class_names"]),
         content["img_size"],
         content["in_chans"],
-        **(model_args if model_args["stem"] != "auto" else {}),
+        **model_args,
     )
     try:
         model.load_state_dict(checkpoint.selected_weights(content))
@@ -45,6 +45,11 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
 
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
+    with processes.one_line_failures(s.batch_size):
+        _run_evaluation(s, given)
+
+
+def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     model, content = read_for_use(s.evaluate, given.get("model"))
     stored = content["settings"]
     if s.dataset is None and s.data_path is None:
@@ -54,21 +59,34 @@ def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    options.check_run_directory(directory.path, resume=False, overwrite=s.overwrite)
+    options.check_run_directory(directory.path, False, s.overwrite, needed=s.evaluate)
     device, precision = processes.set_up(s.device, s.gpu, s.precision)
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     _check_classes(s.evaluate, content["class_names"], dataset)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     test = dataset.test.with_channels(content["in_chans"])
     batches = EvalBatches(
-        test, content["img_size"], tuple(content["mean"]), tuple(content["std"]), device, s.batch_size, s.num_workers
+        test,
+        content["img_size"],
+        tuple(content["mean"]),
+        tuple(content["std"]),
+        device,
+        s.batch_size,
+        s.num_workers,
+        content["eval_crop"],
     )
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
     say(f"device        {processes.describe(device)}, {precision}")
     model = model.to(device, memory_format=torch.channels_last)
     scores = results.score(model, content, batches, dataset.class_names, precision)
-    settings = {**stored, "dataset": s.dataset, "data_path": s.data_path}
+    settings = {
+        **stored,
+        "run_name": s.run_name,
+        "dataset": s.dataset,
+        "data_path": s.data_path,
+        "evaluated": s.evaluate,
+    }
     facts = {
         "split": dataset.test_name,
         "selected_on": content["selected_on"],
@@ -78,7 +96,6 @@ def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "best_epoch": content["best"]["epoch"],
         "weights": content["best"]["weights"],
         "train_seconds": round(content["train_seconds"], 3),
-        "evaluated": s.evaluate,
         "images": {"test": len(test)},
         "notes": dataset.notes,
         "settings": settings,
@@ -104,11 +121,6 @@ def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
 def run_prediction(s: SimpleNamespace) -> None:
     """Prints the most probable classes of image files, with their probabilities."""
     path, *files = s.predict
-    if not files:
-        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
-    for file in files:
-        if not Path(file).is_file():
-            raise BadRequest(f"--predict {file}: no such image file")
     model, content = read_for_use(path, None)
     device, _ = processes.set_up(s.device, s.gpu, "fp32")
     transform = image_transform(None, content["img_size"], content["eval_crop"])

@@ -67,8 +67,9 @@ def test_small_images_are_kept_in_memory_pixel_for_pixel(make, workers):
 def test_more_images_than_one_thread_decodes_at_once_stay_in_order(tmp_path):
     for i in range(600):
         save(tmp_path / "train" / "a" / f"{i:03}.png", np.full((2, 2), i % 256, np.uint8))
-    save(tmp_path / "test" / "a" / "0.png", np.zeros((2, 2), np.uint8))
-    assert read(tmp_path, workers=2).train.images[:, 0, 0, 0].tolist() == [i % 256 for i in range(600)]
+    for part, name in (("test", "a"), ("train", "b")):
+        save(tmp_path / part / name / "0.png", np.zeros((2, 2), np.uint8))
+    assert read(tmp_path, workers=2).train.images[:600, 0, 0, 0].tolist() == [i % 256 for i in range(600)]
 
 
 def test_mean_and_deviation_of_small_sets_are_those_of_the_training_images(make):
@@ -81,7 +82,8 @@ def test_mean_and_deviation_of_small_sets_are_those_of_the_training_images(make)
 
 def test_a_channel_of_one_colour_does_not_divide_by_zero(tmp_path):
     for part in ("train", "test"):
-        save(tmp_path / part / "a" / "0.png", np.full((4, 4, 3), 7, np.uint8))
+        for name in ("a", "b"):
+            save(tmp_path / part / name / "0.png", np.full((4, 4, 3), 7, np.uint8))
     assert min(read(tmp_path).std) > 0
 
 
@@ -244,16 +246,22 @@ def test_a_split_without_images_is_named(make, part):
     with pytest.raises(BadRequest, match=f"{part}: has no class folders"):
         check(root)
     (root / part / "cat").mkdir()
-    with pytest.raises(BadRequest, match=f"{part}: has no images"):
+    with pytest.raises(BadRequest, match=f"{part}/cat: a class folder without images"):
         check(root)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_an_image_of_another_size_in_a_small_set_is_named(make, part):
+def test_small_images_of_differing_sizes_are_left_in_their_files(make, part):
     root = make(train=3, test=3)
     save(root / part / "dog" / "2.png", random_pixels(np.random.default_rng(0), 9, 8))
-    with pytest.raises(BadRequest, match=r"dog/2\.png: is 9x8 px where the set's other images are 8x8"):
-        read(root)
+    dataset = read(root)
+    assert (dataset.side, dataset.train.images, dataset.test.images) == (None, None, None)
+    assert "differ in size" in dataset.notes[0]
+
+
+def test_a_single_class_is_refused(make):
+    with pytest.raises(BadRequest, match="has only one class folder, images/"):
+        check(make(classes=("images",), train=3))
 
 
 @pytest.mark.parametrize("content", ["text", "truncated"])

@@ -1,0 +1,30 @@
+"""What the tests of architectures share: sizes, and reference models that cannot be exchanged unseen."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import models
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_on_meta(name: str, *args, **kwargs) -> nn.Module:
+    """A registered model without memory for its weights: quick to build, fit to be counted or loaded into."""
+    with torch.device("meta"):
+        return models.create_model(name, *args, **kwargs)
+
+
+def with_lively_statistics(model: nn.Module, low: float, high: float) -> nn.Module:
+    """Batch normalisation that is no identity, its weights between `low` and `high` (so that deep networks neither
+    fade nor explode), in eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, low, high)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval()
