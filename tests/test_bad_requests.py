@@ -281,7 +281,10 @@ def test_crop_padding_of_large_images(cli, workdir, image_folder):
 
 
 def test_an_evaluation_is_not_resumed(cli, workdir, trained):
-    assert cli("--evaluate runs/a/best.pth --run-name b").status == 0
+    line = "--evaluate runs/a/best.pth --run-name b"
+    assert cli(line).status == 0
+    again = cli(line)
+    assert again.status == 2 and "--overwrite deletes it" in again.err and "--resume" not in again.err
     result = cli("--resume --run-name b")
     assert result.status == 2 and "holds an evaluation" in result.err
 

@@ -340,6 +340,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert not (workdir / "runs/a/summary.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "needle"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory for --batch-size 64; try half of it"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (OSError(28, "No space left on device", "runs/a/last.pth"), "runs/a/last.pth: No space left on device"),
+        (RuntimeError("adaptive_avg_pool2d_backward_cuda is not deterministic"), "--deterministic is not possible"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_in_one_line(cli, monkeypatch, error, needle):
+    monkeypatch.setattr(run_module, "train", lambda *args: (_ for _ in ()).throw(error))
+    result = cli(QUICK, "--epochs", "1", "--run-name", "a")
+    assert result.status == 1 and needle in result.err
+    assert len(result.err.splitlines()) == 1
+
+
 def test_weights_spoilt_by_the_last_step_are_not_saved(cli, workdir, monkeypatch):
     rate = run_module.learning_rate
     last = 9  # the last step of the second epoch, whose loss is computed before it

@@ -181,7 +181,7 @@ def _check_use(s: SimpleNamespace) -> None:
     if s.dataset is not None and s.dataset not in image_datasets.list_datasets():
         image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
     if s.run_name is not None:
-        check_run_directory(Path(s.runs_dir) / s.run_name, False, s.overwrite, needed=s.evaluate)
+        check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
 
 
 def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -208,17 +208,19 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
     return found
 
 
-def check_run_directory(path: Path, resume: bool, overwrite: bool, needed: str | None = None) -> None:
+def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed: str | None = None) -> None:
     """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing.
 
     Args:
+        resume: None where there is nothing that could be resumed.
         needed: a file that the run reads, so that it must not be deleted with the directory.
     """
     if path.exists() and not path.is_dir():
         raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
     if path.is_dir() and any(path.iterdir()):
         if not (resume or overwrite):
-            raise BadRequest(f"{path}: there is such a run; --resume continues it, --overwrite deletes it,"
+            continues = "" if resume is None else "--resume continues it, "
+            raise BadRequest(f"{path}: there is such a run; {continues}--overwrite deletes it,"
                              " --run-name names another")  # fmt: skip
         if overwrite and not (path / "settings.json").is_file():
             raise BadRequest(f"{path}: is no run directory (no settings.json), so --overwrite does not delete it")

@@ -59,7 +59,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    options.check_run_directory(directory.path, False, s.overwrite, needed=s.evaluate)
+    options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
     device, precision = processes.set_up(s.device, s.gpu, s.precision)
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     _check_classes(s.evaluate, content["class_names"], dataset)

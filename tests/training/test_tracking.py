@@ -79,6 +79,11 @@ def test_without_the_package_metrics_go_to_the_run_directory_only(learns, workdi
     assert (workdir / "runs/a/summary.json").is_file()
 
 
+def test_online_without_credentials_is_given_up_without_asking(no_credentials, tmp_path, capsys):
+    run = Wandb("online", "project", "name", "id", tmp_path, {})
+    assert run.run is None and "needs credentials" in capsys.readouterr().out
+
+
 def test_disabled_does_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     run = Wandb("disabled", "project", "name", "id", tmp_path, {})
