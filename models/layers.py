@@ -6,7 +6,10 @@ STEMS = ("auto", "cifar", "imagenet")
 
 
 def choose_stem(stem: str, img_size: int) -> str:
-    """ "auto" means the CIFAR form for images up to 64 px and the ImageNet form above. Raises ValueError otherwise."""
+    """The form that `stem` stands for: with "auto" the CIFAR form up to 64 px and the ImageNet form above.
+
+    Raises ValueError for a stem that is none of STEMS.
+    """
     if stem not in STEMS:
         raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
     if stem == "auto":

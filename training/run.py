@@ -114,7 +114,7 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
         train(
             state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save
         )
-        directory.write_metrics(state.history)
+        directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         summary = _score_and_report(s, data, directory, state, device, precision, flops)
     except BaseException:
         progress.close()

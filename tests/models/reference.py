@@ -7,6 +7,15 @@ from torch import nn
 
 import models
 
+# Image size, stem= as it is given, and the form that the model must then have.
+STEM_CASES = [
+    (32, "auto", "cifar"),
+    (64, "auto", "cifar"),
+    (65, "auto", "imagenet"),
+    (32, "imagenet", "imagenet"),
+    (224, "cifar", "cifar"),
+]
+
 
 def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from reference import count, make_on_meta, with_lively_statistics
+from reference import STEM_CASES, count, make_on_meta, with_lively_statistics
 from torch import nn
 
 import models
@@ -58,16 +58,7 @@ def test_the_cifar_form_is_torchvisions_with_a_small_stem():
         torch.testing.assert_close(model.eval()(images), reference(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("img_size", "stem", "form"),
-    [
-        (32, "auto", "cifar"),
-        (64, "auto", "cifar"),
-        (65, "auto", "imagenet"),
-        (32, "imagenet", "imagenet"),
-        (224, "cifar", "cifar"),
-    ],
-)
+@pytest.mark.parametrize(("img_size", "stem", "form"), STEM_CASES)
 def test_the_stem_follows_the_image_size_unless_it_is_named(img_size, stem, form):
     model = make_on_meta("resnet18", 10, img_size, stem=stem)
     assert count(model) == {"cifar": 11_173_962, "imagenet": 11_181_642}[form]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from reference import count, make_on_meta, with_lively_statistics
+from reference import STEM_CASES, count, make_on_meta, with_lively_statistics
 from torch import nn
 
 import models
@@ -51,16 +51,7 @@ def test_the_cifar_form_is_torchvisions_convolutions_and_one_linear_layer():
         torch.testing.assert_close(model.eval()(images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("img_size", "stem", "form"),
-    [
-        (32, "auto", "cifar"),
-        (64, "auto", "cifar"),
-        (65, "auto", "imagenet"),
-        (32, "imagenet", "imagenet"),
-        (224, "cifar", "cifar"),
-    ],
-)
+@pytest.mark.parametrize(("img_size", "stem", "form"), STEM_CASES)
 def test_the_head_follows_the_image_size_unless_the_stem_is_named(img_size, stem, form):
     model = make_on_meta("vgg16", 10, img_size, stem=stem)
     assert count(model) == {"cifar": 14_728_266, "imagenet": 134_309_962}[form]
