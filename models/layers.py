@@ -1,8 +1,19 @@
-"""Pieces that several architectures share."""
+"""What several architectures share: the kinds of arguments that become flags, and the choice of a stem.
+
+A registered function's arguments are its flags: `list_models` and `--help` read their names, their kinds (one of those
+below, ``bool``, or a ``Literal``) and their defaults from the source text, and their help from the docstrings.
+"""
 
 from __future__ import annotations
 
-STEMS = ("auto", "cifar", "imagenet")
+from typing import Literal, get_args
+
+Count = int  # a whole number from 1
+Fraction = float  # from 0 to below 1
+Positive = float  # above 0
+Stem = Literal["auto", "cifar", "imagenet"]
+
+STEMS = get_args(Stem)
 
 
 def choose_stem(stem: str, img_size: int) -> str:
