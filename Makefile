@@ -1,6 +1,9 @@
 # `make train` trains on the embedded data set; `make test` runs every check. Both set up what they need, once.
 
 PYTHON ?= python3
+# Test processes, of one thread each: small models keep two threads less busy than two processes. The largest models
+# take some 4 GB, so there are not more of them on larger machines.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -12,7 +15,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 clean:
 	rm -rf $(VENV)

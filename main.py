@@ -6,20 +6,25 @@ import sys
 from pathlib import Path
 
 from training import options
+from training.flags import EVALUATE, LIST, PREDICT, SUMMARY, TRAIN
+from training.menu import run_menu
+from utils import BadRequest
 
 DESCRIPTION = "Train an image classifier, and report on its test split once, with the weights that validation selected."
 
 
-def main() -> int:
-    argv = sys.argv[1:]
+def main(argv: list[str] | None = None) -> int:
+    """Does what the command line asks for; without any flags, at a terminal, what the menu is asked for."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv and sys.stdin.isatty() and sys.stdout.isatty():
+        return run_menu(main)
     if not argv:
-        from utils import BadRequest
-
-        raise BadRequest("no flags given; for a first result: --dataset digits --epochs 20; all flags: --help")
+        raise BadRequest(
+            "no flags given; usage: main.py [flags]; for a first result: --dataset digits --epochs 20;"
+            " all flags: --help; at a terminal there is a menu"
+        )
     mode, settings, given = options.parse(argv, DESCRIPTION)
-    if mode == "list":
-        return list_models(settings.list_models)
-    if mode == "train":
+    if mode == TRAIN:
         found = options.check_data(settings, given)
         if settings.resume and options.finished(settings):
             print(f"{Path(settings.runs_dir) / settings.run_name}: finished already, see summary.json there")
@@ -27,29 +32,28 @@ def main() -> int:
         from training.run import run_training
 
         run_training(settings, found)
-    elif mode == "evaluate":
+    elif mode == EVALUATE:
         from training.use import run_evaluation
 
         run_evaluation(settings, given)
-    else:
+    elif mode == PREDICT:
         from training.use import run_prediction
 
         run_prediction(settings)
-    return 0
+    elif mode == LIST:
+        from training import catalogue
 
+        s = settings
+        catalogue.print_models(s.list_models or "*", s.dataset, s.data_path, s.img_size, s.in_chans)
+    elif mode == SUMMARY:
+        from training import catalogue
 
-def list_models(pattern: str | None) -> int:
-    import models
-    from utils import BadRequest
+        catalogue.print_summary(settings)
+    else:
+        found = options.check_data(settings, given)
+        from training.inspection import inspect_data
 
-    names = models.list_models(pattern or "*")
-    if not names:
-        raise BadRequest(
-            f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
-        )
-    print("\n".join(names))
-    if pattern is None:
-        print("and timm/NAME or torchvision/NAME: --list-models 'timm/*', --list-models 'torchvision/*'")
+        inspect_data(settings, found)
     return 0
 
 

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_datasets.registry import Dataset, Found
+from image_datasets.registry import Dataset, Found, imagenet_statistics
 from utils import BadRequest, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,7 @@ def load(found: Found, workers: int) -> Dataset:
         notes.append(
             "there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split"
         )
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if layout.grey:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    mean, std = imagenet_statistics(chans)
     if train.images is not None:
         mean, std = channel_statistics(train.images)
     return Dataset(

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils import BadRequest, suggestion
 
 if TYPE_CHECKING:
     from image_datasets.splits import Split
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_statistics(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel; of grey images, the mean of the three colours'."""
+    if in_chans == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
 
 
 @dataclass
@@ -55,6 +64,15 @@ class Dataset:
                   (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
         return replace(self, mean=mean, std=std, **splits)
 
+    def normalized(self, kind: str) -> Dataset:
+        """The same data set with the mean and deviation of its own images ("dataset"), of ImageNet's ("imagenet"), or
+        with 0.5 for both ("half"), which maps pixels to [-1, 1]."""
+        if kind == "dataset":
+            return self
+        half = ((0.5,) * self.in_chans,) * 2
+        mean, std = imagenet_statistics(self.in_chans) if kind == "imagenet" else half
+        return replace(self, mean=mean, std=std)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -70,19 +88,50 @@ class Found:
     has_val: bool = False
 
 
-# name -> (module with check(name, path, download, verify) -> Found and load(found, workers) -> Dataset, description)
+class Entry(NamedTuple):
+    """What is known of a data set before it is seen.
+
+    Attributes:
+        module: has check(name, path, download, verify) -> Found and load(found, workers) -> Dataset.
+        num_classes, side, in_chans: None where the folder tells, or where images differ in size.
+    """
+
+    module: str
+    description: str
+    num_classes: int | None = None
+    side: int | None = None
+    in_chans: int | None = None
+
+
 DATASETS = {
-    "cifar10": ("cifar", "60,000 images of 32 px, 10 classes (Krizhevsky 2009)"),
-    "cifar100": ("cifar", "60,000 images of 32 px, 100 classes (Krizhevsky 2009)"),
-    "digits": ("digits", "1,797 handwritten digits of 8 px, from scikit-learn; no download"),
-    "folder": ("folder", "any train/<class>/..., with optional val/ and test/"),
-    "imagenet1k": ("folder", "ILSVRC 2012 as train/<wnid>/... and val/<wnid>/..."),
-    "tiny-imagenet": ("folder", "tiny-imagenet-200 as distributed, 64 px, 200 classes"),
+    "cifar10": Entry("cifar", "60,000 images of 32 px, 10 classes (Krizhevsky 2009)", 10, 32, 3),
+    "cifar100": Entry("cifar", "60,000 images of 32 px, 100 classes (Krizhevsky 2009)", 100, 32, 3),
+    "digits": Entry("digits", "1,797 handwritten digits of 8 px, from scikit-learn; no download", 10, 8, 1),
+    "folder": Entry("folder", "any train/<class>/..., with optional val/ and test/"),
+    "imagenet1k": Entry("folder", "ILSVRC 2012 as train/<wnid>/... and val/<wnid>/...", 1000, None, 3),
+    "tiny-imagenet": Entry("folder", "tiny-imagenet-200 as distributed, 64 px, 200 classes", 200, 64, 3),
 }
 
 
 def list_datasets() -> dict[str, str]:
-    return {name: description for name, (_, description) in DATASETS.items()}
+    return {name: entry.description for name, entry in DATASETS.items()}
+
+
+def check_name(name: str) -> None:
+    """Raises BadRequest, with a suggestion, where `name` is no data set."""
+    if name not in DATASETS:
+        raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}")
+
+
+def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
+    """(classes, side of the images or None where they differ, channels), by looking into the folder only where the name
+    does not tell. Raises BadRequest like `check_dataset`."""
+    check_name(name)
+    entry = DATASETS[name]
+    if entry.num_classes is not None:
+        return entry.num_classes, entry.side, entry.in_chans
+    layout = check_dataset(name, path, download=False, verify=True).layout
+    return len(layout.class_names), layout.side, 1 if layout.grey else 3
 
 
 def check_dataset(name: str, path: str | None, download: bool, verify: bool) -> Found:
@@ -93,8 +142,7 @@ def check_dataset(name: str, path: str | None, download: bool, verify: bool) -> 
         download: missing archives may be fetched.
         verify: archives and files must have their published checksum.
     """
-    if name not in DATASETS:
-        raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}")
+    check_name(name)
     return _module(name).check(name, path, download=download, verify=verify)
 
 
@@ -104,4 +152,4 @@ def load_dataset(found: Found, workers: int = 0) -> Dataset:
 
 
 def _module(name: str):
-    return importlib.import_module(f"image_datasets.{DATASETS[name][0]}")
+    return importlib.import_module(f"image_datasets.{DATASETS[name].module}")

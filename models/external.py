@@ -60,7 +60,7 @@ def create_torchvision(
     except (TypeError, ValueError, AssertionError) as error:
         raise BadRequest(f"torchvision/{name} cannot be built for {img_size} px images: {error}") from None
     if in_chans != 3:
-        _replace_first_conv(model, in_chans)
+        replace_first_conv(model, in_chans)
     model.head_names = weights.find_head(model, num_classes)
     model.load_notes = []
     if pretrained:
@@ -71,7 +71,7 @@ def create_torchvision(
     return model
 
 
-def _replace_first_conv(model: nn.Module, in_chans: int) -> None:
+def replace_first_conv(model: nn.Module, in_chans: int) -> None:
     """torchvision has no argument for the number of input channels."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from utils import BadRequest
+
 Count = int  # a whole number from 1
 Fraction = float  # from 0 to below 1
 Positive = float  # above 0
@@ -19,10 +21,10 @@ STEMS = get_args(Stem)
 def choose_stem(stem: str, img_size: int) -> str:
     """The form that `stem` stands for: with "auto" the CIFAR form up to 64 px and the ImageNet form above.
 
-    Raises ValueError for a stem that is none of STEMS.
+    Raises BadRequest for a stem that is none of STEMS.
     """
     if stem not in STEMS:
-        raise ValueError(f"stem {stem!r} is none of {', '.join(STEMS)}")
+        raise BadRequest(f"stem {stem!r} is none of {', '.join(STEMS)}")
     if stem == "auto":
         return "cifar" if img_size <= 64 else "imagenet"
     return stem

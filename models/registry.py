@@ -12,10 +12,13 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.arguments import BASIC, Argument, read_arguments
 from utils import BadRequest, shorten, suggestion
 
 LIBRARIES = ("timm", "torchvision")
@@ -23,23 +26,35 @@ LIBRARIES = ("timm", "torchvision")
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One registered name. `parameters` are the names of its constructor's arguments."""
+    """One registered name.
+
+    Attributes:
+        arguments: what its constructor takes besides the number of classes, the image size and the channels.
+        paper: where the architecture was published.
+        pretrained: torchvision's name for the ImageNet weights that fit, such as "ResNet18_Weights".
+        img_size: the side of the images that it gets whatever the data set, in pixels; None: that of the data set's.
+    """
 
     name: str
     module: str
-    parameters: tuple[str, ...]
+    arguments: tuple[Argument, ...]
     year: int
     paper: str
-    pretrained: str | None = None  # torchvision's name for the ImageNet weights that fit, e.g. "ResNet18_Weights"
+    pretrained: str | None = None
+    img_size: int | None = None
+
+    def argument(self, name: str) -> Argument | None:
+        return next((argument for argument in self.arguments if argument.name == name), None)
 
 
 _CONSTRUCTORS: dict[str, tuple[ModelEntry, Callable]] = {}
 
 
-def register_model(*, year: int, paper: str, pretrained: str | None = None) -> Callable:
+def register_model(*, year: int, paper: str, pretrained: str | None = None, img_size: int | None = None) -> Callable:
     """Makes the decorated function, ``f(num_classes, img_size, in_chans, **config) -> nn.Module``, a model by its name.
 
-    The decorator's arguments must be literals: `list_models` reads them from the source text.
+    The arguments of this decorator must be literals, as they are read from the source text; see `ModelEntry`. The
+    function's own become flags, see models/arguments.py.
     """
 
     def register(function: Callable) -> Callable:
@@ -47,8 +62,9 @@ def register_model(*, year: int, paper: str, pretrained: str | None = None) -> C
         known = _CONSTRUCTORS.get(name)
         if known and known[0].module != function.__module__:
             raise ValueError(f"model {name!r} is registered by {known[0].module} already")
-        parameters = tuple(inspect.signature(function).parameters)
-        entry = ModelEntry(name, function.__module__, parameters, year, paper, pretrained)
+        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        arguments = read_arguments(node, ast.parse(inspect.getsource(sys.modules[function.__module__])))
+        entry = ModelEntry(name, function.__module__, arguments, year, paper, pretrained, img_size)
         _CONSTRUCTORS[name] = (entry, function)
         return function
 
@@ -59,14 +75,15 @@ def register_model(*, year: int, paper: str, pretrained: str | None = None) -> C
 def _entries_in_source() -> dict[str, ModelEntry]:
     entries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for node in module.body:
             if not isinstance(node, ast.FunctionDef):
                 continue
             for decorator in node.decorator_list:
                 if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "register_model":
                     facts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords}
-                    parameters = tuple(arg.arg for arg in node.args.args + node.args.kwonlyargs)
-                    entries[node.name] = ModelEntry(node.name, f"models.{path.stem}", parameters, **facts)
+                    arguments = read_arguments(node, module)
+                    entries[node.name] = ModelEntry(node.name, f"models.{path.stem}", arguments, **facts)
     return entries
 
 
@@ -103,6 +120,11 @@ def list_models(pattern: str = "*") -> list[str]:
 def find_model(name: str) -> ModelEntry | None:
     """What is known of one of this folder's models without importing it; None for a name with a library's prefix."""
     return _own_entries().get(name)
+
+
+def all_arguments() -> dict[str, Argument]:
+    """Every argument by name that any of this folder's models takes. A name means the same in all of them."""
+    return {argument.name: argument for entry in _own_entries().values() for argument in entry.arguments}
 
 
 def check_name(name: str) -> None:
@@ -145,12 +167,13 @@ def create_model(
     if name not in _CONSTRUCTORS:
         importlib.import_module(find_model(name).module)
     entry, function = _CONSTRUCTORS[name]
-    unknown = sorted(set(model_args) - set(entry.parameters))
+    takes = [argument.name for argument in entry.arguments]
+    unknown = sorted(set(model_args) - set(takes))
     if unknown:
-        raise BadRequest(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(entry.parameters)}")
+        raise BadRequest(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join([*BASIC, *takes])}")
     if pretrained and not entry.pretrained:
         raise BadRequest(f"there are no published weights for {name}: leave --pretrained out, or give --weights FILE")
-    if pretrained and "stem" in entry.parameters and model_args.get("stem", "auto") == "auto":
+    if pretrained and "stem" in takes and model_args.get("stem", "auto") == "auto":
         model_args["stem"] = "imagenet"  # the published weights fit no other
     model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
     model.head_names = weights.find_head(model, num_classes)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import choose_stem
+from models.layers import Stem, choose_stem
 from models.registry import register_model
 
 
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
         num_classes: int,
         img_size: int,
         in_chans: int,
-        stem: str = "auto",
+        stem: Stem = "auto",
         widths: tuple[int, ...] = (64, 128, 256, 512),
         pad_shortcut: bool = False,
     ):
@@ -139,27 +139,27 @@ class ResNet(nn.Module):
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet18_Weights")
-def resnet18(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+def resnet18(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet34_Weights")
-def resnet34(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+def resnet34(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
     return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet50_Weights")
-def resnet50(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+def resnet50(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet101_Weights")
-def resnet101(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+def resnet101(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
     return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet152_Weights")
-def resnet152(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> ResNet:
+def resnet152(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, img_size, in_chans, stem)
 
 

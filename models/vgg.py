@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.layers import choose_stem
+from models.layers import Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
 
@@ -31,7 +31,7 @@ class VGG(nn.Module):
             and one linear layer), or "auto": cifar up to 64 px.
     """
 
-    def __init__(self, depth: int, num_classes: int, img_size: int, in_chans: int, stem: str = "auto"):
+    def __init__(self, depth: int, num_classes: int, img_size: int, in_chans: int, stem: Stem = "auto"):
         super().__init__()
         if img_size < 32:
             raise BadRequest(f"vgg{depth} halves its input five times: {img_size} px is too small, use --img-size 32")
@@ -72,20 +72,20 @@ class VGG(nn.Module):
 
 
 @register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG11_BN_Weights")
-def vgg11(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+def vgg11(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
     return VGG(11, num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG13_BN_Weights")
-def vgg13(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+def vgg13(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
     return VGG(13, num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG16_BN_Weights")
-def vgg16(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+def vgg16(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
     return VGG(16, num_classes, img_size, in_chans, stem)
 
 
 @register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG19_BN_Weights")
-def vgg19(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: str = "auto") -> VGG:
+def vgg19(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
     return VGG(19, num_classes, img_size, in_chans, stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import warnings
 from pathlib import Path
@@ -12,12 +13,22 @@ from torch import nn
 
 from utils import BadRequest, shorten
 
+# Files that torchvision published keep the parameter names of the code of their time.
+OLD_TORCHVISION_NAMES = (
+    (r"\.mlp\.linear_1\.", ".mlp.0."),  # Vision Transformers
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
+    (r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),
+)
+
 
 def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
     """The names of the modules that give the logits.
 
-    timm says it; else it is the last linear layer or convolution, where that has `num_classes` outputs.
+    The model's attribute `head_names` or timm says it; else it is the last linear layer or convolution, where that has
+    `num_classes` outputs.
     """
+    if getattr(model, "head_names", None):
+        return tuple(model.head_names)
     named = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     names = named.get("classifier") if isinstance(named, dict) else None
     if names:
@@ -69,30 +80,19 @@ def read_checkpoint(path: Path) -> dict:
 def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:
     """Copies `state` into `model`. Returns what had to be changed, a sentence each.
 
-    A head with another number of classes keeps its fresh initialisation, and a first convolution for another number of
-    channels gets the summed or repeated filters. Anything else that does not fit raises BadRequest with the keys.
+    A head with another number of classes keeps its fresh initialisation, a first convolution for another number of
+    channels gets the summed or repeated filters, and position embeddings of another number of patches are interpolated.
+    Foreign parameter names are those that the model's method `convert_state_dict` understands, if it has one. Anything
+    else that does not fit raises BadRequest with the keys.
     """
     own = model.state_dict()
-    state = dict(state)
-    notes = []
-    for name in model.head_names:
-        key = f"{name}.weight"
-        if key in state and key in own and state[key].shape[0] != own[key].shape[0]:
-            old, new = state[key].shape[0], own[key].shape[0]
-            notes.append(f"head {name!r} replaced: {source} has {old} classes, this model {new}")
-            state.update({k: own[k] for k in (key, f"{name}.bias") if k in own})
-    for key, value in state.items():
-        if (
-            key in own
-            and value.ndim == own[key].ndim == 4
-            and value.shape[1] != own[key].shape[1]
-            and value.shape[1] == 3
-        ):
-            from timm.models import adapt_input_conv
-
-            state[key] = adapt_input_conv(own[key].shape[1], value)
-            notes.append(f"{key!r} adapted from 3 to {own[key].shape[1]} input channels")
-            break
+    if hasattr(model, "convert_state_dict"):
+        state = model.convert_state_dict(state)
+    state = {key if key in own else _current_name(key): value for key, value in state.items()}
+    for key in own:
+        if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack these counters
+            state.setdefault(key, own[key])
+    notes = [*_fit_heads(model, own, state, source), *_fit_input(own, state), *_fit_positions(model, own, state)]
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
     shapes = sorted(
@@ -106,8 +106,67 @@ def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[
             problems.append(f"{len(keys)} {title}: {shorten(keys, 3)}")
     if problems:
         raise BadRequest(f"{source}: weights of another model; keys {'; '.join(problems)}")
-    model.load_state_dict(state)
+    own.update(state)  # it carries the version numbers without which some models of torchvision refuse
+    model.load_state_dict(own)
     return notes
+
+
+def _current_name(key: str) -> str:
+    for pattern, name in OLD_TORCHVISION_NAMES:
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _fit_heads(model: nn.Module, own: dict, state: dict, source: str) -> list[str]:
+    notes = []
+    for name in model.head_names:
+        key = f"{name}.weight"
+        if key in state and key in own and state[key].shape[0] != own[key].shape[0]:
+            old, new = state[key].shape[0], own[key].shape[0]
+            notes.append(f"head {name!r} replaced: {source} has {old} classes, this model {new}")
+            state.update({k: own[k] for k in (key, f"{name}.bias") if k in own})
+    return notes
+
+
+def _fit_input(own: dict, state: dict) -> list[str]:
+    for key, value in state.items():
+        if (
+            key in own
+            and value.ndim == own[key].ndim == 4
+            and value.shape[1] != own[key].shape[1]
+            and value.shape[1] == 3
+        ):
+            from timm.models import adapt_input_conv
+
+            state[key] = adapt_input_conv(own[key].shape[1], value)
+            return [f"{key!r} adapted from 3 to {own[key].shape[1]} input channels"]
+    return []
+
+
+def _fit_positions(model: nn.Module, own: dict, state: dict) -> list[str]:
+    """Position embeddings (1, prefix tokens + patches, width) of Vision Transformers, ours, timm's or torchvision's."""
+    notes = []
+    for key, prefix_tokens in (
+        ("pos_embed", getattr(model, "num_prefix_tokens", 0)),
+        ("pos_embed", 0),  # some of timm's models add their prefix tokens later
+        ("encoder.pos_embedding", 1),
+    ):
+        shape, new_shape = (tuple(weights[key].shape) if key in weights else () for weights in (state, own))
+        if len(shape) != 3 or len(new_shape) != 3 or shape == new_shape or shape[::2] != new_shape[::2]:
+            continue
+        old, new = _grid_side(shape[1] - prefix_tokens), _grid_side(new_shape[1] - prefix_tokens)
+        if old and new:
+            from timm.layers import resample_abs_pos_embed
+
+            state[key] = resample_abs_pos_embed(state[key], [new, new], [old, old], prefix_tokens)
+            notes.append(f"{key!r} interpolated from {old}x{old} to {new}x{new} patches")
+    return notes
+
+
+def _grid_side(patches: int) -> int | None:
+    """None for a number that is no square."""
+    side = math.isqrt(max(0, patches))
+    return side if side**2 == patches else None
 
 
 def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:

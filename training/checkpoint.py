@@ -16,7 +16,7 @@ from training.metrics import Totals
 from training.optim import ModelEMA
 from utils import BadRequest, replacing
 
-FORMAT = 1
+FORMAT = 2  # 2: the settings hold all of the model's arguments
 
 
 @dataclass

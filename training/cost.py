@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils import BadRequest
 
 
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """All of them, or those that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trainable)
 
 
 def count_flops(model: nn.Module, img_size: int, in_chans: int, name: str) -> int:

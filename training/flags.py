@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_datasets import list_datasets
-from models.layers import STEMS
 
-TRAIN, EVALUATE, PREDICT, LIST = "train", "evaluate", "predict", "list"
+TRAIN, EVALUATE, PREDICT, LIST, SUMMARY, INSPECT = "train", "evaluate", "predict", "list", "summary", "inspect"
 EVERY_RUN = (TRAIN, EVALUATE)
+EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # of a data set's images
+EVERY_BUILDER = (TRAIN, SUMMARY)  # of a model
+EVERY_AUGMENTER = (TRAIN, INSPECT)
 
 
 def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
@@ -66,6 +68,14 @@ def milestones(text: str) -> list[int]:
     return epochs
 
 
+def key_value(text: str) -> tuple[str, str]:
+    """An argparse type: name=value."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
+    return key, value
+
+
 def plain_name(text: str) -> str:
     """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
     parts = text.split("/")
@@ -85,7 +95,7 @@ class Flag:
         negatable: a switch that also has a --no- form.
         modes: what main.py can be asked to do when this flag has an effect.
         may_change: a resumed run may be given another value, as its results do not depend on it.
-        nargs: as in argparse.
+        nargs: as in argparse; with "+" a flag that is given again adds to its values.
     """
 
     name: str
@@ -99,10 +109,12 @@ class Flag:
     modes: tuple[str, ...] = (TRAIN,)
     may_change: bool = False
     nargs: str | None = None
+    dest: str | None = None
 
     @property
     def key(self) -> str:
-        return self.name.replace("-", "_")
+        """Its name among the settings."""
+        return self.dest or self.name.replace("-", "_")
 
 
 FRACTION = number(float, 0, 1, open_high=True)
@@ -116,59 +128,76 @@ GROUPS: dict[str, list[Flag]] = {
              check=str, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
         Flag("predict", "print the five most probable classes of images: the checkpoint, then the image files",
              check=str, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
-        Flag("list-models", "print the names of models that match a pattern such as 'resnet*' or 'timm/vit*'",
+        Flag("list-models", "print a table of the models that match a pattern such as 'resnet*', their parameters and"
+             " FLOPs for --dataset; the names of timm's or torchvision's for 'timm/vit*', 'torchvision/*'",
              check=str, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
+        Flag("summary", "print the layers of --model, with shapes and parameters, as it is built for --dataset",
+             default=False, modes=(SUMMARY,)),
+        Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and draw 25"
+             " training images as they are augmented into this file", check=str, metavar="PNG", default_text="train",
+             modes=(INSPECT,)),
     ],
     "data": [
         Flag("dataset", f"name of the data set: {', '.join(list_datasets())}",
              check=str, metavar="NAME", default_text="cifar100 with --datapath, else digits",
-             modes=EVERY_RUN),
+             modes=(*EVERY_READER, LIST, SUMMARY)),
         Flag("data-path", "folder that holds the data set", check=str, metavar="PATH", aliases=("datapath",),
-             default_text="none; digits needs none", modes=EVERY_RUN, may_change=True),
-        Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_RUN,
+             default_text="none; digits needs none", modes=(*EVERY_READER, LIST, SUMMARY), may_change=True),
+        Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_READER,
              may_change=True),
         Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
-             " CIFAR, plain data only", default=True, negatable=True, modes=EVERY_RUN, may_change=True),
+             " CIFAR, plain data only", default=True, negatable=True, modes=EVERY_READER, may_change=True),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
-             metavar="PX", default_text="the data set's; 224 where its images differ in size"),
+             metavar="PX",
+             default_text="that of the data set; 224 where its images differ in size, and for some models",
+             modes=(*EVERY_BUILDER, LIST, INSPECT)),
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
-             metavar="N", default_text="the data set's"),
+             metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT)),
+        Flag("normalization", "mean and deviation that pixels are normalised with: those of the dataset's training"
+             " images, of imagenet's, or half: both 0.5", check=one_of("dataset", "imagenet", "half"), metavar="KIND",
+             default_text="dataset; imagenet with --pretrained", modes=EVERY_AUGMENTER),
         Flag("val-fraction", "share of the training images that selects the checkpoint; 0: train on all of them and"
              " report the last epoch", check=FRACTION, metavar="F",
-             default_text="0.1; a data set's own validation split, where it has that besides a test split"),
+             default_text="0.1; a data set's own validation split, where it has that besides a test split",
+             modes=EVERY_AUGMENTER),
         Flag("train-fraction", "share of the remaining training images to use; smaller shares lie within larger ones",
-             default=1.0, check=number(float, 0, 1, open_low=True), metavar="F"),
+             default=1.0, check=number(float, 0, 1, open_low=True), metavar="F", modes=EVERY_AUGMENTER),
         Flag("num-workers", "processes (threads, for sets kept in memory) that decode image files",
-             check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8", modes=EVERY_RUN,
-             may_change=True),
+             check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
+             modes=EVERY_READER, may_change=True),
     ],
     "augmentation (of training images only)": [
         Flag("augmentation", "mixing of images: none, cutmix, mixup, or cutmix+mixup (either, by chance)",
-             default="none", check=one_of("none", "cutmix", "mixup", "cutmix+mixup"), metavar="KIND"),
+             default="none", check=one_of("none", "cutmix", "mixup", "cutmix+mixup"), metavar="KIND",
+             modes=EVERY_AUGMENTER),
         Flag("cutmix-alpha", "CutMix draws the kept share from Beta(alpha, alpha)", default=1.0, check=POSITIVE,
-             metavar="A"),
+             metavar="A", modes=EVERY_AUGMENTER),
         Flag("mixup-alpha", "MixUp draws the kept share from Beta(alpha, alpha)", default=0.8, check=POSITIVE,
-             metavar="A"),
-        Flag("mix-prob", "probability that a batch is mixed", default=1.0, check=PROBABILITY, metavar="P"),
-        Flag("rand", "RandAugment, random resized crops and random erasing", default=False),
+             metavar="A", modes=EVERY_AUGMENTER),
+        Flag("mix-prob", "probability that a batch is mixed", default=1.0, check=PROBABILITY, metavar="P",
+             modes=EVERY_AUGMENTER),
+        Flag("rand", "RandAugment, random resized crops and random erasing", default=False, modes=EVERY_AUGMENTER),
         Flag("crop", "pad: random crop after padding with black; resized: random area and aspect ratio; none",
              check=one_of("pad", "resized", "none"), metavar="KIND",
-             default_text="pad; resized for large images or with --rand"),
+             default_text="pad; resized for large images or with --rand", modes=EVERY_AUGMENTER),
         Flag("crop-padding", "padding of --crop pad, in pixels", check=number(int, 0, 512), metavar="PX",
-             default_text="an eighth of the image's side"),
+             default_text="an eighth of the image's side", modes=EVERY_AUGMENTER),
         Flag("flip", "mirror images left-right at random", negatable=True,
-             default_text="on, but for digits"),
+             default_text="on, but for digits", modes=EVERY_AUGMENTER),
         Flag("random-erasing", "probability of erasing a random rectangle of an image", check=PROBABILITY, metavar="P",
-             default_text="0; 0.25 with --rand"),
+             default_text="0; 0.25 with --rand", modes=EVERY_AUGMENTER),
     ],
     "model": [
         Flag("model", "name of the model, from --list-models, or timm/NAME or torchvision/NAME", default="resnet18",
-             check=str, metavar="NAME", modes=EVERY_RUN),
-        Flag("stem", "first layers: cifar (3x3, no pooling), imagenet (7x7 with pooling), auto (by image size)",
-             default="auto", check=one_of(*STEMS), metavar="KIND"),
+             check=str, metavar="NAME", modes=(TRAIN, EVALUATE, SUMMARY)),
+        Flag("model-arg", "arguments of the model's constructor that have no flag; values are Python's",
+             check=key_value, metavar="NAME=VALUE", dest="model_args", nargs="+", default_text="none",
+             modes=EVERY_BUILDER),
         Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
         Flag("weights", "start from this checkpoint or state dict; a head for other classes is replaced", check=str,
              metavar="FILE", default_text="random initialisation"),
+        Flag("freeze", "what is not trained: none, or backbone: all but the head, in evaluation mode", default="none",
+             check=one_of("none", "backbone"), metavar="WHAT"),
     ],
     "optimisation": [
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
@@ -179,12 +208,16 @@ GROUPS: dict[str, list[Flag]] = {
              check=str.lower, metavar="NAME"),
         Flag("lr", "peak learning rate, per step of the optimiser", check=POSITIVE, metavar="LR",
              default_text="0.1 for sgd, 0.001 for others"),
+        Flag("head-lr", "peak learning rate of the head, where it differs from --lr", check=POSITIVE, metavar="LR",
+             default_text="--lr"),
+        Flag("layer-decay", "factor of the learning rate from each layer to the one below it, 1 at the head",
+             check=number(float, 0, 1, open_low=True), metavar="F", default_text="no decay"),
         Flag("momentum", "momentum of sgd and of those of timm's optimisers that have one", default=0.9,
              check=FRACTION, metavar="M"),
         Flag("nesterov", "Nesterov momentum, with sgd", default=False),
-        Flag("weight-decay", "L2 penalty (decoupled in adamw), not on biases and normalisation",
+        Flag("weight-decay", "L2 penalty (decoupled in adamw), not on biases, normalisation and position embeddings",
              check=number(float, 0), metavar="WD", default_text="0.0005 for sgd, 0.05 for adamw, else 0"),
-        Flag("decay-all", "weight decay on biases and normalisation too", default=False),
+        Flag("decay-all", "weight decay on these too", default=False),
         Flag("clip-grad", "scale gradients down to this global L2 norm", check=POSITIVE, metavar="NORM",
              default_text="no clipping"),
         Flag("schedule", "learning rate over the epochs: cosine, step, multistep or constant", default="cosine",
@@ -200,6 +233,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("min-lr", "learning rate that no schedule goes below", default=0.0, check=number(float, 0), metavar="LR"),
         Flag("ema", "also keep an exponential moving average of the weights, with this decay per step", check=FRACTION,
              metavar="DECAY", default_text="none"),
+        Flag("select-by", "the best epoch is that with the highest validation top1, map (mean average precision), f1"
+             " (macro-averaged), or with the lowest loss", default="top1", check=one_of("top1", "map", "f1", "loss"),
+             metavar="METRIC"),
     ],
     "loss": [
         Flag("loss", "CE: cross-entropy; BCE: binary cross-entropy of each class, summed over classes", default="CE",
@@ -221,7 +257,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
         Flag("deterministic", "insist on deterministic algorithms on GPUs too, at some cost in speed", default=False),
         Flag("seed", "seed of every random draw: split, initialisation, order, augmentation, dropout", default=0,
-             check=number(int, 0, 2**31 - 1), metavar="N"),
+             check=number(int, 0, 2**31 - 1), metavar="N", modes=EVERY_AUGMENTER),
     ],
     "run directory and tracking": [
         Flag("run-name", "name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",
@@ -254,6 +290,13 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
+    (
+        "select_by",
+        lambda s: s.val_fraction != 0,
+        "without a validation split (--val-fraction 0) the last epoch is reported",
+    ),
+    ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
+    ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
     ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),

@@ -15,9 +15,11 @@ from torch import nn
 
 from data_transform import Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from training import metrics
 from training.checkpoint import RunState
 from training.losses import Criterion
 from training.metrics import Totals
+from training.optim import train_mode
 from training.tracking import Progress
 from utils import RunFailed, derive_seed
 
@@ -54,22 +56,25 @@ def train_epoch(
     """Trains from where `state` is to the end of its epoch. Returns the epoch's loss, top1 and top5.
 
     Args:
-        forward: the model in `state`, possibly compiled.
+        forward: the model in `state`, possibly compiled. A model with several heads (DeiT's distillation token) gives a
+            tuple of logits: the loss is the mean of the heads', and they answer by the mean of their logits.
 
     Raises RunFailed, naming epoch and step, where the loss is not finite.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     device, dtype = batches.device, PRECISIONS[recipe.precision]
     sizes, last = batches.sizes, len(batches.sizes) - 1
-    model.train()
+    train_mode(model)
     for images, targets in batches.epoch(state.epoch, start=state.batch):
         batch = state.batch
         # Mixing and dropout draw from here on, whatever was drawn before.
         torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
         images, targets = recipe.mix(images, targets)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = forward(images)
-            loss = recipe.criterion(logits.float(), targets)
+            outputs = forward(images)
+            heads = outputs if isinstance(outputs, tuple) else (outputs,)
+            losses = [recipe.criterion(logits.float(), targets) for logits in heads]
+        loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
 
         group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
         share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
@@ -80,7 +85,7 @@ def train_epoch(
         if state.batch % recipe.accumulate == 0 or batch == last:
             lr = recipe.learning_rate(state.step)
             for param_group in optimizer.param_groups:
-                param_group["lr"] = lr
+                param_group["lr"] = lr * param_group["lr_scale"]
             if scaler is not None:
                 scaler.unscale_(optimizer)
             if recipe.clip_grad is not None:
@@ -95,8 +100,9 @@ def train_epoch(
                 state.ema.update(model, state.step)
             state.step += 1
 
+        logits = outputs if len(heads) == 1 else torch.stack(heads).mean(0)
         state.totals.add(loss.detach(), logits.detach(), targets, batch)
-        progress.step(len(images), state.totals, lr=optimizer.param_groups[0]["lr"])
+        progress.step(len(images), state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
         if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device
             _check_finite(state)
     _check_finite(state)
@@ -146,6 +152,7 @@ def train(
     num_classes: int,
     progress: Progress,
     save: Callable[[bool], None],
+    select_by: str = "top1",
 ) -> None:
     """Trains `state` up to `epochs`: after each one validates, adds a row to the history, and saves.
 
@@ -153,6 +160,7 @@ def train(
 
     Args:
         save: called with True when the epoch is the best so far.
+        select_by: the validation metric of the best epoch, "top1", "map", "f1" or "loss".
     """
     mixed = "agreement_" if recipe.mix.mixers else ""
     while state.epoch < epochs:
@@ -161,7 +169,7 @@ def train(
         means = train_epoch(state, forward, train_batches, recipe, progress)
         row = {
             "epoch": state.epoch + 1,
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": recipe.learning_rate(state.step - 1),
             "train_loss": means["loss"],
             f"train_{mixed}top1": means["top1"],
             f"train_{mixed}top5": means["top5"],
@@ -173,7 +181,7 @@ def train(
                     model.eval()
                     # Only the raw model is compiled; the averaged one is not worth a second compilation.
                     call = forward if weights == "raw" else model
-                    means, _ = evaluate(call, val_batches, num_classes, recipe.precision)
+                    means = _validate(call, val_batches, num_classes, recipe.precision, select_by)
                     prefix = "val_" if weights == "raw" else "val_ema_"
                     row.update({prefix + name: value for name, value in means.items()})
                     scores[weights] = means
@@ -182,7 +190,7 @@ def train(
         state.history.append(row)
         state.epoch += 1
         state.batch = 0
-        is_best = _update_best(state, scores)
+        is_best = _update_best(state, scores, select_by)
         state.train_seconds += time.perf_counter() - began
         save(is_best)
         progress.end_epoch(row, is_best)
@@ -204,14 +212,34 @@ def _check_scores(scores: dict[str, dict], epoch: int) -> None:
             )
 
 
-def _update_best(state: RunState, scores: dict[str, dict]) -> bool:
-    """Keeps the epoch and weights with the highest validation top-1, at a tie the lower loss; True if this is it."""
+def _validate(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    batches: EvalBatches,
+    num_classes: int,
+    precision: str,
+    select_by: str,
+) -> dict[str, float | None]:
+    """Loss, top1, top5, and the metric that selects, where it is none of these."""
+    needs_logits = select_by in ("map", "f1")
+    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits)
+    if needs_logits:
+        targets = torch.from_numpy(batches.split.targets)
+        means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
+    return means
+
+
+def _update_best(state: RunState, scores: dict[str, dict], select_by: str) -> bool:
+    """Keeps the epoch and weights with the best score, at a tie the lower validation loss; True if this is it."""
     if not scores:
         state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
         return True
-    weights = max(scores, key=lambda name: (scores[name]["top1"], -scores[name]["loss"]))
-    score = [scores[weights]["top1"], -scores[weights]["loss"]]
-    if state.best and state.best["score"] >= score:
+
+    def rank(weights: str) -> list[float]:
+        means = scores[weights]
+        return [-means["loss"]] if select_by == "loss" else [means[select_by], -means["loss"]]
+
+    weights = max(scores, key=rank)
+    if state.best and state.best["score"] >= rank(weights):
         return False
-    state.best = {"epoch": state.epoch, "weights": weights, "score": score}
+    state.best = {"epoch": state.epoch, "weights": weights, "score": rank(weights)}
     return True

@@ -64,21 +64,37 @@ def report(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) 
     probabilities = logits.softmax(1)
     answers = logits.argmax(1)
     confusion = tm.multiclass_confusion_matrix(answers, targets, num_classes=k)
-    count = confusion.sum(1)
-    present = count > 0
-    per_class = {
-        "precision": tm.multiclass_precision(answers, targets, num_classes=k, average="none"),
-        "recall": tm.multiclass_recall(answers, targets, num_classes=k, average="none"),
-        "f1": tm.multiclass_f1_score(answers, targets, num_classes=k, average="none"),
-        "map": tm.multiclass_average_precision(probabilities, targets, num_classes=k, average="none"),
-    }
-    recall = per_class["recall"].tolist()
+    present = confusion.sum(1) > 0
+    recall = _of_classes("recall", logits, targets, k).tolist()
     return {
         "top1": (answers == targets).double().mean().item(),
         "top5": (logits.topk(5).indices == targets[:, None]).any(1).double().mean().item() if k > 5 else None,
         "loss": torch.nn.functional.cross_entropy(logits.double(), targets).item(),
-        **{name: values[present].double().mean().item() for name, values in per_class.items()},
+        **{name: mean_of_classes(name, logits, targets, k) for name in ("precision", "recall", "f1", "map")},
         "ece": tm.multiclass_calibration_error(probabilities, targets, num_classes=k, n_bins=ECE_BINS).item(),
         "per_class_accuracy": {name: recall[i] if present[i] else None for i, name in enumerate(class_names)},
         "confusion": confusion,
     }
+
+
+def mean_of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_classes: int) -> float:
+    """The mean over the classes that have images of "precision", "recall", "f1" or "map" (average precision).
+
+    Args:
+        logits: (N, num_classes) on the CPU; targets: class indices (N,).
+    """
+    present = torch.bincount(targets, minlength=num_classes) > 0
+    return _of_classes(name, logits, targets, num_classes)[present].double().mean().item()
+
+
+def _of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+    from torchmetrics.functional import classification as tm
+
+    functions = {
+        "precision": tm.multiclass_precision,
+        "recall": tm.multiclass_recall,
+        "f1": tm.multiclass_f1_score,
+        "map": tm.multiclass_average_precision,
+    }
+    answers = logits.float().softmax(1) if name == "map" else logits.argmax(1)
+    return functions[name](answers, targets, num_classes=num_classes, average="none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import torch
 from torch import nn
@@ -11,22 +12,83 @@ from torch import nn
 from utils import BadRequest
 
 
-def make_optimizer(
-    model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, nesterov: bool, decay_all: bool
-) -> torch.optim.Optimizer:
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    decay_all: bool = False,
+    layer_decay: float | None = None,
+    head_scale: float = 1.0,
+) -> list[dict]:
+    """The trainable parameters in groups of one weight decay and one "lr_scale", the factor of the learning rate.
+
+    Biases and the parameters of normalisation layers (all with one dimension) get no weight decay, nor does what the
+    model names in `no_weight_decay()` (class tokens and position embeddings), unless `decay_all`.
+
+    Args:
+        layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
+        head_scale: factor for the head, the modules in `model.head_names`.
+    """
+    without_decay = set() if decay_all or not hasattr(model, "no_weight_decay") else set(model.no_weight_decay())
+    head = tuple(f"{name}." for name in model.head_names)
+    scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
+    if layer_decay is not None:
+        layers = _layer_numbers(model)
+        scales = {name: layer_decay ** (max(layers.values()) - layers[name]) for name in scales}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = decay_all or (parameter.ndim > 1 and name not in without_decay)
+            scale = head_scale if name.startswith(head) else scales[name]
+            groups.setdefault((weight_decay if decays else 0.0, scale), []).append(parameter)
+    return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
+
+
+def _layer_numbers(model: nn.Module) -> dict[str, int]:
+    """The layer of each parameter by name, from 0 at the input; the head's is the highest.
+
+    Where the model does not say it by timm's protocol, each block that has a number in its name is a layer.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if hasattr(model, "group_matcher"):
+        from timm.models import group_parameters
+
+        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    else:
+        layers, blocks, number = {}, {}, 0
+        for name in names:
+            if block := re.match(r".*?[._]\d+(?=\.)", name):
+                number = blocks.setdefault(block[0], len(blocks) + 1)
+            layers[name] = number
+    head = tuple(f"{name}." for name in model.head_names)
+    top = max(layers[name] for name in names if not name.startswith(head))
+    return {name: top + 1 if name.startswith(head) else layers[name] for name in names}
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leaves only the head (the modules in `model.head_names`) trainable."""
+    head = tuple(f"{name}." for name in model.head_names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(head))
+
+
+def train_mode(model: nn.Module) -> None:
+    """`model.train()`, but modules that are frozen as a whole stay in evaluation mode: no dropout, and batch
+    normalisation with the statistics that came with the weights."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
     """sgd, adam and adamw are torch's, fused where it has that; any other name is timm's of that name.
     Raises BadRequest for one that cannot be used on this machine.
 
-    Biases and the parameters of normalisation layers (all with one dimension) get no weight decay unless `decay_all`.
+    Args:
+        groups: of `parameter_groups`.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [p for p in trainable if p.ndim > 1 or decay_all]
-    vectors = [p for p in trainable if not (p.ndim > 1 or decay_all)]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    trainable = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
@@ -37,7 +99,7 @@ def make_optimizer(
     from timm.optim import create_optimizer_v2
 
     try:
-        return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum)
     except Exception as error:  # some need packages or devices that are not here
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
 

@@ -13,10 +13,17 @@ from typing import Any, NoReturn
 
 import image_datasets
 import models
-from training.flags import EVALUATE, FLAGS, GROUPS, LIST, NEEDS, PREDICT, TRAIN, Flag
+from training import model_flags
+from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from utils import BadRequest, read_json, suggestion
 
-MODE_FLAGS = {EVALUATE: "evaluate", PREDICT: "predict", LIST: "list-models"}
+MODE_FLAGS = {
+    EVALUATE: "evaluate",
+    PREDICT: "predict",
+    LIST: "list-models",
+    SUMMARY: "summary",
+    INSPECT: "inspect-data",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,12 +31,17 @@ class _Parser(argparse.ArgumentParser):
         raise BadRequest(message.removeprefix("argument "))
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """A parser of every flag. Flags that are not given are absent from its result: defaults come in `parse`."""
+def build_parser(description: str, model: str) -> argparse.ArgumentParser:
+    """A parser of every flag. Flags that are not given are absent from its result: defaults come in `parse`.
+
+    Its help shows the flags of the architecture `model`; those of the others are known too, so that they can be refused
+    with the reason.
+    """
     parser = _Parser(
         usage="%(prog)s [flags]",
         description=description,
-        epilog="Hyphens and underscores are the same: --batch-size is --batch_size.",
+        epilog="Hyphens and underscores are the same: --batch-size is --batch_size. --model NAME --help shows the flags"
+        " of that architecture.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
@@ -37,15 +49,33 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
-            names = [f"--{name}" for name in (flag.name, *flag.aliases)]
-            text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%")
-            if flag.check is None:
-                action = argparse.BooleanOptionalAction if flag.negatable else "store_true"
-                group.add_argument(*names, help=text, dest=flag.key, action=action)
-            else:
-                group.add_argument(*names, help=text, dest=flag.key, type=flag.check, metavar=flag.metavar,
-                                   nargs=flag.nargs)  # fmt: skip
+            _add(group, flag, visible=True)
+        if title == "model":
+            own = model_flags.flags_of(model)
+            group = parser.add_argument_group(f"architecture ({model})") if own else parser
+            for key, flag in {**model_flags.flags_of(None), **own}.items():
+                _add(group, flag, visible=key in own)
     return parser
+
+
+def _add(group, flag: Flag, visible: bool) -> None:
+    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
+    text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%") if visible else argparse.SUPPRESS
+    if flag.check is None:
+        action = argparse.BooleanOptionalAction if flag.negatable else "store_true"
+        group.add_argument(*names, help=text, dest=flag.key, action=action)
+    else:
+        action = "extend" if flag.nargs == "+" else "store"
+        group.add_argument(*names, help=text, dest=flag.key, action=action, type=flag.check, metavar=flag.metavar,
+                           nargs=flag.nargs)  # fmt: skip
+
+
+def _named_model(argv: list[str]) -> str:
+    """The model whose flags --help is to show."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="?", default=FLAGS["model"].default)
+    model = parser.parse_known_args(argv)[0].model
+    return model or FLAGS["model"].default
 
 
 def _default_text(flag: Flag) -> str:
@@ -71,8 +101,9 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
     Settings hold a value for every flag, None where only the data will tell. For a resumed run they are the stored
     ones of that run.
     """
-    parser = build_parser(description)
-    namespace, unknown = parser.parse_known_args(with_hyphens(argv))
+    argv = with_hyphens(argv)
+    parser = build_parser(description, _named_model(argv))
+    namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         names = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].split("=")[0]
@@ -81,18 +112,27 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
         raise BadRequest(f"{word!r} belongs to no flag")
     given = vars(namespace)
     mode = _mode(given)
+    known = {**model_flags.flags_of(None), **FLAGS}
     for key in given:
-        if mode not in FLAGS[key].modes:
-            raise BadRequest(f"--{FLAGS[key].name} has no effect with --{MODE_FLAGS[mode]}")
+        if mode not in known[key].modes:
+            raise BadRequest(f"--{known[key].name} has no effect with --{MODE_FLAGS[mode]}")
     settings = SimpleNamespace(**{key: flag.default for key, flag in FLAGS.items()})
-    vars(settings).update(given)
+    vars(settings).update({key: value for key, value in given.items() if key in FLAGS})
+    if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
+        settings.dataset = "cifar100" if settings.data_path is not None else "digits"
     if mode == TRAIN:
         if settings.resume:
             _take_up(settings, given)
+        _check_model(settings, given)
         _check_training(settings, given)
+    elif mode == SUMMARY:
+        _check_model(settings, given)
     elif mode in (EVALUATE, PREDICT):
         _check_use(settings)
-    if mode != LIST:
+    elif mode == INSPECT:
+        _check_augmentation(settings)
+        check_output_file("--inspect-data", settings.inspect_data)
+    if mode not in (LIST, SUMMARY):
         _check_hardware(settings, given)
     for key, has_effect, reason in NEEDS:
         if key in given and not has_effect(settings):
@@ -107,22 +147,24 @@ def _mode(given: dict[str, Any]) -> str:
     return asked[0] if asked else TRAIN
 
 
-def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Fills in the defaults that follow from other flags, and refuses what contradicts or has no effect."""
-    if s.dataset is None:
-        s.dataset = "cifar100" if s.data_path is not None else "digits"
+def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Checks the name and its architecture's flags, and settles the arguments of its constructor."""
     models.check_name(s.model)
+    if not s.resume:
+        s.model_args = model_flags.settle(s.model, given)
     entry = models.find_model(s.model)
-    if "stem" in given and (entry is None or "stem" not in entry.parameters):
-        raise BadRequest(f"--stem has no effect: {s.model} has one kind of stem only")
-    if s.pretrained and s.weights:
-        raise BadRequest("--pretrained and --weights contradict each other: give one of them")
     if s.pretrained and entry is not None and not entry.pretrained:
         raise BadRequest(f"--pretrained: there are no published weights for {s.model}; --weights FILE takes others")
-    if s.pretrained and s.stem == "cifar":
-        raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
-    if s.pretrained and entry is not None and "stem" in entry.parameters:
-        s.stem = "imagenet"
+    if s.pretrained and "stem" in s.model_args:
+        if s.model_args["stem"] == "cifar":
+            raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
+        s.model_args["stem"] = "imagenet"
+
+
+def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Fills in the defaults that follow from other flags, and refuses what contradicts or has no effect."""
+    if s.pretrained and s.weights:
+        raise BadRequest("--pretrained and --weights contradict each other: give one of them")
     if s.weights and not s.resume and not Path(s.weights).is_file():
         raise BadRequest(f"--weights {s.weights}: no such file")
     _check_optimizer(s.optimizer, given)
@@ -146,11 +188,26 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.milestones = s.milestones or sorted({max(1, round(share * s.epochs)) for share in (0.3, 0.6, 0.8)})
         if "milestones" in given and s.milestones[-1] >= s.epochs:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
-    if s.random_erasing is None:
-        s.random_erasing = 0.25 if s.rand else 0.0
+    _check_augmentation(s)
     if s.run_name is None:
         s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
     check_run_directory(Path(s.runs_dir) / s.run_name, s.resume, s.overwrite, needed=s.weights)
+
+
+def _check_augmentation(s: SimpleNamespace) -> None:
+    if s.random_erasing is None:
+        s.random_erasing = 0.25 if s.rand else 0.0
+    if s.normalization is None:
+        s.normalization = "imagenet" if s.pretrained else "dataset"
+
+
+def check_output_file(flag: str, name: str) -> None:
+    """Raises BadRequest where a picture cannot be written to the file `name`."""
+    path = Path(name)
+    if path.suffix != ".png":
+        raise BadRequest(f"{flag} {name}: the name of a picture ends in .png")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise BadRequest(f"{flag} {name}: cannot be written there")
 
 
 def _check_optimizer(name: str, given: dict[str, Any]) -> None:
@@ -191,6 +248,17 @@ def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
         s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def image_size(given: int | None, model: str, side: int | None) -> int:
+    """The side of the images that a model gets, in pixels.
+
+    Args:
+        given: by --img-size; it wins, then what the architecture is made for.
+        side: that of the data set's images, None where they differ.
+    """
+    entry = models.find_model(model)
+    return given or (entry.img_size if entry else None) or side or 224
 
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
@@ -242,14 +310,22 @@ def _take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.run_name is None:
         raise BadRequest("--resume needs --run-name: which run is to be continued?")
     stored = read_run_settings(Path(s.runs_dir) / s.run_name)
+    built_with = stored.get("model_args") or {}
+    asked = model_flags.settle(stored["model"], given)
+    of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
+    changed = {key: (asked[key], built_with.get(key)) for key in of_model}
     for key, value in given.items():
-        if not FLAGS[key].may_change and key != "run_name" and key in stored and stored[key] != value:
-            name = FLAGS[key].name
-            raise BadRequest(f"--{name} {value}: the run to be resumed has --{name} {stored[key]}; start another run")
+        if key in stored and key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
+            changed[key] = (value, stored[key])
+    for key, (new, old) in changed.items():
+        if new != old:
+            name = key.replace("_", "-")
+            raise BadRequest(f"--{name} {new}: the run to be resumed has --{name} {old}; start another run")
     # --device and --gpu name the same thing: a new one replaces either.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
     vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in (*given, "runs_dir")})
+    s.model_args = built_with
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""curves.png and confusion.png."""
+"""The pictures: curves, confusion matrix, samples of a data set."""
 
 from __future__ import annotations
 
@@ -132,4 +132,22 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     notes.text(0, 0.99, text or "nothing is confused", va="top", fontsize=9, linespacing=1.6, color="#1f2937",
                transform=notes.transAxes)  # fmt: skip
     figure.suptitle(f"{title} (per cent of each true class)", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    _save(figure, path)
+
+
+def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) -> None:
+    """A square grid of images with a title each.
+
+    Args:
+        images: (N, H, W, C) from 0 to 1, grey or colour.
+    """
+    side = int(np.ceil(len(images) ** 0.5))
+    figure = _figure(figsize=(1.7 * side, 1.9 * side + 0.4))
+    grid = figure.subplots(side, side, squeeze=False)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for axis, image, text in zip(grid.flat, images, titles, strict=False):
+        axis.imshow(image, cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(text.replace(" + ", "\n+ "), fontsize=7)
+    figure.suptitle(title)
     _save(figure, path)

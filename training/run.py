@@ -20,13 +20,13 @@ from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTr
 from image_datasets.registry import Dataset, Found
 from image_datasets.splits import Split, split_train
 from models import weights as model_weights
-from training import checkpoint, cost, processes, results
+from training import checkpoint, cost, options, processes, results
 from training.checkpoint import RunState
 from training.flags import FLAGS, TRAIN
 from training.loop import Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
-from training.optim import ModelEMA, learning_rate, make_optimizer
+from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups
 from training.run_directory import RunDirectory
 from training.tracking import Progress, Wandb, say
 from utils import BadRequest, derive_seed, human
@@ -70,14 +70,18 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
 def _run_training(s: SimpleNamespace, found: Found) -> None:
     device, precision = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    data = _load_data(s, found)
+    data = load_data(s, found)
     continued = s.resume and directory.last.is_file()
     model = _build_model(s, data, with_weights=not continued)
+    if s.freeze == "backbone":
+        if not model.head_names:
+            raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
+        freeze_backbone(model)
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
     model = model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
     state = RunState(
         model,
-        make_optimizer(model, s.optimizer, s.lr, s.weight_decay, s.momentum, s.nesterov, s.decay_all),
+        _make_optimizer(s, model),
         Totals(len(data.dataset.class_names), device),
         ema=None if s.ema is None else ModelEMA(model, s.ema),
         scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
@@ -85,7 +89,10 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
     if continued:
         checkpoint.resume(state, directory.last)
     _print_overview(s, data, model, flops, device, precision)
-    train_batches, val_batches = _make_batches(s, data, device)
+    train_batches = make_train_batches(s, data, device)
+    val_batches = None
+    if data.val is not None:
+        val_batches = EvalBatches(data.val, workers=s.num_workers, **_batch_arguments(s, data, device))
     if 1 in train_batches.sizes:
         cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
     recipe = _make_recipe(s, data, precision, len(train_batches.sizes))
@@ -112,7 +119,16 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
     progress = Progress("agreement" if recipe.mix.mixers else "top-1")
     try:
         train(
-            state, forward, train_batches, val_batches, recipe, s.epochs, len(data.dataset.class_names), progress, save
+            state,
+            forward,
+            train_batches,
+            val_batches,
+            recipe,
+            s.epochs,
+            len(data.dataset.class_names),
+            progress,
+            save,
+            s.select_by,
         )
         directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         summary = _score_and_report(s, data, directory, state, device, precision, flops)
@@ -128,12 +144,13 @@ def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
     return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
 
 
-def _load_data(s: SimpleNamespace, found: Found) -> Data:
+def load_data(s: SimpleNamespace, found: Found) -> Data:
     """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
+    dataset = dataset.normalized(s.normalization)
     s.in_chans = dataset.in_chans
-    s.img_size = s.img_size or dataset.side or 224
+    s.img_size = options.image_size(s.img_size, s.model, dataset.side)
     if s.flip is None:
         s.flip = dataset.flip
     if s.crop is None:
@@ -157,14 +174,13 @@ def _load_data(s: SimpleNamespace, found: Found) -> Data:
 def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
     """With `with_weights` it starts from what --pretrained or --weights name; a continued run has its own."""
     torch.manual_seed(derive_seed(s.seed, "init"))
-    model_args = {"stem": s.stem} if s.stem != "auto" else {}
     model = models.create_model(
         s.model,
         len(data.dataset.class_names),
         data.img_size,
         data.dataset.in_chans,
         s.pretrained and with_weights,
-        **model_args,
+        **s.model_args,
     )
     notes = list(model.load_notes)
     if s.weights and with_weights:
@@ -175,24 +191,35 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
     return model
 
 
-def _make_batches(s: SimpleNamespace, data: Data, device: torch.device):
-    dataset = data.dataset
+def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimizer:
+    head_scale = 1.0 if s.head_lr is None else s.head_lr / s.lr
+    groups = parameter_groups(model, s.weight_decay, s.decay_all, s.layer_decay, head_scale)
+    return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
+
+
+def make_train_batches(
+    s: SimpleNamespace, data: Data, device: torch.device
+) -> ResidentTrainBatches | StreamedTrainBatches:
     augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
-    common = {"img_size": data.img_size, "mean": dataset.mean, "std": dataset.std, "device": device,
-              "batch_size": s.batch_size}  # fmt: skip
+    common = {**_batch_arguments(s, data, device), "seed": s.seed}
     if data.resident:
-        train_batches = ResidentTrainBatches(data.train, augment, seed=s.seed, **common)
-    else:
-        train_batches = StreamedTrainBatches(data.train, augment, seed=s.seed, workers=s.num_workers, **common)
-    val = None if data.val is None else EvalBatches(data.val, workers=s.num_workers, **common)
-    return train_batches, val
+        return ResidentTrainBatches(data.train, augment, **common)
+    return StreamedTrainBatches(data.train, augment, workers=s.num_workers, **common)
+
+
+def _batch_arguments(s: SimpleNamespace, data: Data, device: torch.device) -> dict[str, Any]:
+    return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
+            "batch_size": s.batch_size}  # fmt: skip
+
+
+def make_mix(s: SimpleNamespace, data: Data) -> Mix:
+    return Mix(s.augmentation, len(data.dataset.class_names), s.cutmix_alpha, s.mixup_alpha, s.mix_prob)
 
 
 def _make_recipe(s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int) -> Recipe:
-    num_classes = len(data.dataset.class_names)
     return Recipe(
-        criterion=make_criterion(s.loss, num_classes, s.label_smoothing, s.bce_target_threshold),
-        mix=Mix(s.augmentation, num_classes, s.cutmix_alpha, s.mixup_alpha, s.mix_prob),
+        criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
+        mix=make_mix(s, data),
         learning_rate=functools.partial(
             learning_rate,
             steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
@@ -223,7 +250,9 @@ def _print_overview(
 ) -> None:
     dataset = data.dataset
     colour = "colour" if dataset.in_chans == 3 else "grey"
-    say(f"model         {s.model}: {cost.count_parameters(model):,} parameters, {human(flops)}FLOPs per image")
+    params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
+    say(f"model         {s.model}: {params:,} parameters{'' if trained == params else f' ({trained:,} trained)'},"
+        f" {human(flops)}FLOPs per image")  # fmt: skip
     say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.img_size} px"
         f"{'' if dataset.side in (None, data.img_size) else f' (from {dataset.side} px)'},"
         f" {'kept on the device' if data.resident else f'streamed by {s.num_workers} processes'}")  # fmt: skip
@@ -246,14 +275,14 @@ def _score_and_report(
     flops: int,
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
-    test_batches = EvalBatches(
-        data.dataset.test, data.img_size, data.dataset.mean, data.dataset.std, device, s.batch_size, s.num_workers
-    )
+    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **_batch_arguments(s, data, device))
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,
         "selected_on": data.selected_on,
+        "selected_by": s.select_by if state.best.get("score") else None,
         "params": cost.count_parameters(state.model),
+        "trained_params": cost.count_parameters(state.model, trainable=True),
         "flops": flops,
         "epochs": s.epochs,
         "best_epoch": state.best["epoch"],

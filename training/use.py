@@ -27,13 +27,12 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
     stored = content["settings"]
     if given_model is not None and given_model != stored["model"]:
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
-    model_args = {} if stored["stem"] == "auto" else {"stem": stored["stem"]}
     model = models.create_model(
         stored["model"],
         len(content["class_names"]),
         content["img_size"],
         content["in_chans"],
-        **model_args,
+        **stored["model_args"],
     )
     try:
         model.load_state_dict(checkpoint.selected_weights(content))
@@ -90,6 +89,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     facts = {
         "split": dataset.test_name,
         "selected_on": content["selected_on"],
+        "selected_by": stored["select_by"] if content["best"].get("score") else None,
         "params": cost.count_parameters(model),
         "flops": flops,
         "epochs": stored["epochs"],

@@ -37,3 +37,11 @@ def with_lively_statistics(model: nn.Module, low: float, high: float) -> nn.Modu
             nn.init.uniform_(module.weight, low, high)
             nn.init.normal_(module.bias, 0, 0.1)
     return model.eval()
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """In eval mode, with every parameter away from its initial value: none can be exchanged or left out unseen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model.eval()

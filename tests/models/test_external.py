@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 import models
+from models import weights
 from utils import BadRequest
 
 
@@ -122,3 +123,30 @@ def test_pretrained_weights_are_fitted_to_other_classes_and_channels_and_it_is_s
     with torch.no_grad():
         expected = reference.features(grey.expand(2, 3, 32, 32))
         torch.testing.assert_close(model.features(grey), expected, rtol=1e-4, atol=1e-4)
+
+
+def published_in_old_names(name: str) -> dict[str, torch.Tensor]:
+    """A random state dict as torchvision's files have it: of the code of their time, and without metadata."""
+    state = torchvision.models.get_model(name).state_dict()
+    for new, old in ((".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2."), (".norm1.", ".norm.1."),
+                     (".norm2.", ".norm.2."), (".conv1.", ".conv.1."), (".conv2.", ".conv.2.")):  # fmt: skip
+        state = {key.replace(new, old) if "layer" in key else key: value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mnasnet0_5", "vgg11_bn"])
+def test_files_of_older_versions_of_torchvision_are_understood(name, monkeypatch):
+    with torch.device("meta"):
+        state = published_in_old_names(name)
+        monkeypatch.setattr(weights, "torchvision_weights", lambda enum_name: state)
+        model = models.create_model(f"torchvision/{name}", 1000, 32, pretrained=True)
+    assert model.load_notes == []
+
+
+def test_pretrained_vision_transformers_take_other_image_sizes(monkeypatch):
+    with torch.device("meta"):
+        state = published_in_old_names("vit_b_16")
+        monkeypatch.setattr(weights, "torchvision_weights", lambda enum_name: state)
+        model = models.create_model("torchvision/vit_b_16", 1000, 384, pretrained=True)
+        assert model(torch.empty(1, 3, 384, 384)).shape == (1, 1000)
+    assert model.load_notes == ["'encoder.pos_embedding' interpolated from 14x14 to 24x24 patches"]

@@ -8,6 +8,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -86,6 +87,71 @@ def test_a_missing_an_unknown_and_a_misshapen_weight_are_named_and_nothing_is_lo
     assert "1 unknown: extra" in message
     assert "1 of another shape: layer1.0.conv1.weight (16, 16, 1, 1) instead of (16, 16, 3, 3)" in message
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+def test_counters_that_old_files_lack_are_not_missed():
+    source, target = small_model(seed=1), small_model(seed=2)
+    state = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert weights.load(target, state, "a.pth") == []
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(source.eval()(images), target.eval()(images))
+
+
+def test_a_state_dict_is_not_changed_by_loading_it():
+    state = models.create_model("vit_tiny", 10, 32, 3, depth=1).state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    target = models.create_model("vit_tiny", 7, 48, 1, patch_size=4, depth=1)
+    assert len(weights.load(target, state, "a.pth")) == 3
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[key], value) for key, value in before.items())
+
+
+def test_a_model_says_itself_what_its_heads_are():
+    model = nn.Sequential(nn.Linear(4, 10), nn.Linear(4, 10))
+    assert weights.find_head(model, 10) == ("1",)
+    model.head_names = ["0", "1"]
+    assert weights.find_head(model, 10) == ("0", "1")
+
+
+# ------------------------------------------------------------------------------------------------- position embeddings
+
+
+@pytest.mark.parametrize(
+    ("name", "img_size", "notes"),
+    [
+        ("timm/vit_tiny_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
+        ("timm/deit_tiny_distilled_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
+        ("timm/deit3_small_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),  # without a prefix
+        ("timm/cait_xxs24_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
+        ("torchvision/vit_b_16", 96, ["'encoder.pos_embedding' interpolated from 2x2 to 6x6 patches"]),
+        ("timm/vit_tiny_patch16_224", 32, []),
+    ],
+)
+def test_position_embeddings_of_the_libraries_models_are_fitted_to_the_image_size(name, img_size, notes):
+    with torch.device("meta"):
+        state = models.create_model(name, 10, 32).state_dict()
+        assert weights.load(models.create_model(name, 10, img_size), state, "a.pth") == notes
+
+
+def test_interpolated_position_embeddings_are_timms_and_the_class_token_keeps_its_own():
+    torch.manual_seed(0)
+    source = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1)
+    target = models.create_model("timm/vit_tiny_patch16_224", 1000, 96, depth=1)
+    weights.load(target, source.state_dict(), "a.pth")
+    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+    source.set_input_size(img_size=96)
+    torch.testing.assert_close(target.pos_embed, source.pos_embed)
+
+
+def test_position_embeddings_that_are_no_square_grid_or_of_another_width_are_refused():
+    with torch.device("meta"):
+        state = models.create_model("vit_tiny", 10, 32, depth=1).state_dict()
+        target = models.create_model("vit_tiny", 10, 48, depth=1, patch_size=4)
+        for shape in ((1, 64, 192), (1, 1, 192), (1, 65, 96), (2, 65, 192), (65, 192)):
+            state["pos_embed"] = torch.empty(shape)
+            with pytest.raises(BadRequest) as caught:
+                weights.load(target, state, "a.pth")
+            assert f"1 of another shape: pos_embed {shape} instead of (1, 145, 192)" in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

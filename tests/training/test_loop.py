@@ -11,7 +11,7 @@ from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches
 from image_datasets.splits import Split
 from training.checkpoint import RunState
-from training.loop import Recipe, evaluate, train_epoch
+from training.loop import Recipe, _update_best, evaluate, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.tracking import Progress
@@ -32,7 +32,12 @@ def make_batches(count: int, batch_size: int) -> ResidentTrainBatches:
 def make_state(momentum: float = 0.0) -> RunState:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh(), nn.Linear(8, K))
-    return RunState(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum), Totals(K, CPU))
+    return state_of(model, momentum)
+
+
+def state_of(model: nn.Module, momentum: float = 0.0, scale: float = 1.0) -> RunState:
+    groups = [{"params": list(model.parameters()), "lr_scale": scale}]
+    return RunState(model, torch.optim.SGD(groups, lr=0.1, momentum=momentum), Totals(K, CPU))
 
 
 def make_recipe(**changes) -> Recipe:
@@ -65,12 +70,64 @@ def test_gradients_are_clipped_to_the_norm():
 
 
 def test_the_learning_rate_is_that_of_the_optimiser_step():
-    seen = []
+    """Three steps whose rates are powers of a thousand: each moves the weights by its own."""
     state = make_state()
-    run_epoch(
-        state, make_batches(20, 4), make_recipe(accumulate=2, learning_rate=lambda step: seen.append(step) or 0.1)
-    )
-    assert seen == [0, 1, 2] and state.step == 3
+    run_epoch(state, make_batches(20, 4), make_recipe(accumulate=2, learning_rate=lambda step: 0.1 * 1000.0**-step))
+    assert state.step == 3
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 1000.0**-2)
+
+
+def test_a_groups_learning_rate_is_scaled():
+    states = [make_state(), state_of(make_state().model, scale=0.25)]
+    start = make_state().model.state_dict()
+    run_epoch(states[0], make_batches(4, 4), make_recipe(learning_rate=lambda step: 0.1))
+    run_epoch(states[1], make_batches(4, 4), make_recipe(learning_rate=lambda step: 0.4))
+    assert not torch.equal(states[0].model[1].weight, start["1.weight"])
+    for p, q in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+class TwoHeads(nn.Module):
+    """Gives the logits of both heads, as a DeiT with a distillation token does while training."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads = nn.ModuleList(nn.Linear(3 * SIDE * SIDE, K) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(head(x.flatten(1)) for head in self.heads)
+
+
+def test_both_heads_of_a_model_are_trained_on_the_mean_of_their_losses():
+    state, batches = state_of(TwoHeads()), make_batches(8, 8)
+    images, targets = next(iter(batches.epoch(0)))
+    reference = TwoHeads()
+    first, second = reference(images)
+    loss = (nn.functional.cross_entropy(first, targets) + nn.functional.cross_entropy(second, targets)) / 2
+    loss.backward()
+    means = run_epoch(state, batches, make_recipe())
+    assert means["loss"] == pytest.approx(loss.item())
+    assert means["top1"] == pytest.approx(float((((first + second) / 2).argmax(1) == targets).float().mean()))
+    for p, q in zip(state.model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(p, q - 0.1 * q.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("top1", 1), ("loss", 2), ("map", 3), ("f1", 0)])
+def test_the_best_epoch_is_that_of_the_metric_that_is_asked_for(select_by, best):
+    """Four epochs, each the best by another metric."""
+    scores = [
+        {"loss": 2.0, "top1": 0.5, "map": 0.5, "f1": 0.9},
+        {"loss": 2.0, "top1": 0.9, "map": 0.5, "f1": 0.5},
+        {"loss": 0.2, "top1": 0.5, "map": 0.5, "f1": 0.5},
+        {"loss": 2.0, "top1": 0.5, "map": 0.9, "f1": 0.5},
+    ]
+    state, chosen = make_state(), None
+    for epoch, means in enumerate(scores):
+        state.epoch = epoch
+        if _update_best(state, {"raw": means}, select_by):
+            chosen = epoch
+    assert chosen == best == state.best["epoch"]
 
 
 def test_an_epoch_continued_at_a_batch_ends_with_the_same_bits():

@@ -1,0 +1,142 @@
+"""DeiT (Touvron et al., "Training data-efficient image transformers & distillation through attention",
+arXiv:2012.12877).
+
+deit_tiny and deit_small are the Vision Transformers of table 1, built by models/vit.py. The distilled ones (section 4)
+have a distillation token beside the class token, with a head of its own that learns from a teacher's answers. They take
+patch embedding, blocks and class token from `VisionTransformer`; tokens, heads and the forward pass are written out
+here. Parameter names are those of timm's VisionTransformerDistilled.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.layers import Count, Fraction, Positive
+from models.registry import register_model
+from models.vit import VisionTransformer
+
+
+class DistilledVisionTransformer(VisionTransformer):
+    """(N, in_chans, img_size, img_size) -> (N, num_classes): the mean of both heads' logits (section 4, "Classification
+    with our approach"). In train mode the two are returned apart: (class logits, distillation logits).
+
+    Args:
+        patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
+            8x8 patches.
+        embed_dim: width of the tokens.
+        depth: number of Transformer blocks.
+        num_heads: attention heads in a block.
+        mlp_ratio: hidden units of a block's MLP as a multiple of the width of the tokens.
+        dropout: dropout after the position embeddings and after every linear layer of a block but that of queries, keys
+            and values (pos_drop and proj_drop in timm).
+        drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
+    """
+
+    head_names = ("head", "head_dist")
+
+    def __init__(
+        self,
+        num_classes: int,
+        img_size: int,
+        in_chans: int,
+        patch_size: int | None,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__(
+            num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
+        )
+        self.num_prefix_tokens = 2
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.pos_embed.shape[1] + 1, embed_dim))
+        self.head_dist = nn.Linear(embed_dim, num_classes)
+
+        for weight in (self.dist_token, self.pos_embed, self.head_dist.weight):
+            nn.init.trunc_normal_(weight, std=0.02)
+        nn.init.zeros_(self.head_dist.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        x = self.patch_embed(x)  # (N, patches, embed_dim)
+        tokens = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token)]
+        x = torch.cat([*tokens, x], dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        x = self.norm(self.blocks(x))
+        logits, dist_logits = self.head(x[:, 0]), self.head_dist(x[:, 1])
+        return (logits, dist_logits) if self.training else (logits + dist_logits) / 2
+
+
+@register_model(year=2020, paper="arXiv:2012.12877")
+def deit_tiny(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 192,
+    depth: Count = 12,
+    num_heads: Count = 3,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> VisionTransformer:
+    return VisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
+    )
+
+
+@register_model(year=2020, paper="arXiv:2012.12877")
+def deit_small(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 384,
+    depth: Count = 12,
+    num_heads: Count = 6,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> VisionTransformer:
+    return VisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
+    )
+
+
+@register_model(year=2020, paper="arXiv:2012.12877")
+def deit_tiny_distill(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 192,
+    depth: Count = 12,
+    num_heads: Count = 3,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> DistilledVisionTransformer:
+    return DistilledVisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
+    )
+
+
+@register_model(year=2020, paper="arXiv:2012.12877")
+def deit_small_distill(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 384,
+    depth: Count = 12,
+    num_heads: Count = 6,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> DistilledVisionTransformer:
+    return DistilledVisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
+    )

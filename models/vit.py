@@ -1,0 +1,314 @@
+"""Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929, section 3.1).
+
+An image is cut into square patches; each becomes a token by a linear map, a learnt position embedding is added, and
+the tokens pass pre-norm Transformer blocks. Parameter names and initialisation are those of timm; torchvision's names
+are understood on loading. vit_b_16, vit_b_32 and vit_l_16 are table 1's Base and Large; Tiny and Small are those of
+DeiT (arXiv:2012.12877, table 1).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from models.layers import Count, Fraction, Positive
+from models.registry import register_model
+from utils import BadRequest
+
+Pool = Literal["token", "mean"]
+
+LARGEST_CHOSEN_GRID = 32  # patches on a side: attention over more than 1,024 of them has to be asked for
+
+# torchvision's parameter names (mlp.linear_1 and mlp.linear_2 in the files it published) -> ours
+TORCHVISION_NAMES = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.head\.", "head."),
+)
+
+
+def nearby_multiples(value: int, step: int) -> str:
+    """The multiples of `step` around `value` as text, such as "48 or 64"."""
+    below = value // step * step
+    return f"{below} or {below + step}" if below else str(step)
+
+
+def choose_patch_size(img_size: int) -> int:
+    """16 from 128 px up; below, the divisor of the side that gives about 8x8 patches: 4 at 32 px, 8 at 64 px."""
+    if img_size >= 128:
+        return 16
+    divisors = [size for size in range(img_size, 0, -1) if img_size % size == 0]
+    patch_size = min(divisors, key=lambda size: abs(size - img_size / 8))
+    grid = img_size // patch_size
+    if grid > LARGEST_CHOSEN_GRID:
+        raise BadRequest(
+            f"no patch size cuts {img_size} px images into about 8x8 patches: use --img-size "
+            f"{nearby_multiples(img_size, 8)} (or --patch-size {patch_size} for {grid}x{grid} patches)"
+        )
+    return patch_size
+
+
+class PatchEmbed(nn.Module):
+    """Equation 1's linear map of flattened patches, as a convolution.
+
+    (N, in_chans, H, W) -> (N, H/patch_size * W/patch_size, embed_dim).
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (appendix A). (N, tokens, dim) -> (N, tokens, dim)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(n, tokens, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, dim / heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(n, tokens, dim)
+        return self.proj_drop(self.proj(x))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them. (N, tokens, dim) -> (N, tokens, dim)."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop2 = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Equations 2 and 3: attention and MLP, each after a LayerNorm and beside a shortcut, which alone is left where
+    stochastic depth (Huang et al., arXiv:1603.09382) drops the branch. (N, tokens, dim) -> (N, tokens, dim)."""
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, dropout)
+        self.drop_path1 = StochasticDepth(drop_path, "row")
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, hidden_dim, dropout)
+        self.drop_path2 = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class VisionTransformer(nn.Module):
+    """(N, in_chans, img_size, img_size) -> (N, num_classes).
+
+    Args:
+        patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
+            8x8 patches.
+        embed_dim: width of the tokens.
+        depth: number of Transformer blocks.
+        num_heads: attention heads in a block.
+        mlp_ratio: hidden units of a block's MLP as a multiple of the width of the tokens.
+        dropout: dropout after the position embeddings and after every linear layer of a block but that of queries, keys
+            and values (the paper's appendix B.1; pos_drop and proj_drop in timm).
+        drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
+        pool: what the head reads: "token", a class token, or "mean", the mean of the patches (without a class token).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        img_size: int,
+        in_chans: int,
+        patch_size: int | None = None,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        pool: str = "token",
+    ):
+        super().__init__()
+        patch_size = patch_size or choose_patch_size(img_size)
+        if img_size % patch_size:
+            sizes = nearby_multiples(img_size, patch_size)
+            raise BadRequest(f"patches of {patch_size} px do not divide {img_size} px images: use --img-size {sizes}")
+        if embed_dim % num_heads:
+            widths = nearby_multiples(embed_dim, num_heads)
+            raise BadRequest(f"{num_heads} heads cannot share a width of {embed_dim} evenly: use --embed-dim {widths}")
+        hidden_dim = int(mlp_ratio * embed_dim)
+        if hidden_dim == 0:
+            raise BadRequest(f"{mlp_ratio:g} times the width {embed_dim} is no hidden unit: use a larger --mlp-ratio")
+        if pool not in get_args(Pool):
+            raise BadRequest(f"pool {pool!r} is none of {', '.join(get_args(Pool))}")
+
+        num_patches = (img_size // patch_size) ** 2
+        self.num_prefix_tokens = 1 if pool == "token" else 0
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "token" else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + num_patches, embed_dim))
+        self.pos_drop = nn.Dropout(dropout)
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, hidden_dim, dropout, rate) for rate in rates))
+        # The mean is normalised after it is taken, as in timm.
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "token" else nn.Identity()
+        self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "mean" else nn.Identity()
+        self.head = nn.Linear(embed_dim, num_classes)
+
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        x = self.norm(self.blocks(x))
+        x = x.mean(dim=1) if self.cls_token is None else x[:, 0]
+        return self.head(self.fc_norm(x))
+
+    def convert_state_dict(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`state` with this class's names where it has those of torchvision's VisionTransformer, else as it is."""
+        if "encoder.pos_embedding" not in state:
+            return state
+        converted = {}
+        for key, value in state.items():
+            for pattern, name in TORCHVISION_NAMES:
+                key = re.sub(pattern, name, key)
+            converted[key] = value
+        return converted
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay besides biases and norms, by timm's protocol."""
+        return {"pos_embed", "cls_token", "dist_token"}
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Which parameters lie at which depth, by timm's protocol: stem, each block (the last with the norm), head."""
+        return {
+            "stem": r"^cls_token|dist_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+
+@register_model(year=2020, paper="arXiv:2010.11929")
+def vit_scratch(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 768,
+    depth: Count = 12,
+    num_heads: Count = 12,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.1,
+    drop_path: Fraction = 0.0,
+    pool: Pool = "token",
+) -> VisionTransformer:
+    return VisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
+    )
+
+
+@register_model(year=2020, paper="arXiv:2010.11929")
+def vit_tiny(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 192,
+    depth: Count = 12,
+    num_heads: Count = 3,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+    pool: Pool = "token",
+) -> VisionTransformer:
+    return VisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
+    )
+
+
+@register_model(year=2020, paper="arXiv:2010.11929")
+def vit_small(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    patch_size: Count | None = None,
+    embed_dim: Count = 384,
+    depth: Count = 12,
+    num_heads: Count = 6,
+    mlp_ratio: Positive = 4.0,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+    pool: Pool = "token",
+) -> VisionTransformer:
+    return VisionTransformer(
+        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
+    )
+
+
+@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_B_16_Weights", img_size=224)
+def vit_b_16(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> VisionTransformer:
+    return VisionTransformer(num_classes, img_size, in_chans, 16, 768, 12, 12, dropout=dropout, drop_path=drop_path)
+
+
+@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_B_32_Weights", img_size=224)
+def vit_b_32(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> VisionTransformer:
+    return VisionTransformer(num_classes, img_size, in_chans, 32, 768, 12, 12, dropout=dropout, drop_path=drop_path)
+
+
+@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_L_16_Weights", img_size=224)
+def vit_l_16(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    dropout: Fraction = 0.0,
+    drop_path: Fraction = 0.0,
+) -> VisionTransformer:
+    return VisionTransformer(num_classes, img_size, in_chans, 16, 1024, 24, 16, dropout=dropout, drop_path=drop_path)

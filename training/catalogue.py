@@ -1,0 +1,94 @@
+"""What there is to train: the table of models, and the layers of one of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+import image_datasets
+import models
+from training import cost, options
+from utils import BadRequest, human
+
+
+def build(name: str, num_classes: int, img_size: int, in_chans: int, **model_args: Any) -> tuple[nn.Module, int]:
+    """(a model, its FLOPs per image). Where it can be it is built without memory for its weights, in no time.
+
+    Raises BadRequest where it does not work with such images.
+    """
+
+    def create() -> tuple[nn.Module, int]:
+        model = models.create_model(name, num_classes, img_size, in_chans, **model_args)
+        return model, cost.count_flops(model, img_size, in_chans, name)
+
+    try:
+        with torch.device("meta"):
+            return create()
+    except Exception:  # some constructors compute with tensors, and some models look at what they compute
+        return create()
+
+
+def print_models(
+    pattern: str, dataset: str | None, data_path: str | None, img_size: int | None, in_chans: int | None
+) -> None:
+    """A table of this suite's models that match: parameters and FLOPs per image as they are built for the data set,
+    year and paper. Of timm's and torchvision's, of which there are over a thousand, the names alone.
+
+    Raises BadRequest where none matches.
+    """
+    names = models.list_models(pattern)
+    if not names:
+        raise BadRequest(
+            f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
+        )
+    if models.find_model(names[0]) is None:
+        given = {"dataset": dataset, "data-path": data_path, "img-size": img_size, "in-chans": in_chans}
+        for flag, value in given.items():
+            if value is not None:
+                raise BadRequest(f"--{flag} has no effect: of timm's and torchvision's models the names are listed,"
+                                 " --summary --model shows one of them")  # fmt: skip
+        print("\n".join(names))
+        return
+    dataset = dataset or ("folder" if data_path else "cifar100")
+    num_classes, side, chans = image_datasets.describe(dataset, data_path)
+    chans = in_chans or chans
+    print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
+    for name in names:
+        entry = models.find_model(name)
+        size = options.image_size(img_size, name, side)
+        try:
+            model, flops = build(name, num_classes, size, chans)
+            costs = f"{cost.count_parameters(model):>12,}  {human(flops).strip():>8}"
+        except BadRequest:
+            costs = f"{'not for this size':>22}"
+        print(f"{name:20}  {size:>4}  {costs}  {entry.year}  {entry.paper}", flush=True)
+    print(f"for {dataset}: {num_classes} classes, {'grey' if chans == 1 else 'colour'}; another data set: --dataset;"
+          " FLOPs: a multiplication and an addition are two")  # fmt: skip
+    print("and timm/NAME or torchvision/NAME: --list-models 'timm/*', --list-models 'torchvision/*'")
+
+
+def print_summary(s: SimpleNamespace) -> None:
+    """The layers of a model with the shapes of their outputs and their parameters."""
+    try:
+        import torchinfo
+    except ImportError:
+        raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
+    num_classes, side, chans = image_datasets.describe(s.dataset, s.data_path)
+    chans = s.in_chans or chans
+    size = options.image_size(s.img_size, s.model, side)
+    model, flops = build(s.model, num_classes, size, chans, **s.model_args)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    table = torchinfo.summary(model, input_data=torch.zeros(1, chans, size, size, device=device), device=device,
+                              verbose=0, depth=4, col_names=("output_size", "num_params"),
+                              row_settings=("var_names",))  # fmt: skip
+    # Not its mult-adds and megabytes: they leave out what is no layer of its own, such as attention's parameters.
+    print(str(table).partition("Total params:")[0], end="")
+    params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
+    print(f"{s.model} for {s.dataset}: {num_classes} classes, {'grey' if chans == 1 else 'colour'} images of {size} px")
+    if s.model_args:
+        print(f"arguments: {', '.join(f'{name}={value}' for name, value in s.model_args.items())}")
+    print(f"Total params: {params:,}{'' if trained == params else f' ({trained:,} trained)'}")
+    print(f"{human(flops)}FLOPs per image, a multiplication and an addition counting as two")

@@ -1,0 +1,85 @@
+"""Flags that belong to some architectures only: made from what their constructors take."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from typing import Any
+
+import models
+from models.arguments import BASIC, Argument
+from training.flags import COUNT, EVERY_BUILDER, FLAGS, FRACTION, POSITIVE, Flag, one_of
+from utils import BadRequest, shorten
+
+CHECKS = {"Count": COUNT, "Fraction": FRACTION, "Positive": POSITIVE}
+
+
+def flags_of(model: str | None) -> dict[str, Flag]:
+    """The flags of one architecture by the argument's name, or those of all together with None. Models of timm and
+    torchvision have none: --model-arg reaches their arguments."""
+    entry = None if model is None else models.find_model(model)
+    arguments = models.all_arguments() if model is None else {a.name: a for a in entry.arguments} if entry else {}
+    return {name: _flag(argument) for name, argument in arguments.items() if argument.kind != "other"}
+
+
+def _flag(argument: Argument) -> Flag:
+    check = one_of(*argument.choices) if argument.kind == "Literal" else CHECKS.get(argument.kind)
+    text = argument.help.rstrip(".") or f"the constructor's argument {argument.name}"
+    if not all(choice in text for choice in argument.choices):
+        text += f": {', '.join(argument.choices)}"
+    return Flag(argument.name.replace("_", "-"), text, default=argument.default, check=check,
+                metavar="WORD" if argument.choices else None if check is None else "N" if check is COUNT else "X",
+                default_text="by image size", negatable=check is None, modes=EVERY_BUILDER)  # fmt: skip
+
+
+def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of the model's constructor by name: the defaults, and in their place those that were given as flags
+    or by --model-arg. Of timm's and torchvision's models only those that were given are known.
+
+    Raises BadRequest, naming the flag, for what the model does not take.
+    """
+    entry = models.find_model(model)
+    own = {argument.name: argument for argument in entry.arguments} if entry else {}
+    settled = {name: argument.default for name, argument in own.items()}
+    for key in given:
+        if key in FLAGS:
+            continue
+        if key not in own:
+            raise BadRequest(f"--{key.replace('_', '-')} has no effect: {_refusal(model, key, entry is None)}")
+        settled[key] = given[key]
+    seen = set()
+    for key, text in given.get("model_args", []):
+        if key in BASIC:
+            raise BadRequest(f"--model-arg {key}: the data set, --img-size and --in-chans say that")
+        if key in given or key in seen:
+            raise BadRequest(f"--model-arg {key}: given twice")
+        if entry and key not in own:
+            takes = f"it takes {', '.join(own)}" if own else "it takes none"
+            raise BadRequest(f"--model-arg {key}: {model} has no such argument; {takes}")
+        settled[key] = _value(text, own.get(key))
+        seen.add(key)
+    # Lists for tuples: that is how they come back from settings.json.
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settled.items()}
+
+
+def _refusal(model: str, key: str, library: bool) -> str:
+    owners = [name for name in models.list_models() if models.find_model(name).argument(key)]
+    if library:
+        return f"it belongs to models of this suite; --model-arg reaches the arguments of {model}"
+    return f"{model} has no such argument; it belongs to {shorten(owners)}"
+
+
+def _value(text: str, argument: Argument | None) -> Any:
+    """`text` as the value of an argument, checked like its flag where it has one."""
+    flag = None if argument is None or argument.kind == "other" else _flag(argument)
+    try:
+        if flag is not None and flag.check is not None:
+            return flag.check(text)
+        value = ast.literal_eval(text.capitalize() if text in ("true", "false", "none") else text)
+    except argparse.ArgumentTypeError as error:
+        raise BadRequest(f"--model-arg {argument.name}: {error}") from None
+    except (ValueError, SyntaxError):
+        value = text
+    if argument is not None and argument.kind == "bool" and not isinstance(value, bool):
+        raise BadRequest(f"--model-arg {argument.name}: {text!r} is neither true nor false")
+    return value
