@@ -137,6 +137,8 @@ class MobileViTBlock(nn.Module):
             width = dim
             self.conv_1x1 = nn.Conv2d(chans, dim, 1, bias=False)
             self.norm = nn.LayerNorm(dim)
+        if width % heads:
+            raise BadRequest(f"{heads} heads cannot share a width of {width} evenly: use multiples of {heads} in dims")
         self.encoder = nn.Sequential(*(EncoderLayer(width, heads, dropout) for _ in range(depth)))
         self.conv_proj = ConvNormAct(dim, chans, 1)
         self.conv_fusion = ConvNormAct(2 * chans, chans, 3)
@@ -168,19 +170,22 @@ class MobileViT(nn.Module):
 
     def __init__(
         self,
-        dims: tuple[int, int, int],
-        channels: tuple[int, int, int, int, int, int, int],
+        dims: tuple[int, ...],
+        channels: tuple[int, ...],
         num_classes: int,
         img_size: int,
         in_chans: int,
         stem: Stem = "auto",
         tokens: Tokens = "patch",
         dropout: Fraction = 0.0,
-        depths: tuple[int, int, int] = (2, 4, 3),
+        depths: tuple[int, ...] = (2, 4, 3),
     ):
         super().__init__()
         if tokens not in ("patch", "pixel"):
             raise BadRequest(f"tokens {tokens!r} is none of patch, pixel")
+        for name, values, count in (("dims", dims, 3), ("channels", channels, 7), ("depths", depths, 3)):
+            if len(values) != count:
+                raise BadRequest(f"{name} has {len(values)} numbers, a MobileViT takes {count}")
         stride = 1 if choose_stem(stem, img_size) == "cifar" else 2
         c0, c1, c2, c3, c4, c5, c6 = channels
         self.stem = ConvNormAct(in_chans, c0, 3, stride)
@@ -216,9 +221,11 @@ def mobilevit_xxs(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
+    dims: tuple[int, ...] = (32, 64, 80),
+    channels: tuple[int, ...] = (16, 16, 24, 48, 64, 80, 320),
+    depths: tuple[int, ...] = (2, 4, 3),
 ) -> MobileViT:
-    channels = (16, 16, 24, 48, 64, 80, 320)
-    return MobileViT((32, 64, 80), channels, num_classes, img_size, in_chans, stem, tokens, dropout)
+    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
 
 
 @register_model(year=2021, paper="arXiv:2110.02178")
@@ -229,9 +236,11 @@ def mobilevit_xs(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
+    dims: tuple[int, ...] = (64, 80, 96),
+    channels: tuple[int, ...] = (16, 32, 48, 64, 80, 96, 384),
+    depths: tuple[int, ...] = (2, 4, 3),
 ) -> MobileViT:
-    channels = (16, 32, 48, 64, 80, 96, 384)
-    return MobileViT((64, 80, 96), channels, num_classes, img_size, in_chans, stem, tokens, dropout)
+    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
 
 
 @register_model(year=2021, paper="arXiv:2110.02178")
@@ -242,6 +251,8 @@ def mobilevit_s(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
+    dims: tuple[int, ...] = (96, 120, 144),
+    channels: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 640),
+    depths: tuple[int, ...] = (2, 4, 3),
 ) -> MobileViT:
-    channels = (16, 32, 64, 96, 128, 160, 640)
-    return MobileViT((96, 120, 144), channels, num_classes, img_size, in_chans, stem, tokens, dropout)
+    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)

@@ -12,6 +12,7 @@ from torch import nn
 
 from models.layers import Stem, choose_stem
 from models.registry import register_model
+from utils import BadRequest
 
 
 def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
@@ -78,7 +79,7 @@ class ResNet(nn.Module):
 
     Args:
         block: BasicBlock or Bottleneck.
-        depths: blocks in each stage; the first block of every stage but the first halves the sides.
+        depths: blocks in each stage, at least one; the first block of every stage but the first halves the sides.
         widths: channels of the 3x3 convolutions in each stage.
         stem: "imagenet" (7x7 stride 2 and max pooling), "cifar" (3x3, stride 1), or "auto": cifar up to 64 px.
         pad_shortcut: shortcuts without parameters where the shape changes (only with BasicBlock).
@@ -96,6 +97,8 @@ class ResNet(nn.Module):
         pad_shortcut: bool = False,
     ):
         super().__init__()
+        if len(depths) != len(widths) or 0 in depths:
+            raise BadRequest(f"depths {tuple(depths)} and widths {tuple(widths)} must name the same stages, none empty")
         stem = choose_stem(stem, img_size)
         width = widths[0]
         if stem == "imagenet":
@@ -139,28 +142,63 @@ class ResNet(nn.Module):
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet18_Weights")
-def resnet18(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, img_size, in_chans, stem)
+def resnet18(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    stem: Stem = "auto",
+    depths: tuple[int, ...] = (2, 2, 2, 2),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+) -> ResNet:
+    return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet34_Weights")
-def resnet34(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
+def resnet34(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    stem: Stem = "auto",
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+) -> ResNet:
+    return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet50_Weights")
-def resnet50(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, img_size, in_chans, stem)
+def resnet50(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    stem: Stem = "auto",
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+) -> ResNet:
+    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet101_Weights")
-def resnet101(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, img_size, in_chans, stem)
+def resnet101(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    stem: Stem = "auto",
+    depths: tuple[int, ...] = (3, 4, 23, 3),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+) -> ResNet:
+    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 
 
 @register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet152_Weights")
-def resnet152(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> ResNet:
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, img_size, in_chans, stem)
+def resnet152(
+    num_classes: int = 1000,
+    img_size: int = 224,
+    in_chans: int = 3,
+    stem: Stem = "auto",
+    depths: tuple[int, ...] = (3, 8, 36, 3),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+) -> ResNet:
+    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 
 
 def small_resnet(n: int, num_classes: int, img_size: int, in_chans: int) -> ResNet:

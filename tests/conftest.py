@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
+from torch import nn
 
 import main
 from training import options
+
+# Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
+NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--help")
 
 
 @dataclass
@@ -37,10 +43,13 @@ def cli(workdir, monkeypatch, capsys):
 
     def run(command: str, *more: str) -> Result:
         words = [*command.split(), *more]
-        plain = any(word.startswith(("--wandb", "--list-models", "--predict")) for word in words if "run" not in word)
+        plain = any(word.startswith(NO_WANDB) for word in words if "run" not in word)
         monkeypatch.setattr("sys.argv", ["main.py", *words, *([] if plain else ["--wandb", "disabled"])])
         capsys.readouterr()
-        status = options.one_line_errors(main.main)
+        try:
+            status = options.one_line_errors(main.main)
+        except SystemExit as end:  # of --help
+            status = end.code
         captured = capsys.readouterr()
         return Result(status, captured.out, captured.err)
 
@@ -114,3 +123,30 @@ def image_folder(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Puts a randomly initialised model into torch's cache as if it were torchvision's published weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    assert tmp_path in folder.parents
+    folder.mkdir(parents=True)
+
+    def put(name: str) -> None:
+        torch.manual_seed(0)
+        more = {"init_weights": False} if name == "googlenet" else {}
+        model = torchvision.models.get_model(name, **more)
+        normalisations = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module in normalisations:
+            module.momentum = 1.0
+        if normalisations:  # statistics under which the logits depend on the image, as those of trained weights do
+            with torch.no_grad():
+                model.train()(torch.randn(8, 3, 64, 64))
+        torch.save(model.state_dict(), folder / "new.pth")
+        digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
+        (folder / "new.pth").rename(folder / f"{name}-{digest[:8]}.pth")
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        monkeypatch.setattr(weights.value, "url", f"https://example.invalid/{name}-{digest[:8]}.pth")
+
+    return put

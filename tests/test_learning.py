@@ -11,7 +11,7 @@ import json
 import pytest
 
 RECIPES = [  # model and recipe, bound, seen
-    ("vgg11 --optimizer adamw --lr 0.001 --epochs 3 --batch-size 32 --ema 0.9", 0.965),  # 0.989
+    ("vgg11 --optimizer adamw --lr 0.001 --epochs 2 --batch-size 32 --ema 0.8", 0.965),  # 0.986
     ("resnet20 --lr 0.05 --epochs 5 --batch-size 32 --ema 0.9", 0.965),  # 0.986
     ("mobilenet_v2 --stem imagenet --optimizer adamw --lr 0.003 --epochs 6 --batch-size 32 --ema 0.9", 0.96),  # 0.975
     # Batch normalisation of MobileNetV3 averages over about 100 steps, so its evaluation needs the small batches.

@@ -407,11 +407,11 @@ def run_python(code: str, cwd: Path, **environment: str) -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--model", "resnet181"], ["--lr", "-1"], ["--list-models"], []])
+@pytest.mark.parametrize("flags", ["--help", "--model resnet181", "--lr -1", "--model vit_tiny --se", ""])
 def test_help_and_bad_requests_import_nothing_heavy(tmp_path, flags):
     code = f"""
 import sys
-sys.argv = ["main.py", *{flags!r}]
+sys.argv = ["main.py", *{flags.split()!r}]
 import main
 try:
     main.options.one_line_errors(main.main)
@@ -431,9 +431,3 @@ def test_main_leaves_with_its_status(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("main.py: error: unknown model 'resnet19'. Did you mean resnet18")
     assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
-
-
-def test_list_models_shows_own_names_and_those_of_the_libraries(learns):
-    names = learns("--list-models").out.split()
-    assert {"vgg16", "resnet18", "resnet152"} <= set(names)
-    assert learns("--list-models", "timm/vit_tiny_patch16_224").out.split() == ["timm/vit_tiny_patch16_224"]

@@ -83,7 +83,7 @@ def test_one_file_is_a_model_with_flags_and_help(main, tmp_path):
     shown = " ".join(main("--model", "patchwork", "--help").stdout.split())
     assert "architecture (patchwork):" in shown
     assert "--hidden N units between the pixels and the head (default: 16)" in shown
-    assert "--reading WORD how the units of all patches are joined (default: mean)" in shown
+    assert "--reading WORD how the units of all patches are joined: mean, max (default: mean)" in shown
     assert "--biased, --no-biased" in shown
     assert "--gains" not in shown  # of no kind that a flag could check
     assert "--hidden" not in main("--model", "resnet18", "--help").stdout

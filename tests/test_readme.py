@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
+import models
+from training import model_flags
 from training.flags import FLAGS
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
@@ -29,8 +31,8 @@ def test_every_other_command_works(cli, workdir, image_folder):
     path = str(image_folder(side=32))
     first = cli("--dataset digits --model resnet20 --epochs 1 --run-name digits")  # what `make train` leaves
     assert first.status == 0
-    others = [line for line in COMMANDS if "--wandb_run_name" not in line]
-    assert len(others) >= 8
+    others = [line for line in COMMANDS if "--wandb_run_name" not in line and "--pretrained" not in line]
+    assert len(others) >= 12
     for line in others:
         words = [path if word == "PATH" else word for word in shlex.split(line)[2:]]
         if "--epochs" in words:
@@ -39,9 +41,39 @@ def test_every_other_command_works(cli, workdir, image_folder):
         assert result.status == 0, line + "\n" + result.err
 
 
+def test_fine_tuning_works(cli, workdir, image_folder, publish):
+    """With random weights in the place of the published ones, and smaller images."""
+    path = str(image_folder(side=32))
+    lines = [line for line in COMMANDS if "--pretrained" in line]
+    assert len(lines) >= 2
+    for line in lines:
+        words = [path if word == "PATH" else word for word in shlex.split(line)[2:]]
+        publish(words[words.index("--model") + 1])
+        result = cli("", *words, "--img-size", "64", "--epochs", "1")
+        assert result.status == 0, line + "\n" + result.err
+        assert "replaced: " in result.out
+        assert ("interpolated from 14x14 to 4x4 patches" in result.out) == ("vit_b_16" in line)
+
+
+def test_the_table_of_models_is_right(cli):
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) / ([\d,]+) \| ([\d.]+ [MG]) / ([\d.]+ [MG]) \|", README, re.MULTILINE)
+    assert len(rows) >= 17
+    for name, *numbers in rows:
+        for size, params, flops in zip(("32", "224"), numbers[:2], numbers[2:], strict=True):
+            shown = cli("--list-models", name, "--dataset", "cifar10", "--img-size", size).out
+            line = next(line for line in shown.splitlines() if line.split()[0] == name)
+            assert f" {params}  " in line and f" {flops}  " in line, line
+
+
+def test_every_model_is_named():
+    missing = [name for name in models.list_models() if f"`{name}`" not in README]
+    assert not missing
+
+
 @pytest.mark.parametrize("flag", re.findall(r"`(--[a-z-]+)", README))
 def test_every_flag_that_is_mentioned_exists(flag):
-    names = {name for f in FLAGS.values() for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
+    flags = [*FLAGS.values(), *model_flags.flags_of(None).values()]
+    names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
     assert flag.removeprefix("--") in names | {"help"}
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import huggingface_hub
 import pytest
 import torch
 import torchvision
-from torch import nn
 
 import models
 from models import weights
@@ -70,32 +66,6 @@ def test_timm_weights_that_cannot_be_had_are_one_line_with_a_way_out(tmp_path, m
     with pytest.raises(BadRequest, match=r"no pretrained weights for timm/test_resnet: .*--weights FILE") as caught:
         models.create_model("timm/test_resnet", 7, 32, pretrained=True)
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def publish(tmp_path, monkeypatch):
-    """Puts a randomly initialised model into torch's cache as if it were torchvision's published weights."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    assert tmp_path in folder.parents
-    folder.mkdir(parents=True)
-
-    def put(name: str) -> None:
-        torch.manual_seed(0)
-        more = {"init_weights": False} if name == "googlenet" else {}
-        model = torchvision.models.get_model(name, **more)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 1.0
-        with torch.no_grad():  # statistics under which the logits depend on the image, as those of trained weights do
-            model.train()(torch.randn(8, 3, 64, 64))
-        torch.save(model.state_dict(), folder / "new.pth")
-        digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
-        (folder / "new.pth").rename(folder / f"{name}-{digest[:8]}.pth")
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        monkeypatch.setattr(weights.value, "url", f"https://example.invalid/{name}-{digest[:8]}.pth")
-
-    return put
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])

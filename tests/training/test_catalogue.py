@@ -156,6 +156,12 @@ def test_the_summary_shows_shapes_and_all_parameters(prints, flags, size, last):
     assert f"{size[0]} classes, {'grey' if size[2] == 1 else 'colour'} images of {size[1]} px" in out
 
 
+def test_the_summary_shows_the_layers_inside_of_blocks(prints):
+    """Of 64 patches, class token and distillation token the queries, keys and values, in each of twelve blocks."""
+    table = layers(prints("--summary --model deit_tiny_distill --dataset cifar10"))
+    assert table.count(("Linear (qkv)", [1, 66, 3 * 192], 192 * 3 * 192 + 3 * 192)) == 12
+
+
 def test_torchinfos_own_counts_are_left_out(prints):
     """Its mult-adds carry the unit "Units.MEGABYTES", and its megabytes leave parameters out."""
     out = prints("--summary --model torchvision/vit_b_32 --dataset cifar10 --img-size 64")

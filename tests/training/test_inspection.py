@@ -50,6 +50,13 @@ def inspects(command):
 
 
 @pytest.fixture
+def tells(inspects, monkeypatch):
+    """Like `inspects`, but without the second that the picture takes."""
+    monkeypatch.setattr(plots, "plot_samples", lambda *args: None)
+    return inspects
+
+
+@pytest.fixture
 def drawn(monkeypatch) -> list[tuple[np.ndarray, list[str]]]:
     """The images and their titles of each picture; the picture is made all the same."""
     recorded = []
@@ -102,8 +109,8 @@ def coloured_cells(path: Path) -> dict[str, tuple[int, int]]:
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
-def test_counts_add_up_to_the_data_set(inspects):
-    splits, table = counts(inspects("--val-fraction 0.2"))
+def test_counts_add_up_to_the_data_set(tells):
+    splits, table = counts(tells("--val-fraction 0.2"))
     assert splits == ["train", "validation", "test"]
     targets = load_digits().target
     for digit in range(10):
@@ -113,42 +120,42 @@ def test_counts_add_up_to_the_data_set(inspects):
     assert np.array_equal(np.sum([table[str(digit)] for digit in range(10)], 0), table["all"])
 
 
-def test_the_splits_follow_the_flags_and_the_folder(inspects, image_folder):
-    splits, table = counts(inspects("--val-fraction 0 --train-fraction 0.5"))
+def test_the_splits_follow_the_flags_and_the_folder(tells, image_folder):
+    splits, table = counts(tells("--val-fraction 0 --train-fraction 0.5"))
     assert splits == ["train", "test"] and sum(table["all"]) < 0.7 * 1797
     root = image_folder(parts={"train": 5, "val": 3, "test": 2})
-    splits, table = counts(inspects(f"--dataset folder --data-path {root}"))
+    splits, table = counts(tells(f"--dataset folder --data-path {root}"))
     assert splits == ["train", "validation", "test"]
     assert table == {**{f"class{i}": [5, 3, 2] for i in range(3)}, "all": [15, 9, 6]}
 
 
-def test_mean_and_deviation_are_those_of_the_pixels(inspects, cifar100_folder, image_folder):
+def test_mean_and_deviation_are_those_of_the_pixels(tells, cifar100_folder, image_folder):
     with (cifar100_folder / "cifar-100-python/train").open("rb") as file:
         pixels = pickle.load(file)["data"].reshape(-1, 3, 1024) / 255
     measured = [", ".join(f"{value:.4f}" for value in f(pixels, axis=(0, 2))) for f in (np.mean, np.std)]
-    out = inspects(f"--dataset cifar100 --data-path {cifar100_folder} --normalization half")
+    out = tells(f"--dataset cifar100 --data-path {cifar100_folder} --normalization half")
     assert f"mean {measured[0]}; deviation {measured[1]} " in line_of(out, "pixels")
     half = "0.5000, 0.5000, 0.5000"
     assert line_of(out, "normalised").split("by ")[1] == f"mean {half}; deviation {half} (half)"
-    out = inspects(f"--dataset cifar100 --data-path {cifar100_folder}")
+    out = tells(f"--dataset cifar100 --data-path {cifar100_folder}")
     assert "mean 0.5071, 0.4865, 0.4409; deviation 0.2673, 0.2564, 0.2762 (dataset)" in line_of(out, "normalised")
 
     root = image_folder(side=16)
     files = sorted((root / "train").rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]) / 255
     measured = [", ".join(f"{value:.4f}" for value in f(pixels, axis=(0, 1, 2))) for f in (np.mean, np.std)]
-    out = inspects(f"--dataset folder --data-path {root}")
+    out = tells(f"--dataset folder --data-path {root}")
     for name in ("pixels", "normalised"):
         assert f"mean {measured[0]}; deviation {measured[1]} " in line_of(out, name)
 
 
-def test_of_many_classes_the_smallest_and_the_largest_are_listed(inspects, workdir):
+def test_of_many_classes_the_smallest_and_the_largest_are_listed(tells, workdir):
     for i in range(201):
         folder = workdir / f"set/train/c{i:03d}"
         folder.mkdir(parents=True)
         for j in range(6 if i in (3, 50, 100, 150, 200) else 4 if i in (1, 7, 60, 70, 199) else 5):
             Image.new("L", (4, 4), j).save(folder / f"{j}.png")
-    out = inspects("--dataset folder --data-path set --val-fraction 0")
+    out = tells("--dataset folder --data-path set --val-fraction 0")
     _, table = counts(out)
     assert set(table) == {*(f"c{i:03d}" for i in (1, 7, 60, 70, 199, 3, 50, 100, 150, 200)), "all"}
     assert "of 201 classes" in out
