@@ -431,3 +431,54 @@ def test_main_leaves_with_its_status(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("main.py: error: unknown model 'resnet19'. Did you mean resnet18")
     assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("metric", ["map", "f1", "loss"])
+def test_the_best_epoch_is_chosen_by_the_metric_that_is_asked_for(learns, workdir, metric):
+    learns(QUICK, "--epochs", "4", "--lr", "0.3", "--select-by", metric, "--run-name", "a")
+    rows, summary = read_metrics(workdir / "runs/a"), read_summary(workdir / "runs/a")
+    values = [float(row[f"val_{metric}"]) for row in rows]
+    best = min(values) if metric == "loss" else max(values)
+    assert values[summary["best_epoch"] - 1] == best
+    assert summary["selected_by"] == metric
+
+
+def test_the_normalisation_that_is_asked_for_goes_into_the_checkpoint_and_is_used(learns, workdir):
+    learns(QUICK, "--epochs", "1", "--normalization", "half", "--run-name", "a")
+    content = torch.load(workdir / "runs/a/best.pth", weights_only=True)
+    assert (list(content["mean"]), list(content["std"])) == ([0.5], [0.5])
+    learns("--evaluate runs/a/best.pth")
+    assert read_summary(workdir / "runs/a-on-digits")["loss"] == read_summary(workdir / "runs/a")["loss"]
+
+
+def test_a_frozen_backbone_is_left_as_it_came(learns, workdir):
+    learns(QUICK, "--epochs", "1", "--run-name", "a")
+    learns(f"{QUICK} --epochs 1 --run-name b --weights runs/a/best.pth --freeze backbone --seed 1")
+    before, after = (torch.load(workdir / f"runs/{name}/best.pth", weights_only=True)["model"] for name in "ab")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert read_summary(workdir / "runs/b")["trained_params"] == 64 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("vit_b_16", "224"), ("vit_b_32", "224"), ("vit_l_16", "224"), ("vit_tiny", "32")]
+)
+def test_cifar_is_enlarged_for_models_that_are_made_for_224_px(learns, model, size):
+    line = next(line for line in learns("--list-models", model).out.splitlines() if line.startswith(f"{model} "))
+    assert line.split()[1] == size
+
+
+def test_a_model_with_two_heads_resumes_with_the_same_bits(cli, learns, workdir, monkeypatch):
+    """And with dropout, stochastic depth, a decay of the learning rate by layer and one of its own for the heads."""
+    line = (
+        "--dataset digits --train-fraction 0.2 --model deit_tiny_distill --depth 2 --embed-dim 48 --drop-path 0.2"
+        " --dropout 0.1 --optimizer adamw --layer-decay 0.7 --head-lr 0.01 --epochs 3"
+    )
+    learns(line, "--run-name", "whole")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(line, "--run-name", "cut").status == 130
+    learns("--resume --run-name cut")
+    whole, cut = (torch.load(workdir / f"runs/{name}/last.pth", weights_only=True) for name in ("whole", "cut"))
+    for key in ("model", "optimizer", "history"):
+        assert_same(cut[key], whole[key], key)
