@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         from training import catalogue
 
         s = settings
-        catalogue.print_models(s.list_models or "*", s.dataset, s.data_path, s.img_size, s.in_chans)
+        catalogue.print_models(s.list_models, s.dataset, s.data_path, s.img_size, s.in_chans)
     elif mode == SUMMARY:
         from training import catalogue
 

@@ -28,16 +28,26 @@ class Layout:
     grey: bool
 
 
-def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+def check_root(name: str, path: str | None, download: bool, verify: bool, holds: str) -> Path:
+    """The folder of a data set of image files. Raises BadRequest where it is not given, not there, or given with flags
+    that have no effect on such sets.
+
+    Args:
+        holds: what must lie in it, for the message.
+    """
     if path is None:
-        raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds train/")
+        raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds {holds}")
     if download:
         raise BadRequest(f"--download has no effect with --dataset {name}: it cannot be fetched, only read")
     if not verify:
         raise BadRequest(f"--no-verify-checksum has no effect with --dataset {name}: image files have no checksum")
-    root = Path(path)
-    if not root.is_dir():
+    if not Path(path).is_dir():
         raise BadRequest(f"--datapath {path}: no such folder")
+    return Path(path)
+
+
+def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    root = check_root(name, path, download, verify, "train/")
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
     class_names = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
@@ -53,7 +63,7 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:
         raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
-    side, grey = _peek(splits["train"])
+    side, grey = peek(splits["train"])
     layout = Layout(root, class_names, splits, side, grey)
     has_val = name == "folder" and "val" in splits and "test" in splits
     return Found(name, layout, has_val=has_val)
@@ -170,7 +180,7 @@ def _tiny_imagenet_val(folder: Path, class_names: list[str]):
     return paths, labels
 
 
-def _peek(split: tuple[list[str], list[int]]) -> tuple[int | None, bool]:
+def peek(split: tuple[list[str], list[int]]) -> tuple[int | None, bool]:
     """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px."""
     from PIL import Image, UnidentifiedImageError
 

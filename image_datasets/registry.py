@@ -32,6 +32,7 @@ class Dataset:
         side: the images' height and width where all are equal, else None.
         flip: whether a mirror image still shows the same class.
         notes: what a user should know of how it was read, a sentence each.
+        wnids: the classes' WordNet ids, where the data set names them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dataset:
     val: Split | None = None
     flip: bool = True
     notes: list[str] = field(default_factory=list)
+    wnids: list[str] | None = None
 
     @property
     def in_chans(self) -> int:
@@ -64,14 +66,11 @@ class Dataset:
                   (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
         return replace(self, mean=mean, std=std, **splits)
 
-    def normalized(self, kind: str) -> Dataset:
-        """The same data set with the mean and deviation of its own images ("dataset"), of ImageNet's ("imagenet"), or
-        with 0.5 for both ("half"), which maps pixels to [-1, 1]."""
-        if kind == "dataset":
-            return self
-        half = ((0.5,) * self.in_chans,) * 2
-        mean, std = imagenet_statistics(self.in_chans) if kind == "imagenet" else half
-        return replace(self, mean=mean, std=std)
+    def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+        """The same data set with another mean and deviation, of three channels; grey images get the mean of these."""
+        if self.in_chans == 1:
+            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+        return replace(self, mean=tuple(mean), std=tuple(std))
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ DATASETS = {
     "cifar100": Entry("cifar", "60,000 images of 32 px, 100 classes (Krizhevsky 2009)", 100, 32, 3),
     "digits": Entry("digits", "1,797 handwritten digits of 8 px, from scikit-learn; no download", 10, 8, 1),
     "folder": Entry("folder", "any train/<class>/..., with optional val/ and test/"),
+    "imagenet100": Entry("imagenet100", "train.X1, train.X2, ..., val.X and Labels.json, the shards as distributed"),
     "imagenet1k": Entry("folder", "ILSVRC 2012 as train/<wnid>/... and val/<wnid>/...", 1000, None, 3),
     "tiny-imagenet": Entry("folder", "tiny-imagenet-200 as distributed, 64 px, 200 classes", 200, 64, 3),
 }
@@ -124,11 +124,13 @@ def check_name(name: str) -> None:
 
 
 def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
-    """(classes, side of the images or None where they differ, channels), by looking into the folder only where the name
-    does not tell. Raises BadRequest like `check_dataset`."""
+    """(classes, side of the images or None where they differ, channels). No folder is needed where the name tells, but
+    one that is given must hold the data set: else BadRequest, like `check_dataset`."""
     check_name(name)
     entry = DATASETS[name]
     if entry.num_classes is not None:
+        if path is not None:
+            check_dataset(name, path, download=False, verify=True)
         return entry.num_classes, entry.side, entry.in_chans
     layout = check_dataset(name, path, download=False, verify=True).layout
     return len(layout.class_names), layout.side, 1 if layout.grey else 3

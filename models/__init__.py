@@ -1,5 +1,21 @@
 """What is trained. Every architecture is one file here, each of its variants registered by name with one decorator."""
 
-from models.registry import all_arguments, check_name, create_model, find_model, list_models, register_model
+from models.registry import (
+    all_arguments,
+    check_name,
+    create_model,
+    find_model,
+    list_models,
+    published_statistics,
+    register_model,
+)
 
-__all__ = ["all_arguments", "check_name", "create_model", "find_model", "list_models", "register_model"]
+__all__ = [
+    "all_arguments",
+    "check_name",
+    "create_model",
+    "find_model",
+    "list_models",
+    "published_statistics",
+    "register_model",
+]

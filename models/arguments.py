@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BASIC = ("num_classes", "img_size", "in_chans")  # these come from the data set
-KINDS = ("Count", "Fraction", "Positive", "bool")
+KINDS = ("Count", "Counts", "Fraction", "Positive", "bool")
 
 
 @dataclass(frozen=True)

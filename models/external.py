@@ -57,7 +57,9 @@ def create_torchvision(
         model_args.update(init_weights=True, aux_logits=False, transform_input=in_chans == 3)
     try:
         model = build(num_classes=num_classes, **model_args)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
+        if "allocate" in str(error):
+            raise
         raise BadRequest(f"torchvision/{name} cannot be built for {img_size} px images: {error}") from None
     if in_chans != 3:
         replace_first_conv(model, in_chans)

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from utils import BadRequest
 
 Count = int  # a whole number from 1
+Counts = tuple[int, ...]  # whole numbers from 1
 Fraction = float  # from 0 to below 1
 Positive = float  # above 0
 Stem = Literal["auto", "cifar", "imagenet"]

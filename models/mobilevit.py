@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import Fraction, Stem, choose_stem
+from models.layers import Counts, Fraction, Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
 
@@ -178,7 +178,7 @@ class MobileViT(nn.Module):
         stem: Stem = "auto",
         tokens: Tokens = "patch",
         dropout: Fraction = 0.0,
-        depths: tuple[int, ...] = (2, 4, 3),
+        depths: Counts = (2, 4, 3),
     ):
         super().__init__()
         if tokens not in ("patch", "pixel"):
@@ -221,9 +221,9 @@ def mobilevit_xxs(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
-    dims: tuple[int, ...] = (32, 64, 80),
-    channels: tuple[int, ...] = (16, 16, 24, 48, 64, 80, 320),
-    depths: tuple[int, ...] = (2, 4, 3),
+    dims: Counts = (32, 64, 80),
+    channels: Counts = (16, 16, 24, 48, 64, 80, 320),
+    depths: Counts = (2, 4, 3),
 ) -> MobileViT:
     return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
 
@@ -236,9 +236,9 @@ def mobilevit_xs(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
-    dims: tuple[int, ...] = (64, 80, 96),
-    channels: tuple[int, ...] = (16, 32, 48, 64, 80, 96, 384),
-    depths: tuple[int, ...] = (2, 4, 3),
+    dims: Counts = (64, 80, 96),
+    channels: Counts = (16, 32, 48, 64, 80, 96, 384),
+    depths: Counts = (2, 4, 3),
 ) -> MobileViT:
     return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
 
@@ -251,8 +251,8 @@ def mobilevit_s(
     stem: Stem = "auto",
     tokens: Tokens = "patch",
     dropout: Fraction = 0.0,
-    dims: tuple[int, ...] = (96, 120, 144),
-    channels: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 640),
-    depths: tuple[int, ...] = (2, 4, 3),
+    dims: Counts = (96, 120, 144),
+    channels: Counts = (16, 32, 64, 96, 128, 160, 640),
+    depths: Counts = (2, 4, 3),
 ) -> MobileViT:
     return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)

@@ -147,6 +147,18 @@ def check_name(name: str) -> None:
         raise BadRequest(f"{library} has no model {rest!r}.{suggestion(architecture, names)}")
 
 
+def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(mean, deviation) per channel of pixels in [0, 1] that the published weights of one of timm's models want; None
+    for all others, which want ImageNet's."""
+    library, _, rest = name.partition("/")
+    if library != "timm":
+        return None
+    import timm
+
+    published = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+    return None if published is None else (tuple(published.mean), tuple(published.std))
+
+
 def create_model(
     name: str, num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, pretrained: bool = False, **model_args
 ):
@@ -177,7 +189,9 @@ def create_model(
         model_args["stem"] = "imagenet"  # the published weights fit no other
     try:
         model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        if "allocate" in str(error):
+            raise
         given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
         raise BadRequest(f"{name} cannot be built for {img_size} px images with {given}: {error}") from None
     model.head_names = weights.find_head(model, num_classes)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import Stem, choose_stem
+from models.layers import Counts, Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
 
@@ -93,12 +93,13 @@ class ResNet(nn.Module):
         img_size: int,
         in_chans: int,
         stem: Stem = "auto",
-        widths: tuple[int, ...] = (64, 128, 256, 512),
+        widths: Counts = (64, 128, 256, 512),
         pad_shortcut: bool = False,
     ):
         super().__init__()
-        if len(depths) != len(widths) or 0 in depths:
-            raise BadRequest(f"depths {tuple(depths)} and widths {tuple(widths)} must name the same stages, none empty")
+        if len(depths) != len(widths) or min(*depths, *widths) < 1:
+            given = f"depths {tuple(depths)} and widths {tuple(widths)}"
+            raise BadRequest(f"{given}: both need a number from 1 for each stage")
         stem = choose_stem(stem, img_size)
         width = widths[0]
         if stem == "imagenet":
@@ -147,8 +148,8 @@ def resnet18(
     img_size: int = 224,
     in_chans: int = 3,
     stem: Stem = "auto",
-    depths: tuple[int, ...] = (2, 2, 2, 2),
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: Counts = (2, 2, 2, 2),
+    widths: Counts = (64, 128, 256, 512),
 ) -> ResNet:
     return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
 
@@ -159,8 +160,8 @@ def resnet34(
     img_size: int = 224,
     in_chans: int = 3,
     stem: Stem = "auto",
-    depths: tuple[int, ...] = (3, 4, 6, 3),
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: Counts = (3, 4, 6, 3),
+    widths: Counts = (64, 128, 256, 512),
 ) -> ResNet:
     return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
 
@@ -171,8 +172,8 @@ def resnet50(
     img_size: int = 224,
     in_chans: int = 3,
     stem: Stem = "auto",
-    depths: tuple[int, ...] = (3, 4, 6, 3),
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: Counts = (3, 4, 6, 3),
+    widths: Counts = (64, 128, 256, 512),
 ) -> ResNet:
     return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 
@@ -183,8 +184,8 @@ def resnet101(
     img_size: int = 224,
     in_chans: int = 3,
     stem: Stem = "auto",
-    depths: tuple[int, ...] = (3, 4, 23, 3),
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: Counts = (3, 4, 23, 3),
+    widths: Counts = (64, 128, 256, 512),
 ) -> ResNet:
     return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 
@@ -195,8 +196,8 @@ def resnet152(
     img_size: int = 224,
     in_chans: int = 3,
     stem: Stem = "auto",
-    depths: tuple[int, ...] = (3, 8, 36, 3),
-    widths: tuple[int, ...] = (64, 128, 256, 512),
+    depths: Counts = (3, 8, 36, 3),
+    widths: Counts = (64, 128, 256, 512),
 ) -> ResNet:
     return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
 

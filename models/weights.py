@@ -71,6 +71,8 @@ def read_checkpoint(path: Path) -> dict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader, the unpickler and the file system each raise their own
         reason = str(error).strip().split("\n")[0][:150]
+        if reason.startswith("Weights only load failed"):  # torch goes on with advice that would run a stranger's code
+            raise BadRequest(f"{path}: damaged, or not a checkpoint of tensors and plain values alone") from None
         raise BadRequest(f"{path}: damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
     if not isinstance(content, dict):
         raise BadRequest(f"{path}: not a checkpoint (holds a {type(content).__name__}, not a dict)")

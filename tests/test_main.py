@@ -482,3 +482,29 @@ def test_a_model_with_two_heads_resumes_with_the_same_bits(cli, learns, workdir,
     whole, cut = (torch.load(workdir / f"runs/{name}/last.pth", weights_only=True) for name in ("whole", "cut"))
     for key in ("model", "optimizer", "history"):
         assert_same(cut[key], whole[key], key)
+
+
+def test_published_weights_get_the_pixels_that_they_were_trained_on():
+    assert models.published_statistics("timm/vit_tiny_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
+    assert models.published_statistics("timm/resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert models.published_statistics("resnet18") is None
+
+
+def test_a_run_may_be_resumed_with_the_flags_that_started_it(cli, learns, workdir, monkeypatch):
+    line = f"{QUICK.replace('resnet20', 'resnet18')} --stem auto --widths 8,8,8,8 --epochs 2 --run-name a"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(line).status == 130
+    refused = cli("--resume --run-name a --widths 8,8,8,16")
+    assert (
+        refused.status == 2 and "--widths [8, 8, 8, 16]: the run to be resumed has --widths [8, 8, 8, 8]" in refused.err
+    )
+    learns(line, "--resume")
+
+
+@pytest.mark.parametrize("settings", ["{}", '{"model": 3, "model_args": {}}', '{"model": "resnet18"}'])
+def test_damaged_settings_are_named_when_a_run_is_resumed(cli, workdir, settings):
+    (workdir / "runs/a").mkdir(parents=True)
+    (workdir / "runs/a/settings.json").write_text(f'{{"settings": {settings}}}')
+    result = cli("--resume --run-name a")
+    assert result.status == 2 and "settings.json: damaged, or written by another version" in result.err

@@ -10,7 +10,7 @@ from torch import nn
 
 import image_datasets
 import models
-from training import cost, options
+from training import cost, options, processes
 from utils import BadRequest, human
 
 
@@ -31,28 +31,13 @@ def build(name: str, num_classes: int, img_size: int, in_chans: int, **model_arg
         return create()
 
 
-def print_models(
-    pattern: str, dataset: str | None, data_path: str | None, img_size: int | None, in_chans: int | None
-) -> None:
+def print_models(pattern: str, dataset: str, data_path: str | None, img_size: int | None, in_chans: int | None) -> None:
     """A table of this suite's models that match: parameters and FLOPs per image as they are built for the data set,
-    year and paper. Of timm's and torchvision's, of which there are over a thousand, the names alone.
-
-    Raises BadRequest where none matches.
-    """
+    year and paper. Of timm's and torchvision's, of which there are over a thousand, the names alone."""
     names = models.list_models(pattern)
-    if not names:
-        raise BadRequest(
-            f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
-        )
     if models.find_model(names[0]) is None:
-        given = {"dataset": dataset, "data-path": data_path, "img-size": img_size, "in-chans": in_chans}
-        for flag, value in given.items():
-            if value is not None:
-                raise BadRequest(f"--{flag} has no effect: of timm's and torchvision's models the names are listed,"
-                                 " --summary --model shows one of them")  # fmt: skip
         print("\n".join(names))
         return
-    dataset = dataset or ("folder" if data_path else "cifar100")
     num_classes, side, chans = image_datasets.describe(dataset, data_path)
     chans = in_chans or chans
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
@@ -79,7 +64,8 @@ def print_summary(s: SimpleNamespace) -> None:
     num_classes, side, chans = image_datasets.describe(s.dataset, s.data_path)
     chans = s.in_chans or chans
     size = options.image_size(s.img_size, s.model, side)
-    model, flops = build(s.model, num_classes, size, chans, **s.model_args)
+    with processes.one_line_failures(f"{s.model} of this size"):
+        model, flops = build(s.model, num_classes, size, chans, **s.model_args)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     table = torchinfo.summary(model, input_data=torch.zeros(1, chans, size, size, device=device), device=device,
                               verbose=0, depth=4, col_names=("output_size", "num_params"),

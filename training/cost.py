@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.optim import train_mode
 from utils import BadRequest
 
 
@@ -27,13 +28,14 @@ def count_flops(model: nn.Module, img_size: int, in_chans: int, name: str) -> in
         try:
             return _count(model, torch.zeros(1, in_chans, img_size, img_size))
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:200]
+            reason = str(error).strip().split("\n")[0][:200] or f"{type(error).__name__} in its forward pass"
             raise BadRequest(f"{name} does not work with --img-size {img_size}: {reason}") from None
 
 
 def check_batch_of_one(model: nn.Module, img_size: int, in_chans: int) -> None:
     """Raises BadRequest where the model cannot be trained on a single image: batch normalisation over one value."""
-    trial = copy.deepcopy(model).to("meta").train()
+    trial = copy.deepcopy(model).to("meta")
+    train_mode(trial)
     try:
         trial(torch.empty(1, in_chans, img_size, img_size, device="meta"))
     except ValueError as error:
@@ -41,9 +43,16 @@ def check_batch_of_one(model: nn.Module, img_size: int, in_chans: int) -> None:
 
 
 def _count(model: nn.Module, images: torch.Tensor) -> int:
-    training = model.training
+    """The counter needs gradients off in the parameters too: some models hand a parameter to a module as its input."""
+    training, trainable = model.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images)
-    model.train(training)
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(images)
+    finally:
+        model.train(training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     return counter.get_total_flops()

@@ -68,6 +68,13 @@ def milestones(text: str) -> list[int]:
     return epochs
 
 
+def text(value: str) -> str:
+    """An argparse type: anything but nothing, which is what an unset variable of a shell leaves."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return value
+
+
 def key_value(text: str) -> tuple[str, str]:
     """An argparse type: name=value."""
     key, equals, value = text.partition("=")
@@ -117,6 +124,17 @@ class Flag:
         return self.dest or self.name.replace("-", "_")
 
 
+def counts(text: str) -> list[int]:
+    """An argparse type: whole numbers from 1 with commas between them."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 1, such as 64,128,256")
+    return values
+
+
 FRACTION = number(float, 0, 1, open_high=True)
 PROBABILITY = number(float, 0, 1)
 POSITIVE = number(float, 0, open_low=True)
@@ -125,23 +143,24 @@ COUNT = number(int, 1)
 GROUPS: dict[str, list[Flag]] = {
     "what to do (training, unless one of these is given)": [
         Flag("evaluate", "score the model in this checkpoint instead of training; writes a run directory",
-             check=str, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
+             check=text, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
         Flag("predict", "print the five most probable classes of images: the checkpoint, then the image files",
-             check=str, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
+             check=text, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
         Flag("list-models", "print a table of the models that match a pattern such as 'resnet*', their parameters and"
-             " FLOPs for --dataset; the names of timm's or torchvision's for 'timm/vit*', 'torchvision/*'",
-             check=str, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
+             " FLOPs for --dataset (here by default cifar100); the names of timm's or torchvision's for 'timm/vit*',"
+             " 'torchvision/*'",
+             check=text, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
         Flag("summary", "print the layers of --model, with shapes and parameters, as it is built for --dataset",
              default=False, modes=(SUMMARY,)),
         Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and draw 25"
-             " training images as they are augmented into this file", check=str, metavar="PNG", default_text="train",
-             modes=(INSPECT,)),
+             " training images as they are augmented into this file, replacing it", check=text,
+             metavar="PNG", default_text="train", modes=(INSPECT,)),
     ],
     "data": [
         Flag("dataset", f"name of the data set: {', '.join(list_datasets())}",
-             check=str, metavar="NAME", default_text="cifar100 with --datapath, else digits",
+             check=text, metavar="NAME", default_text="cifar100 with --datapath, else digits",
              modes=(*EVERY_READER, LIST, SUMMARY)),
-        Flag("data-path", "folder that holds the data set", check=str, metavar="PATH", aliases=("datapath",),
+        Flag("data-path", "folder that holds the data set", check=text, metavar="PATH", aliases=("datapath",),
              default_text="none; digits needs none", modes=(*EVERY_READER, LIST, SUMMARY), may_change=True),
         Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_READER,
              may_change=True),
@@ -154,8 +173,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
              metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT)),
         Flag("normalization", "mean and deviation that pixels are normalised with: those of the dataset's training"
-             " images, of imagenet's, or half: both 0.5", check=one_of("dataset", "imagenet", "half"), metavar="KIND",
-             default_text="dataset; imagenet with --pretrained", modes=EVERY_AUGMENTER),
+             " images (of sets that are streamed: imagenet's), imagenet's, half (both 0.5), or"
+             " those of the --pretrained weights", check=one_of("dataset", "imagenet", "half", "pretrained"),
+             metavar="KIND", default_text="dataset; pretrained with --pretrained", modes=EVERY_AUGMENTER),
         Flag("val-fraction", "share of the training images that selects the checkpoint; 0: train on all of them and"
              " report the last epoch", check=FRACTION, metavar="F",
              default_text="0.1; a data set's own validation split, where it has that besides a test split",
@@ -189,13 +209,13 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "model": [
         Flag("model", "name of the model, from --list-models, or timm/NAME or torchvision/NAME", default="resnet18",
-             check=str, metavar="NAME", modes=(TRAIN, EVALUATE, SUMMARY)),
+             check=text, metavar="NAME", modes=(TRAIN, EVALUATE, SUMMARY)),
         Flag("model-arg", "arguments of the model's constructor that have no flag; values are Python's",
              check=key_value, metavar="NAME=VALUE", dest="model_args", nargs="+", default_text="none",
              modes=EVERY_BUILDER),
         Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
-        Flag("weights", "start from this checkpoint or state dict; a head for other classes is replaced", check=str,
-             metavar="FILE", default_text="random initialisation"),
+        Flag("weights", "start from this checkpoint or state dict; a head for another number of classes is replaced",
+             check=text, metavar="FILE", default_text="random initialisation"),
         Flag("freeze", "what is not trained: none, or backbone: all but the head, in evaluation mode", default="none",
              check=one_of("none", "backbone"), metavar="WHAT"),
     ],
@@ -230,7 +250,8 @@ GROUPS: dict[str, list[Flag]] = {
              default_text="at 30, 60 and 80 percent of --epochs"),
         Flag("gamma", "factor of each decay, with --schedule step or multistep", default=0.1,
              check=number(float, 0, 1, open_low=True), metavar="G"),
-        Flag("min-lr", "learning rate that no schedule goes below", default=0.0, check=number(float, 0), metavar="LR"),
+        Flag("min-lr", "learning rate that no schedule goes below (before the factors of --layer-decay and --head-lr)",
+             default=0.0, check=number(float, 0), metavar="LR"),
         Flag("ema", "also keep an exponential moving average of the weights, with this decay per step", check=FRACTION,
              metavar="DECAY", default_text="none"),
         Flag("select-by", "the best epoch is that with the highest validation top1, map (mean average precision), f1"
@@ -246,7 +267,7 @@ GROUPS: dict[str, list[Flag]] = {
              check=FRACTION, metavar="T", default_text="the shares themselves"),
     ],
     "hardware": [
-        Flag("device", "cpu, cuda, cuda:N or mps", check=str, metavar="NAME", default_text="a GPU if there is one",
+        Flag("device", "cpu, cuda, cuda:N or mps", check=text, metavar="NAME", default_text="a GPU if there is one",
              modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
         Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
              metavar="N", default_text="the first", modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
@@ -262,7 +283,7 @@ GROUPS: dict[str, list[Flag]] = {
     "run directory and tracking": [
         Flag("run-name", "name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",
              aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
-        Flag("runs-dir", "folder of the run directories", default="runs", check=str, metavar="PATH", modes=EVERY_RUN,
+        Flag("runs-dir", "folder of the run directories", default="runs", check=text, metavar="PATH", modes=EVERY_RUN,
              may_change=True),
         Flag("resume", "continue the stopped run of this name; its own flags are taken up again", default=False,
              may_change=True),
@@ -271,7 +292,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("wandb", "Weights & Biases: online, offline, disabled, or auto: online with credentials, else offline",
              default="auto", check=one_of("auto", "online", "offline", "disabled"), metavar="MODE", modes=EVERY_RUN,
              may_change=True),
-        Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=str,
+        Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=text,
              metavar="NAME", modes=EVERY_RUN, may_change=True),
     ],
 }  # fmt: skip
@@ -289,6 +310,7 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
     ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
+    ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
     (
         "select_by",

@@ -86,17 +86,11 @@ def _headline(s: SimpleNamespace, dataset: Dataset) -> str:
         s.augmentation: s.augmentation != "none",
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
-    return f"{_plain(name)}: training images of {s.img_size} px\n{done or 'not augmented'}"
+    return f"{plots.plain(name)}: training images of {s.img_size} px\n{done or 'not augmented'}"
 
 
 def _title(target: torch.Tensor, class_names: list[str]) -> str:
     if target.ndim == 0:
-        return _plain(class_names[int(target)], LONG)
+        return plots.plain(class_names[int(target)], LONG)
     shares = [(float(target[i]), class_names[int(i)]) for i in target.argsort(descending=True)[:2]]
-    return " + ".join(f"{_plain(name, LONG - 9)} ({100 * share:.0f} %)" for share, name in shares if share > 0)
-
-
-def _plain(name: str, most: int = 60) -> str:
-    """`name`, shortened, and without what matplotlib would read as a formula."""
-    name = name if len(name) <= most else f"{name[: most - 3]}..."
-    return name.replace("$", r"\$")
+    return "\n+ ".join(f"{plots.plain(name, LONG - 9)} ({100 * share:.0f} %)" for share, name in shares if share > 0)

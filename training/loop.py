@@ -194,6 +194,7 @@ def train(
         state.train_seconds += time.perf_counter() - began
         save(is_best)
         progress.end_epoch(row, is_best)
+    progress.close()
 
 
 def _check_weights(state: RunState) -> None:

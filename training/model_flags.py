@@ -8,10 +8,14 @@ from typing import Any
 
 import models
 from models.arguments import BASIC, Argument
-from training.flags import COUNT, EVERY_BUILDER, FLAGS, FRACTION, POSITIVE, Flag, one_of
+from training.flags import COUNT, EVERY_BUILDER, FLAGS, FRACTION, POSITIVE, Flag, counts, one_of
 from utils import BadRequest, shorten
 
-CHECKS = {"Count": COUNT, "Fraction": FRACTION, "Positive": POSITIVE}
+CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
+METAVARS = {"Literal": "WORD", "Count": "N", "Counts": "N,N,...", "Fraction": "X", "Positive": "X"}
+# Arguments of timm's and torchvision's constructors that other flags stand for, or that the suite sets itself.
+RESERVED = {"name", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
+            "image_size", "progress", "features_only", "init_weights", "aux_logits", "transform_input"}  # fmt: skip
 
 
 def flags_of(model: str | None) -> dict[str, Flag]:
@@ -27,9 +31,10 @@ def _flag(argument: Argument) -> Flag:
     text = argument.help.rstrip(".") or f"the constructor's argument {argument.name}"
     if not all(choice in text for choice in argument.choices):
         text += f": {', '.join(argument.choices)}"
-    return Flag(argument.name.replace("_", "-"), text, default=argument.default, check=check,
-                metavar="WORD" if argument.choices else None if check is None else "N" if check is COUNT else "X",
-                default_text="by image size", negatable=check is None, modes=EVERY_BUILDER)  # fmt: skip
+    default = ",".join(map(str, argument.default)) if argument.kind == "Counts" else argument.default
+    return Flag(argument.name.replace("_", "-"), text, default=default, check=check,
+                metavar=METAVARS.get(argument.kind), default_text="by image size", negatable=check is None,
+                modes=EVERY_BUILDER)  # fmt: skip
 
 
 def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +56,10 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
     for key, text in given.get("model_args", []):
         if key in BASIC:
             raise BadRequest(f"--model-arg {key}: the data set, --img-size and --in-chans say that")
+        if key in RESERVED and key not in own:
+            raise BadRequest(
+                f"--model-arg {key}: cannot be set; --model, --pretrained and --weights say what is loaded"
+            )
         if key in given or key in seen:
             raise BadRequest(f"--model-arg {key}: given twice")
         if entry and key not in own:
@@ -78,7 +87,7 @@ def _value(text: str, argument: Argument | None) -> Any:
         value = ast.literal_eval(text.capitalize() if text in ("true", "false", "none") else text)
     except argparse.ArgumentTypeError as error:
         raise BadRequest(f"--model-arg {argument.name}: {error}") from None
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
     if argument is not None and argument.kind == "bool" and not isinstance(value, bool):
         raise BadRequest(f"--model-arg {argument.name}: {text!r} is neither true nor false")

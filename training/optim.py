@@ -59,6 +59,8 @@ def _layer_numbers(model: nn.Module) -> dict[str, int]:
             if block := re.match(r".*?[._]\d+(?=\.)", name):
                 number = blocks.setdefault(block[0], len(blocks) + 1)
             layers[name] = number
+        if not blocks:
+            raise BadRequest("--layer-decay: this model does not tell which of its parameters lie at which depth")
     head = tuple(f"{name}." for name in model.head_names)
     top = max(layers[name] for name in names if not name.startswith(head))
     return {name: top + 1 if name.startswith(head) else layers[name] for name in names}
@@ -69,16 +71,17 @@ def freeze_backbone(model: nn.Module) -> None:
     head = tuple(f"{name}." for name in model.head_names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head))
+    model.backbone_frozen = True
 
 
 def train_mode(model: nn.Module) -> None:
-    """`model.train()`, but modules that are frozen as a whole stay in evaluation mode: no dropout, and batch
-    normalisation with the statistics that came with the weights."""
+    """`model.train()`, but all within a frozen backbone stays in evaluation mode: no dropout, and batch normalisation
+    with the statistics that came with the weights."""
     model.train()
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            module.eval()
+    if getattr(model, "backbone_frozen", False):
+        for name, module in model.named_modules():
+            # The model itself goes on training, which is how one with two heads knows that it is to return both.
+            module.training = name == "" or any(f"{name}.".startswith(f"{head}.") for head in model.head_names)
 
 
 def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:

@@ -127,6 +127,9 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
         _check_training(settings, given)
     elif mode == SUMMARY:
         _check_model(settings, given)
+        image_datasets.check_name(settings.dataset)
+    elif mode == LIST:
+        _check_list(settings, given)
     elif mode in (EVALUATE, PREDICT):
         _check_use(settings)
     elif mode == INSPECT:
@@ -198,7 +201,7 @@ def _check_augmentation(s: SimpleNamespace) -> None:
     if s.random_erasing is None:
         s.random_erasing = 0.25 if s.rand else 0.0
     if s.normalization is None:
-        s.normalization = "imagenet" if s.pretrained else "dataset"
+        s.normalization = "pretrained" if s.pretrained else "dataset"
 
 
 def check_output_file(flag: str, name: str) -> None:
@@ -239,6 +242,20 @@ def _check_use(s: SimpleNamespace) -> None:
         image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
     if s.run_name is not None:
         check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
+
+
+def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    s.list_models = s.list_models or "*"
+    useless = [key for key in given if key != "list_models"]
+    if "/" in s.list_models and useless:
+        raise BadRequest(f"--{FLAGS[useless[0]].name} has no effect: of timm's and torchvision's models the names are"
+                         " listed; --summary --model shows one of them")  # fmt: skip
+    s.dataset = s.dataset or "cifar100"
+    image_datasets.check_name(s.dataset)
+    if not models.list_models(s.list_models):
+        raise BadRequest(
+            f"--list-models {s.list_models}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
+        )
 
 
 def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -310,17 +327,18 @@ def _take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.run_name is None:
         raise BadRequest("--resume needs --run-name: which run is to be continued?")
     stored = read_run_settings(Path(s.runs_dir) / s.run_name)
-    built_with = stored.get("model_args") or {}
+    built_with = stored["model_args"]
     asked = model_flags.settle(stored["model"], given)
     of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
     changed = {key: (asked[key], built_with.get(key)) for key in of_model}
     for key, value in given.items():
         if key in stored and key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
             changed[key] = (value, stored[key])
+    flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
-        if new != old:
-            name = key.replace("_", "-")
-            raise BadRequest(f"--{name} {new}: the run to be resumed has --{name} {old}; start another run")
+        if new != old and (key, new) != ("stem", "auto"):  # stored as what it came to
+            name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
+            raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
     # --device and --gpu name the same thing: a new one replaces either.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
@@ -336,9 +354,12 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
         raise BadRequest(f'{file}: damaged (no object with "settings")')
+    settings = stored["settings"]
+    if not isinstance(settings.get("model"), str) or not isinstance(settings.get("model_args"), dict):
+        raise BadRequest(f"{file}: damaged, or written by another version (no model with its arguments)")
     if "evaluated" in stored["settings"]:
         raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
-    return stored["settings"]
+    return settings
 
 
 def finished(s: SimpleNamespace) -> bool:
@@ -363,5 +384,9 @@ def one_line_errors(main) -> int:
         print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; --resume continues from the last finished epoch", file=sys.stderr)
+        other = any(
+            word.split("=")[0] in [f"--{flag}" for flag in MODE_FLAGS.values()] for word in with_hyphens(sys.argv)
+        )
+        advice = "" if other else "; --resume continues from the last finished epoch"
+        print(f"\n{name}: stopped{advice}", file=sys.stderr)
         return 130

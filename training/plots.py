@@ -23,6 +23,12 @@ def _figure(*args, **kwargs):
     return figure
 
 
+def plain(name: str, most: int = 60) -> str:
+    """`name`, shortened, and without what matplotlib would read as a formula."""
+    name = name if len(name) <= most else f"{name[: most - 3]}..."
+    return name.replace("$", r"\$")
+
+
 def _save(figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -92,6 +98,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
         confusion: counts (K, K), the true class in rows.
     """
     k = len(class_names)
+    class_names = [plain(name) for name in class_names]
     counts = confusion.sum(1, keepdims=True)
     share = 100 * confusion / np.maximum(counts, 1)
     side = min(12.0, max(4.5, 0.55 * k)) if k <= ANNOTATED else 9.0
@@ -148,6 +155,6 @@ def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) 
         axis.set_axis_off()
     for axis, image, text in zip(grid.flat, images, titles, strict=False):
         axis.imshow(image, cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(text.replace(" + ", "\n+ "), fontsize=7)
+        axis.set_title(text, fontsize=7)
     figure.suptitle(title)
     _save(figure, path)

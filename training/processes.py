@@ -63,18 +63,22 @@ def set_up(
 
 
 @contextlib.contextmanager
-def one_line_failures(batch_size: int):
-    """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler."""
+def one_line_failures(need: str):
+    """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler.
+
+    Args:
+        need: what takes the memory, and what to do about it.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
-        raise RunFailed(f"not enough memory for --batch-size {batch_size}; try half of it") from None
+        raise RunFailed(f"not enough memory for {need}") from None
     except OSError as error:
         raise RunFailed(f"{error.filename or 'input or output'}: {error.strerror or error}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        if "allocate memory" in reason:
-            raise RunFailed(f"not enough memory for --batch-size {batch_size}; try half of it") from None
+        if "allocate" in reason:
+            raise RunFailed(f"not enough memory for {need}") from None
         if "deterministic" in reason:
             raise RunFailed(f"--deterministic is not possible here: {reason}") from None
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

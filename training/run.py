@@ -17,7 +17,7 @@ import image_datasets
 import models
 from data_transform import EVAL_CROP, Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import Dataset, Found
+from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from models import weights as model_weights
 from training import checkpoint, cost, options, processes, results
@@ -52,6 +52,7 @@ class Data:
         """What using the model on other images takes."""
         return {
             "class_names": self.dataset.class_names,
+            "wnids": self.dataset.wnids,
             "mean": self.dataset.mean,
             "std": self.dataset.std,
             "img_size": self.img_size,
@@ -63,7 +64,7 @@ class Data:
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
     """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
-    with processes.one_line_failures(s.batch_size):
+    with processes.one_line_failures(f"--batch-size {s.batch_size}; try half of it"):
         _run_training(s, found)
 
 
@@ -148,8 +149,16 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
-    dataset = dataset.normalized(s.normalization)
     s.in_chans = dataset.in_chans
+    if s.normalization == "dataset" and dataset.train.images is None:
+        s.normalization = "imagenet"  # nobody has looked at all pixels of a set that is streamed
+    statistics = {
+        "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+        "half": ((0.5,) * 3, (0.5,) * 3),
+        "pretrained": models.published_statistics(s.model) or (IMAGENET_MEAN, IMAGENET_STD),
+    }
+    if s.normalization != "dataset":
+        dataset = dataset.normalized(*statistics[s.normalization])
     s.img_size = options.image_size(s.img_size, s.model, dataset.side)
     if s.flip is None:
         s.flip = dataset.flip
@@ -192,6 +201,9 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
 
 
 def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimizer:
+    for flag in ("head_lr", "layer_decay"):
+        if getattr(s, flag) is not None and not model.head_names:
+            raise BadRequest(f"--{flag.replace('_', '-')}: {s.model} does not tell which of its layers is the head")
     head_scale = 1.0 if s.head_lr is None else s.head_lr / s.lr
     groups = parameter_groups(model, s.weight_decay, s.decay_all, s.layer_decay, head_scale)
     return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)

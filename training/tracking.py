@@ -39,8 +39,11 @@ class Progress:
         self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
         self.images, self.seen, self.fresh = images, done, 0
         self.began = self.shown = time.perf_counter()
-        self.bar = tqdm(total=images, initial=done, desc=self.title, unit="img", unit_scale=True, leave=False,
-                        dynamic_ncols=True, disable=not self.terminal)  # fmt: skip
+        if self.bar is None:
+            self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
+        self.bar.set_description(self.title, refresh=False)
+        self.bar.initial = done
+        self.bar.reset(total=images)  # one bar for all epochs: Ctrl-C between two would find one half made
 
     def step(self, images: int, totals: Totals, lr: float) -> None:
         """One batch is done. Reads `totals` only when it is time to show them."""
@@ -62,11 +65,11 @@ class Progress:
 
     def end_epoch(self, row: dict[str, Any], is_best: bool) -> None:
         """Prints the epoch's line."""
-        self.close()
         seconds = time.perf_counter() - self.began
         say(f"{self.title}: {describe(row)}, {seconds:.1f} s{', best so far' if is_best and 'val_top1' in row else ''}")
 
     def close(self) -> None:
+        """After the last epoch, or where a run ends before it."""
         if self.bar is not None:
             self.bar.close()
 
@@ -79,6 +82,7 @@ def describe(row: dict[str, Any]) -> str:
     for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
         if f"{prefix}top1" in row:
             text += f"; {title} loss {row[prefix + 'loss']:.4f}, top-1 {100 * row[prefix + 'top1']:.2f} %"
+            text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
     return text
 
 

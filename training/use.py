@@ -44,7 +44,7 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
 
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
-    with processes.one_line_failures(s.batch_size):
+    with processes.one_line_failures(f"--batch-size {s.batch_size}; try half of it"):
         _run_evaluation(s, given)
 
 

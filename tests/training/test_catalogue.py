@@ -83,7 +83,7 @@ def test_the_folder_of_a_data_set_tells_classes_size_and_channels(prints, workdi
     for name in ("a", "b", "c", "d"):
         (workdir / "set/train" / name).mkdir(parents=True)
         Image.new("L", (20, 20)).save(workdir / "set/train" / name / "0.png")
-    out = prints("--list-models resnet20 --data-path set")
+    out = prints("--list-models resnet20 --dataset folder --data-path set")
     assert rows(out)["resnet20"][:2] == ["20", f"{count('resnet20', 4, 20, 1):,}"]
     assert "for folder: 4 classes, grey" in out
 

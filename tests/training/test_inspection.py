@@ -192,11 +192,11 @@ def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn
             shares = {
                 name: 100 * image[..., channel].mean() for name, channel in (("red", 0), ("green", 1), ("blue", 2))
             }
-            named = {part.split(" (")[0]: float(part.split(" (")[1][:-3]) for part in title.split(" + ")}
+            named = {part.split(" (")[0]: float(part.split(" (")[1][:-3]) for part in title.split("\n+ ")}
             assert sum(named.values()) in (99, 100, 101)
             for name in COLOURS:
                 assert named.get(name, 0) == pytest.approx(shares[name], abs=0.6), title
-        assert sum(" + " in title for title in titles) > 10
+        assert sum("\n+ " in title for title in titles) > 10
     patches = [set(np.unique(images.reshape(-1, 3).round(4), axis=0).ravel()) for images, _ in drawn]
     assert patches[0] <= {0, 1} and not patches[1] <= {0, 1}  # cutmix keeps the pixels, mixup does not
 
@@ -244,7 +244,7 @@ def test_names_of_classes_are_no_formulas_and_do_not_overlap(inspects, workdir, 
             Image.new("L", (8, 8), i).save(workdir / "set/train" / name / f"{i}.png")
     out = inspects("--dataset folder --data-path set --augmentation mixup")
     assert "a" * 50 in out and "\n$x_{$ " in out
-    assert all(len(line) < 35 for _, titles in drawn for title in titles for line in title.split(" + "))
+    assert all(len(line) < 35 for _, titles in drawn for title in titles for line in title.splitlines())
 
 
 # -------------------------------------------------------------------------------------------------------------- refused

@@ -39,7 +39,8 @@ def test_every_flag_has_a_help_text_and_a_default_that_its_check_accepts(entry):
             assert isinstance(flag.default, bool)
         elif flag.default is not None:
             try:
-                assert flag.check(str(flag.default)) == flag.default
+                value = flag.check(str(flag.default))
+                assert value == (list(argument.default) if argument.kind == "Counts" else argument.default)
             except argparse.ArgumentTypeError as error:
                 pytest.fail(f"{entry.name}: {error}")
 

@@ -1,6 +1,7 @@
 """Schedules against torch's, optimisers' groups against timm's, the average of weights against its formula."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.optim import lr_scheduler
 
 import models
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
+from utils import BadRequest
 
 
 def of_torch(make_scheduler, steps: int) -> list[float]:
@@ -138,11 +140,26 @@ def test_a_frozen_backbone_leaves_the_head_and_keeps_its_statistics():
     assert all(module.training for module in whole.modules())
 
 
-def test_dropout_of_a_frozen_backbone_rests():
-    model = models.create_model("vit_scratch", 5, 32, depth=1, dropout=0.5)
+@pytest.mark.parametrize(
+    "name", ["vit_scratch", "timm/vit_tiny_patch16_224", "mobilenet_v3_small", "deit_tiny_distill"]
+)
+def test_dropout_of_a_frozen_backbone_rests(name):
+    more = {"drop_rate": 0.5} if name.startswith("timm/") else {"dropout": 0.5}
+    model = models.create_model(name, 5, 32, **more)
     freeze_backbone(model)
     train_mode(model)
-    assert not any(module.training for name, module in model.named_modules() if name.startswith("blocks"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        first, second = model(images), model(images)
+    assert isinstance(first, tuple) == (name == "deit_tiny_distill")
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_model_that_does_not_number_its_blocks_has_no_layer_decay():
+    model = nn.Sequential(OrderedDict(body=nn.Linear(2, 2), head=nn.Linear(2, 2)))
+    model.head_names = ("head",)
+    with pytest.raises(BadRequest, match="--layer-decay: this model does not tell"):
+        parameter_groups(model, 0.1, layer_decay=0.5)
 
 
 @pytest.mark.parametrize(

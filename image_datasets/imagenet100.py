@@ -1,0 +1,186 @@
+"""ImageNet-100 as it is distributed: shards train.X1, train.X2, ... and val.X of <wnid>/<image>, and Labels.json.
+
+Class indices follow the sorted WNIDs (WordNet ids, the folders' names) of Labels.json, whatever a shard holds: a class
+may live in one shard only. Training files that also stand in val.X, byte for byte, are left out of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from image_datasets import folder
+from image_datasets.registry import Dataset, Found
+from utils import BadRequest, read_json, shorten, write_json
+
+VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"
+FULL = {"train": 130_000, "val": 5_000}  # images in the published set
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """What lies in the folder.
+
+    Attributes:
+        layout: all shards as one training split, and val.X.
+        wnids: of each class, sorted.
+        notes: what a user should know of it, a sentence each.
+    """
+
+    layout: folder.Layout
+    wnids: list[str]
+    notes: list[str]
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.layout.class_names
+
+    @property
+    def side(self) -> int | None:
+        return self.layout.side
+
+    @property
+    def grey(self) -> bool:
+        return self.layout.grey
+
+
+def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+    root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
+    names = _read_labels(root / LABELS)
+    wnids = sorted(names)
+    shards = sorted((entry for entry in root.glob("train.X*") if entry.is_dir()), key=_shard_number)
+    if not shards:
+        raise BadRequest(f"--datapath {path}: has no train.X* folders, the shards of the training images")
+    if not (root / VAL).is_dir():
+        raise BadRequest(f"--datapath {path}: has no {VAL}/ with one folder of images per class")
+    content = _scan([*shards, root / VAL], wnids, root)
+    notes = [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
+    partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in wnids)
+    if partial:
+        notes.append(f"{partial} of {len(wnids)} classes live in some of the shards only")
+    copies = set(content["copies"])
+    if copies:
+        notes.append(f"{len(copies)} training images also stand in {VAL}, and are left out of training: "
+                     f"{shorten(sorted(copies), 3)}")  # fmt: skip
+    splits = {
+        "train": _split(root, [shard.name for shard in shards], content["files"], wnids, copies),
+        "val": _split(root, [VAL], content["files"], wnids, set()),
+    }
+    for part, (paths, labels) in splits.items():
+        lost = [wnids[i] for i in sorted(set(range(len(wnids))) - set(labels))]
+        if lost:
+            where = VAL if part == "val" else "any train.X*"
+            raise BadRequest(f"{root}: {len(lost)} classes of {LABELS} have no image in {where}: {shorten(lost)}")
+        if len(paths) != FULL[part]:
+            notes.append(f"{len(paths):,} images in {VAL if part == 'val' else 'the training shards'};"
+                         f" the full set has {FULL[part]:,}")  # fmt: skip
+    side, grey = folder.peek(splits["train"])
+    layout = folder.Layout(root, _class_names(names), splits, side, grey)
+    return Found(name, Sharded(layout, wnids, notes))
+
+
+def load(found: Found, workers: int) -> Dataset:
+    sharded: Sharded = found.layout
+    dataset = folder.load(replace(found, layout=sharded.layout), workers)
+    notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on, never selected on"]
+    return replace(dataset, test_name=VAL, wnids=sharded.wnids, notes=notes)
+
+
+def _read_labels(file: Path) -> dict[str, str]:
+    """WNIDs with their names, such as {"n01440764": "tench, Tinca tinca"}."""
+    names = read_json(file)
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise BadRequest(f'{file}: is no object of names by WNID, such as {{"n01440764": "tench, Tinca tinca"}}')
+    if len(names) < 2:
+        raise BadRequest(f"{file}: names {len(names)} classes; at least two are needed")
+    return names
+
+
+def _class_names(names: dict[str, str]) -> list[str]:
+    """The first synonym of each class, in the order of the WNIDs; with the WNID where two classes share it."""
+    first = {wnid: names[wnid].split(",")[0].strip() or wnid for wnid in sorted(names)}
+    times = Counter(first.values())
+    return [name if times[name] == 1 else f"{name} ({wnid})" for wnid, name in first.items()]
+
+
+def _shard_number(shard: Path) -> tuple[int, str]:
+    digits = re.search(r"\d+$", shard.name)
+    return (int(digits[0]) if digits else 0, shard.name)
+
+
+def _scan(parts: list[Path], wnids: list[str], root: Path) -> dict:
+    """{"files": file names by part and WNID, "copies": training files, relative to root, that stand in val.X too}.
+
+    It is kept in a file beside the data and used again as long as no folder has changed since; where that cannot be
+    written, the next run scans again.
+    """
+    folders = {}
+    for part in parts:
+        folders[part.name] = sorted(entry.name for entry in os.scandir(part) if entry.is_dir())
+        unknown = sorted(set(folders[part.name]) - set(wnids))
+        if unknown:
+            raise BadRequest(f"{part}: has classes that {LABELS} does not name: {shorten(unknown)}")
+    state = [(part.name, name, (part / name).stat().st_mtime_ns) for part in parts for name in folders[part.name]]
+    fingerprint = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    try:
+        known = read_json(root / SCAN)
+        if isinstance(known, dict) and known.get("fingerprint") == fingerprint:
+            return known
+    except BadRequest:  # none yet, or damaged
+        pass
+    files = {part.name: {name: _images(part / name) for name in folders[part.name]} for part in parts}
+    content = {"fingerprint": fingerprint, "files": files, "copies": _copies(root, files)}
+    if os.access(root, os.W_OK | os.X_OK):
+        write_json(root / SCAN, content)
+    return content
+
+
+def _images(where: Path) -> list[str]:
+    files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
+    if not files:
+        raise BadRequest(f"{where}: a class folder without images ({', '.join(folder.EXTENSIONS)})")
+    return files
+
+
+def _copies(root: Path, files: dict[str, dict[str, list[str]]]) -> list[str]:
+    """Training files whose bytes are those of a file in val.X. Only files of equal size are read."""
+
+    def of(part: str):
+        return [Path(part, wnid, name) for wnid, names in files[part].items() for name in names]
+
+    sizes: dict[int, list[Path]] = {}
+    for path in of(VAL):
+        sizes.setdefault((root / path).stat().st_size, []).append(path)
+    copies, digests = [], {}
+    for part in files:
+        for path in of(part) if part != VAL else ():
+            size = (root / path).stat().st_size
+            if size not in sizes:
+                continue
+            if size not in digests:
+                digests[size] = {_digest(root / other) for other in sizes[size]}
+            if _digest(root / path) in digests[size]:
+                copies.append(str(path))
+    return copies
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _split(root: Path, parts: list[str], files: dict, wnids: list[str], without: set[str]):
+    """Paths and class indices, class by class."""
+    paths, labels = [], []
+    for label, wnid in enumerate(wnids):
+        for part in parts:
+            for name in files[part].get(wnid, []):
+                relative = str(Path(part, wnid, name))
+                if relative not in without:
+                    paths.append(str(root / relative))
+                    labels.append(label)
+    return paths, labels
