@@ -1,0 +1,58 @@
+"""A run that is continued: its stored settings take the place of the defaults, and may not be contradicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from training import model_flags
+from training.flags import FLAGS
+from utils import BadRequest, read_json
+
+
+def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Puts the stored settings of the run to be resumed in the place of the defaults."""
+    if s.overwrite:
+        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
+    if s.run_name is None:
+        raise BadRequest("--resume needs --run-name: which run is to be continued?")
+    stored = read_run_settings(Path(s.runs_dir) / s.run_name)
+    built_with = stored["model_args"]
+    asked = model_flags.settle(stored["model"], given)
+    of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
+    changed = {key: (asked[key], built_with.get(key)) for key in of_model}
+    for key, value in given.items():
+        if key in stored and key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
+            changed[key] = (value, stored[key])
+    flags = {**FLAGS, **model_flags.flags_of(None)}
+    for key, (new, old) in changed.items():
+        if new != old and (key, new) != ("stem", "auto"):  # stored as what it came to
+            name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
+            raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
+    # --device and --gpu name the same thing: a new one replaces either.
+    if "device" in given or "gpu" in given:
+        stored["device"] = stored["gpu"] = None
+    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in (*given, "runs_dir")})
+    s.model_args = built_with
+
+
+def read_run_settings(directory: Path) -> dict[str, Any]:
+    """The settings of the run in `directory`. Raises BadRequest where there is none."""
+    file = directory / "settings.json"
+    if not file.is_file():
+        raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")
+    stored = read_json(file)
+    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+        raise BadRequest(f'{file}: damaged (no object with "settings")')
+    settings = stored["settings"]
+    if not isinstance(settings.get("model"), str) or not isinstance(settings.get("model_args"), dict):
+        raise BadRequest(f"{file}: damaged, or written by another version (no model with its arguments)")
+    if "evaluated" in stored["settings"]:
+        raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
+    return settings
+
+
+def finished(s: SimpleNamespace) -> bool:
+    """Whether the run to be resumed has nothing left to do."""
+    return (Path(s.runs_dir) / s.run_name / "summary.json").is_file()
