@@ -118,6 +118,15 @@ FLAGS = [
     ("--summary --dataset digits --datapath .", "--datapath has no effect with --dataset digits"),
     ("--summary --dataset cifar10 --datapath nowhere", "--datapath nowhere: no such folder"),
     ("--list-models timm/resnet10* --img-size 32", "--img-size has no effect"),
+    # distillation
+    ("--teacher resnet18x", "--teacher: unknown model 'resnet18x'. Did you mean resnet18"),
+    ("--teacher resnet20", "--teacher resnet20: there are no published weights for it; train it first"),
+    ("--teacher resnet18", "ImageNet has no class 0, 1"),
+    ("--teacher resnet18 --teacher-weights nowhere.pth", "--teacher-weights nowhere.pth: no such file"),
+    ("--teacher-weights x.pth", "--teacher-weights has no effect: it needs --teacher"),
+    ("--distill soft", "--distill has no effect: it needs --teacher"),
+    ("--distill-alpha 0.1", "--distill-alpha has no effect: it needs --teacher"),
+    ("--teacher resnet18 --distill-temp 2", "--distill-temp has no effect: it needs --distill soft"),
     # contradictions
     ("--warmup-epochs 5 --epochs 5", "--warmup-epochs 5: must be shorter than the training (--epochs 5)"),
     ("--schedule step --step-size 9 --epochs 9", "--step-size 9 has no effect"),

@@ -266,6 +266,20 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("bce-target-threshold", "with mixed images, BCE's target is 1 for classes with more than this share",
              check=FRACTION, metavar="T", default_text="the shares themselves"),
     ],
+    "distillation": [
+        Flag("teacher", "a trained model, whose answers to the same images the student learns too: a name, with the"
+             " published ImageNet weights where the data's classes are ImageNet's, else with --teacher-weights",
+             check=text, metavar="NAME", default_text="none"),
+        Flag("teacher-weights", "checkpoint or state dict of the teacher", check=text, metavar="FILE",
+             default_text="the published ImageNet weights"),
+        Flag("distill", "what is learnt from the teacher: hard, the class that it finds most probable; soft, its"
+             " probabilities", check=one_of("soft", "hard", "none"), metavar="KIND",
+             default_text="hard with --teacher, else none"),
+        Flag("distill-alpha", "weight of the teacher's part of the loss; the labels' part has the rest", default=0.5,
+             check=PROBABILITY, metavar="A"),
+        Flag("distill-temp", "temperature of --distill soft, by which both sides' logits are divided", default=3.0,
+             check=POSITIVE, metavar="T"),
+    ],
     "hardware": [
         Flag("device", "cpu, cuda, cuda:N or mps", check=text, metavar="NAME", default_text="a GPU if there is one",
              modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
@@ -311,6 +325,10 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
     ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
+    ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
+    ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
     (
         "select_by",

@@ -17,6 +17,7 @@ from data_transform import Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from training import metrics
 from training.checkpoint import RunState
+from training.distillation import Distillation
 from training.losses import Criterion
 from training.metrics import Totals
 from training.optim import train_mode
@@ -35,6 +36,7 @@ class Recipe:
         precision: "fp32", "bf16" or "fp16" for the forward pass; weights stay in float32.
         accumulate: batches per optimiser step.
         clip_grad: largest global L2 norm of the gradients, None for no bound.
+        distillation: the student learns a teacher's answers too.
     """
 
     criterion: Criterion
@@ -44,6 +46,7 @@ class Recipe:
     precision: str = "fp32"
     accumulate: int = 1
     clip_grad: float | None = None
+    distillation: Distillation | None = None
 
 
 def train_epoch(
@@ -57,7 +60,8 @@ def train_epoch(
 
     Args:
         forward: the model in `state`, possibly compiled. A model with several heads (DeiT's distillation token) gives a
-            tuple of logits: the loss is the mean of the heads', and they answer by the mean of their logits.
+            tuple of logits, and answers by their mean. The loss is the mean of the heads', or with distillation the
+            labels' for the first and the teacher's for the last.
 
     Raises RunFailed, naming epoch and step, where the loss is not finite.
     """
@@ -72,9 +76,12 @@ def train_epoch(
         images, targets = recipe.mix(images, targets)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             outputs = forward(images)
-            heads = outputs if isinstance(outputs, tuple) else (outputs,)
-            losses = [recipe.criterion(logits.float(), targets) for logits in heads]
-        loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+        heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        if recipe.distillation is not None:
+            loss = recipe.distillation.loss(heads, images, targets, recipe.criterion)
+        else:
+            losses = [recipe.criterion(logits, targets) for logits in heads]
+            loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
 
         group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
         share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
@@ -100,7 +107,7 @@ def train_epoch(
                 state.ema.update(model, state.step)
             state.step += 1
 
-        logits = outputs if len(heads) == 1 else torch.stack(heads).mean(0)
+        logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
         state.totals.add(loss.detach(), logits.detach(), targets, batch)
         progress.step(len(images), state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
         if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device

@@ -192,9 +192,28 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
         if "milestones" in given and s.milestones[-1] >= s.epochs:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
     _check_augmentation(s)
+    _check_teacher(s)
     if s.run_name is None:
         s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
     check_run_directory(Path(s.runs_dir) / s.run_name, s.resume, s.overwrite, needed=s.weights)
+
+
+def _check_teacher(s: SimpleNamespace) -> None:
+    if s.teacher is None:
+        return
+    try:
+        models.check_name(s.teacher)
+    except BadRequest as error:
+        raise BadRequest(f"--teacher: {error}") from None
+    if s.distill == "none":
+        raise BadRequest(f"--teacher {s.teacher} has no effect with --distill none")
+    s.distill = s.distill or "hard"
+    entry = models.find_model(s.teacher)
+    if s.teacher_weights is not None and not s.resume and not Path(s.teacher_weights).is_file():
+        raise BadRequest(f"--teacher-weights {s.teacher_weights}: no such file")
+    if s.teacher_weights is None and entry is not None and not entry.pretrained:
+        raise BadRequest(f"--teacher {s.teacher}: there are no published weights for it; train it first, and give its"
+                         " best.pth with --teacher-weights")  # fmt: skip
 
 
 def _check_augmentation(s: SimpleNamespace) -> None:

@@ -22,12 +22,14 @@ from image_datasets.splits import Split, split_train
 from models import weights as model_weights
 from training import checkpoint, cost, options, processes, results
 from training.checkpoint import RunState
+from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
-from training.loop import Recipe, train
+from training.loop import PRECISIONS, Recipe, evaluate, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups
 from training.run_directory import RunDirectory
+from training.teacher import load_teacher
 from training.tracking import Progress, Wandb, say
 from utils import BadRequest, derive_seed, human
 
@@ -74,10 +76,6 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
     data = load_data(s, found)
     continued = s.resume and directory.last.is_file()
     model = _build_model(s, data, with_weights=not continued)
-    if s.freeze == "backbone":
-        if not model.head_names:
-            raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
-        freeze_backbone(model)
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
     model = model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
     state = RunState(
@@ -96,7 +94,8 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
         val_batches = EvalBatches(data.val, workers=s.num_workers, **_batch_arguments(s, data, device))
     if 1 in train_batches.sizes:
         cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
-    recipe = _make_recipe(s, data, precision, len(train_batches.sizes))
+    distillation, teacher_facts = _make_distillation(s, data, device, precision, val_batches)
+    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
     forward = _forward(model, s.channels_last, s.compile)
 
     stored = stored_settings(s)
@@ -132,7 +131,8 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
             s.select_by,
         )
         directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
-        summary = _score_and_report(s, data, directory, state, device, precision, flops)
+        facts = {"flops": flops, "teacher": teacher_facts}
+        summary = _score_and_report(s, data, directory, state, device, precision, facts)
     except BaseException:
         progress.close()
         wandb.stop(failed=True)
@@ -197,6 +197,10 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
         notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
     for note in notes:
         say(f"weights       {note}")
+    if s.freeze == "backbone":
+        if not model.head_names:
+            raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
+        freeze_backbone(model)
     return model
 
 
@@ -228,7 +232,38 @@ def make_mix(s: SimpleNamespace, data: Data) -> Mix:
     return Mix(s.augmentation, len(data.dataset.class_names), s.cutmix_alpha, s.mixup_alpha, s.mix_prob)
 
 
-def _make_recipe(s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int) -> Recipe:
+def _make_distillation(
+    s: SimpleNamespace, data: Data, device: torch.device, precision: str, val_batches: EvalBatches | None
+) -> tuple[Distillation | None, dict[str, Any] | None]:
+    """(the teacher and how to learn from it, what the summary says of it), or twice None without --teacher. The teacher
+    is scored first: a network that does no better than chance has nothing to teach.
+
+    Raises BadRequest where it is none, or does not fit the data set.
+    """
+    if s.teacher is None:
+        return None, None
+    dataset = data.dataset
+    teacher = load_teacher(s.teacher, s.teacher_weights, dataset).adapt(
+        dataset.mean, dataset.std, device, PRECISIONS[precision]
+    )
+    split, batches = "validation", val_batches
+    if batches is None:
+        split = "train"
+        batches = EvalBatches(data.train, workers=s.num_workers, **_batch_arguments(s, data, device))
+    means, _ = evaluate(teacher, batches, len(dataset.class_names), "fp32")
+    weights = s.teacher_weights or "published ImageNet weights"
+    say(f"teacher       {s.teacher}, {weights}: top-1 {100 * means['top1']:.2f} % on {split}")
+    chance = 1 / len(dataset.class_names)
+    if means["top1"] <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
+        raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * means['top1']:.2f} % on {split} is no"
+                         f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
+    facts = {"model": s.teacher, "weights": weights, "split": split, "top1": means["top1"]}
+    return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
+
+
+def _make_recipe(
+    s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int, distillation: Distillation | None
+) -> Recipe:
     return Recipe(
         criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
         mix=make_mix(s, data),
@@ -248,6 +283,7 @@ def _make_recipe(s: SimpleNamespace, data: Data, precision: str, batches_per_epo
         precision=precision,
         accumulate=s.accumulate,
         clip_grad=s.clip_grad,
+        distillation=distillation,
     )
 
 
@@ -284,7 +320,7 @@ def _score_and_report(
     state: RunState,
     device: torch.device,
     precision: str,
-    flops: int,
+    more_facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
     test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **_batch_arguments(s, data, device))
@@ -295,7 +331,7 @@ def _score_and_report(
         "selected_by": s.select_by if state.best.get("score") else None,
         "params": cost.count_parameters(state.model),
         "trained_params": cost.count_parameters(state.model, trainable=True),
-        "flops": flops,
+        **more_facts,
         "epochs": s.epochs,
         "best_epoch": state.best["epoch"],
         "weights": state.best["weights"],

@@ -1,0 +1,132 @@
+"""Teachers: trained models that answer a student's images, for any student and of any architecture."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import models
+from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from models.weights import load, read_checkpoint, read_state_dict
+from training.use import read_for_use
+from utils import BadRequest, shorten
+
+IMAGENET_CLASSES = 1000
+
+
+class Teacher:
+    """A trained model that gets the student's images, normalised and sized as it was trained on them.
+
+    Called with (N, C, H, W) it gives float32 logits (N, K) for the data set's K classes, without gradients.
+
+    Args:
+        img_size: of the images that the model wants, in pixels.
+        mean, std: per channel, that the model's images were normalised with.
+        outputs: for each class of the data set the model's output; None where they are the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        img_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        outputs: list[int] | None = None,
+    ):
+        self.model = model.requires_grad_(False).eval()
+        self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
+        self.scale = self.shift = None
+        self.autocast = contextlib.nullcontext
+
+    def adapt(
+        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype | None
+    ) -> Teacher:
+        """Moves to `device`, for images that come normalised with `mean` and `std`.
+
+        Args:
+            dtype: of the forward pass; None: float32.
+        """
+        if (tuple(mean), tuple(std)) != (self.mean, self.std):
+            # Normalised for the student -> pixels from 0 to 1 -> normalised for the teacher.
+            theirs = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std)]
+            ours = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
+            self.scale, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+        if dtype is not None:
+            self.autocast = functools.partial(torch.autocast, device.type, dtype=dtype)
+        if self.outputs is not None:
+            self.outputs = torch.as_tensor(self.outputs, device=device)
+        self.model = self.model.to(device, memory_format=torch.channels_last)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self.scale is not None:
+            images = images * self.scale + self.shift
+        if images.shape[-1] != self.img_size:
+            size = (self.img_size, self.img_size)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        with self.autocast():
+            logits = self.model(images).float()
+        return logits if self.outputs is None else logits[:, self.outputs]
+
+
+def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
+    """The trained model `name` as a teacher of `dataset`'s classes.
+
+    Args:
+        file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's; None: the
+            published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
+
+    Raises BadRequest where the weights or the classes do not fit.
+    """
+    if file is not None and "settings" in read_checkpoint(Path(file)):
+        model, content = read_for_use(file, None)
+        if content["settings"]["model"] != name:
+            raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
+        if list(content["class_names"]) != list(dataset.class_names):
+            theirs = shorten(content["class_names"], 3)
+            raise BadRequest(f"--teacher-weights {file}: has other classes than {dataset.name} ({theirs})")
+        if content["in_chans"] != dataset.in_chans:
+            raise BadRequest(f"--teacher-weights {file}: wants images of {content['in_chans']} channels, not of"
+                             f" {dataset.in_chans}")  # fmt: skip
+        return Teacher(model, content["img_size"], content["mean"], content["std"])
+
+    img_size = (entry.img_size if (entry := models.find_model(name)) else None) or dataset.side or 224
+    mean, std = models.published_statistics(name) or (IMAGENET_MEAN, IMAGENET_STD)
+    if dataset.in_chans == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    if file is None:
+        outputs = _imagenet_outputs(name, dataset)
+        model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
+        return Teacher(model, 224, mean, std, outputs)
+    state = read_state_dict(Path(file))
+    num_classes = len(dataset.class_names)
+    model = models.create_model(name, num_classes, img_size, dataset.in_chans)
+    found = {state[f"{head}.weight"].shape[0] for head in model.head_names if f"{head}.weight" in state}
+    if found == {IMAGENET_CLASSES} != {num_classes}:
+        outputs = _imagenet_outputs(name, dataset)
+        model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans)
+        load(model, state, file)
+        return Teacher(model, 224, mean, std, outputs)
+    if found and found != {num_classes}:
+        raise BadRequest(f"--teacher-weights {file}: has {max(found)} classes, {dataset.name} has {num_classes}")
+    load(model, state, file)
+    return Teacher(model, img_size, mean, std)
+
+
+def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:
+    """For each class of the data set the index of its WNID among ImageNet-1k's classes."""
+    from timm.data import ImageNetInfo
+
+    index = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    wnids = dataset.wnids or dataset.class_names
+    unknown = [wnid for wnid in wnids if wnid not in index]
+    if unknown:
+        raise BadRequest(f"--teacher {name}: ImageNet has no class {shorten(unknown, 2)} of {dataset.name}; give"
+                         " --teacher-weights FILE, a checkpoint that was trained on this data set")  # fmt: skip
+    return [index[wnid] for wnid in wnids]
