@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_datasets.registry import Dataset, Found, imagenet_statistics
+from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -104,7 +104,7 @@ def load(found: Found, workers: int) -> Dataset:
         notes.append(
             "there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split"
         )
-    mean, std = imagenet_statistics(chans)
+    mean, std = statistics_for(chans)
     if train.images is not None:
         mean, std = channel_statistics(train.images)
     return Dataset(

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def imagenet_statistics(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) per channel; of grey images, the mean of the three colours'."""
+def statistics_for(
+    in_chans: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel from those of three colours; of grey images, the mean of the three."""
     if in_chans == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+        return tuple(mean), tuple(std)
+    return (sum(mean) / 3,), (sum(std) / 3,)
 
 
 @dataclass
@@ -68,9 +70,8 @@ class Dataset:
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
         """The same data set with another mean and deviation, of three channels; grey images get the mean of these."""
-        if self.in_chans == 1:
-            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-        return replace(self, mean=tuple(mean), std=tuple(std))
+        mean, std = statistics_for(self.in_chans, mean, std)
+        return replace(self, mean=mean, std=std)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A registered function's arguments beyond `num_classes`, `img_size` and `in_chans` are flags of its architecture, where
 their annotation is one of the kinds in models/layers.py, ``bool`` or a ``Literal`` of words. Their help is what the
-docstrings of the function, or of the classes in its file, say below "Args:".
+docstrings of the function, or of the classes and functions in its file, say below "Args:".
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def _shared() -> ast.Module:
 
 
 def _described(function: ast.FunctionDef, module: ast.Module) -> dict[str, str]:
-    """Argument names with what the docstrings say of them; the function's own comes before those of the classes."""
+    """Argument names with what the docstrings say of them; the function's own comes before the others of its file."""
     texts: dict[str, str] = {}
-    for node in [function, *(node for node in module.body if isinstance(node, ast.ClassDef))]:
+    for node in [function, *(node for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))]:
         _, found, section = (ast.get_docstring(node) or "").partition("Args:\n")
         if not found:
             continue

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import nn
 
 from models import weights
 from utils import BadRequest
+
+
+@contextlib.contextmanager
+def refusing(what: str):
+    """Turns what a constructor says of its arguments into BadRequest that begins with `what`; not a lack of memory."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
+        if "allocate" in str(error):
+            raise
+        raise BadRequest(f"{what}: {error}") from None
 
 
 def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretrained: bool, **model_args) -> nn.Module:
@@ -55,12 +68,8 @@ def create_torchvision(
     if name in ("googlenet", "inception_v3"):
         # The published weights want their own normalisation (transform_input), which a model keeps for life.
         model_args.update(init_weights=True, aux_logits=False, transform_input=in_chans == 3)
-    try:
+    with refusing(f"torchvision/{name} cannot be built for {img_size} px images"):
         model = build(num_classes=num_classes, **model_args)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-        if "allocate" in str(error):
-            raise
-        raise BadRequest(f"torchvision/{name} cannot be built for {img_size} px images: {error}") from None
     if in_chans != 3:
         replace_first_conv(model, in_chans)
     model.head_names = weights.find_head(model, num_classes)

@@ -23,6 +23,10 @@ def resnext101_32x8d(num_classes: int = 1000, img_size: int = 224, in_chans: int
 
 
 def convnext(name: str, num_classes: int, img_size: int, in_chans: int, drop_path: float) -> nn.Module:
+    """
+    Args:
+        drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
+    """
     if img_size < 32:
         raise BadRequest(f"{name} divides the sides of its input by 32: {img_size} px is too small, use --img-size 32")
     return create_torchvision(name, num_classes, img_size, in_chans, pretrained=False, stochastic_depth_prob=drop_path)
@@ -32,10 +36,6 @@ def convnext(name: str, num_classes: int, img_size: int, in_chans: int, drop_pat
 def convnext_tiny(
     num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, drop_path: Fraction = 0.1
 ) -> nn.Module:
-    """
-    Args:
-        drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
-    """
     return convnext("convnext_tiny", num_classes, img_size, in_chans, drop_path)
 
 
@@ -43,10 +43,6 @@ def convnext_tiny(
 def convnext_small(
     num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, drop_path: Fraction = 0.4
 ) -> nn.Module:
-    """
-    Args:
-        drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
-    """
     return convnext("convnext_small", num_classes, img_size, in_chans, drop_path)
 
 
@@ -54,10 +50,6 @@ def convnext_small(
 def convnext_base(
     num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, drop_path: Fraction = 0.5
 ) -> nn.Module:
-    """
-    Args:
-        drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
-    """
     return convnext("convnext_base", num_classes, img_size, in_chans, drop_path)
 
 
@@ -65,8 +57,4 @@ def convnext_base(
 def convnext_large(
     num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, drop_path: Fraction = 0.5
 ) -> nn.Module:
-    """
-    Args:
-        drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
-    """
     return convnext("convnext_large", num_classes, img_size, in_chans, drop_path)

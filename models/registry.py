@@ -187,13 +187,9 @@ def create_model(
         raise BadRequest(f"there are no published weights for {name}: leave --pretrained out, or give --weights FILE")
     if pretrained and "stem" in takes and model_args.get("stem", "auto") == "auto":
         model_args["stem"] = "imagenet"  # the published weights fit no other
-    try:
+    given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
+    with external.refusing(f"{name} cannot be built for {img_size} px images with {given}"):
         model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-        if "allocate" in str(error):
-            raise
-        given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
-        raise BadRequest(f"{name} cannot be built for {img_size} px images with {given}: {error}") from None
     model.head_names = weights.find_head(model, num_classes)
     model.load_notes = []
     if pretrained:

@@ -72,9 +72,9 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(model: str, key: str, library: bool) -> str:
-    owners = [name for name in models.list_models() if models.find_model(name).argument(key)]
     if library:
         return f"it belongs to models of this suite; --model-arg reaches the arguments of {model}"
+    owners = [name for name in models.list_models() if models.find_model(name).argument(key)]
     return f"{model} has no such argument; it belongs to {shorten(owners)}"
 
 

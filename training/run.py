@@ -152,13 +152,11 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     s.in_chans = dataset.in_chans
     if s.normalization == "dataset" and dataset.train.images is None:
         s.normalization = "imagenet"  # nobody has looked at all pixels of a set that is streamed
-    statistics = {
-        "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-        "half": ((0.5,) * 3, (0.5,) * 3),
-        "pretrained": models.published_statistics(s.model) or (IMAGENET_MEAN, IMAGENET_STD),
-    }
-    if s.normalization != "dataset":
-        dataset = dataset.normalized(*statistics[s.normalization])
+    if s.normalization == "half":
+        dataset = dataset.normalized((0.5,) * 3, (0.5,) * 3)
+    elif s.normalization != "dataset":
+        published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
+        dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
     s.img_size = options.image_size(s.img_size, s.model, dataset.side)
     if s.flip is None:
         s.flip = dataset.flip

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import models
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from image_datasets.registry import Dataset, statistics_for
 from models.weights import load, read_checkpoint, read_state_dict
+from training import options
 from training.use import read_for_use
 from utils import BadRequest, shorten
 
@@ -96,10 +97,8 @@ def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
                              f" {dataset.in_chans}")  # fmt: skip
         return Teacher(model, content["img_size"], content["mean"], content["std"])
 
-    img_size = (entry.img_size if (entry := models.find_model(name)) else None) or dataset.side or 224
-    mean, std = models.published_statistics(name) or (IMAGENET_MEAN, IMAGENET_STD)
-    if dataset.in_chans == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    img_size = options.image_size(None, name, dataset.side)
+    mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
     if file is None:
         outputs = _imagenet_outputs(name, dataset)
         model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
