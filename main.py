@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from training import options, resume
+from training import options
 from training.flags import EVALUATE, LIST, PREDICT, SUMMARY, TRAIN
 from training.menu import run_menu
 from utils import BadRequest
@@ -25,13 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     mode, settings, given = options.parse(argv, DESCRIPTION)
     if mode == TRAIN:
-        found = options.check_data(settings, given)
-        if settings.resume and resume.finished(settings):
-            print(f"{Path(settings.runs_dir) / settings.run_name}: finished already, see summary.json there")
-            return 0
-        from training.run import run_training
-
-        run_training(settings, found)
+        options.train(settings, given)
     elif mode == EVALUATE:
         from training.use import run_evaluation
 

@@ -71,9 +71,13 @@ class ResidentTrainBatches(_TrainBatches):
         self.images = PaddedImages(torch.from_numpy(self.split.images), padding, self.device)
         self.targets = torch.from_numpy(self.split.targets).to(self.device)
 
+    def order(self, epoch: int) -> torch.Tensor:
+        """The images' indices in the order of the epoch, int64 (N,) on the device."""
+        return epoch_order(len(self.split), self.seed, epoch).to(self.device)
+
     def epoch(self, epoch: int, start: int = 0) -> Batches:
         """The epoch's batches from number `start` on."""
-        order = epoch_order(len(self.split), self.seed, epoch).to(self.device)
+        order = self.order(epoch)
         for step in range(start, len(self.bounds)):
             index = order[slice(*self.bounds[step])]
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, step))

@@ -93,12 +93,10 @@ def load(found: Found, workers: int) -> Dataset:
         test = splits["test"]
         if found.name == "tiny-imagenet":
             test_name = "val"
-            notes.append(
-                "tiny-imagenet's test labels are not published: its val/ is what is reported on, never selected on"
-            )
+            notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on")
     elif "val" in splits:
         test, test_name = splits["val"], "val"
-        notes.append("there is no test/: val/ is what is reported on, never selected on")
+        notes.append("there is no test/: val/ is what is reported on")
     else:
         train, test = split_test(train)
         notes.append(

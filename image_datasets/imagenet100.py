@@ -48,6 +48,10 @@ class Sharded:
     def grey(self) -> bool:
         return self.layout.grey
 
+    @property
+    def splits(self) -> dict[str, tuple[list[str], list[int]]]:
+        return self.layout.splits
+
 
 def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
@@ -87,7 +91,7 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
 def load(found: Found, workers: int) -> Dataset:
     sharded: Sharded = found.layout
     dataset = folder.load(replace(found, layout=sharded.layout), workers)
-    notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on, never selected on"]
+    notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on"]
     return replace(dataset, test_name=VAL, wnids=sharded.wnids, notes=notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 import re
@@ -41,11 +42,15 @@ def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in `path`: bare, or under a usual key of a checkpoint, wrappers' prefixes removed.
+    """The state dict in `path`. Raises BadRequest, naming the file, where it is missing, damaged, or holds none."""
+    return find_state_dict(path, read_checkpoint(path))
 
-    Raises BadRequest, naming the file, where it is missing, damaged, or holds no state dict.
+
+def find_state_dict(path: Path, content: dict) -> dict[str, torch.Tensor]:
+    """The state dict in what `path` holds: bare, or under a usual key of a checkpoint, wrappers' prefixes removed.
+
+    Raises BadRequest, naming the file, where there is none.
     """
-    content = read_checkpoint(path)
     best = content.get("best")
     if isinstance(best, dict) and best.get("weights") == "ema":  # the averaged ones are what this run selected
         content = {"model": content.get("ema")}
@@ -66,7 +71,8 @@ def read_checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise BadRequest(f"{path}: no such checkpoint file")
     try:
-        with warnings.catch_warnings():
+        # A namespace of flags runs no code; training scripts store theirs.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of old formats; what matters is raised below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader, the unpickler and the file system each raise their own

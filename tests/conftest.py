@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import main
+import viz_random_10_vit_vs_deit
 from training import options
 
 # Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
@@ -39,15 +41,18 @@ def workdir(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def cli(workdir, monkeypatch, capsys):
-    """main.py with a command line, run in this process in `workdir`; wandb is disabled unless it is named."""
+    """A script (main.py unless another is given) with a command line, run in this process in `workdir`; wandb is
+    disabled unless it is named."""
 
-    def run(command: str, *more: str) -> Result:
+    def run(command: str, *more: str, script=main) -> Result:
         words = [*command.split(), *more]
-        plain = any(word.startswith(NO_WANDB) for word in words if "run" not in word)
-        monkeypatch.setattr("sys.argv", ["main.py", *words, *([] if plain else ["--wandb", "disabled"])])
+        plain = script is viz_random_10_vit_vs_deit
+        plain = plain or any(word.startswith(NO_WANDB) for word in words if "run" not in word)
+        name = f"{script.__name__}.py"
+        monkeypatch.setattr("sys.argv", [name, *words, *([] if plain else ["--wandb", "disabled"])])
         capsys.readouterr()
         try:
-            status = options.one_line_errors(main.main)
+            status = options.one_line_errors(script.main)
         except SystemExit as end:  # of --help
             status = end.code
         captured = capsys.readouterr()
@@ -60,8 +65,8 @@ def cli(workdir, monkeypatch, capsys):
 def learns(cli):
     """Like `cli`, for commands that must succeed."""
 
-    def run(command: str, *more: str) -> Result:
-        result = cli(command, *more)
+    def run(command: str, *more: str, script=main) -> Result:
+        result = cli(command, *more, script=script)
         assert result.status == 0, result.err
         return result
 
@@ -120,6 +125,43 @@ def image_folder(tmp_path):
                 folder.mkdir(parents=True)
                 for i, image in enumerate(class_images(rng, np.full(per_class, label), side)):
                     Image.fromarray(image).save(folder / f"{i}.png")
+        return root
+
+    return make
+
+
+def fit_head(head: nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> None:
+    """Makes a layer give the right class for these features (N, in_features), by least squares: a network that
+    knows."""
+    inputs = torch.cat([features, torch.ones(len(features), 1)], 1).double()
+    wanted = torch.nn.functional.one_hot(targets, head.out_features).double()
+    solution = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution.float()
+    with torch.no_grad():
+        head.weight.copy_(10 * solution[:-1].T)
+        head.bias.copy_(10 * solution[-1])
+
+
+WNIDS = ["n01440764", "n01443537", "n01484850", "n15075141"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Makes ImageNet-100's layout: train.X1, train.X2, val.X with images of four of ImageNet's classes, the last of
+    which lives in the second shard alone, and Labels.json."""
+
+    def make(side: int = 32, per_class: int = 6) -> Path:
+        root = tmp_path / "shards"
+        rng = np.random.default_rng(2)
+        for part in ("train.X1", "train.X2", "val.X"):
+            for label, wnid in enumerate(WNIDS):
+                if (part, label) == ("train.X1", 3):
+                    continue
+                folder = root / part / wnid
+                folder.mkdir(parents=True)
+                for i, image in enumerate(class_images(rng, np.full(per_class, label), side)):
+                    Image.fromarray(image).save(folder / f"{wnid}_{part[-2:]}{i}.JPEG", quality=95)
+        names = ["tench, Tinca tinca", "goldfish", "great white shark, white shark", "toilet tissue, toilet paper"]
+        (root / "Labels.json").write_text(json.dumps(dict(zip(WNIDS, names, strict=True))))
         return root
 
     return make

@@ -120,7 +120,7 @@ FLAGS = [
     ("--list-models timm/resnet10* --img-size 32", "--img-size has no effect"),
     # distillation
     ("--teacher resnet18x", "--teacher: unknown model 'resnet18x'. Did you mean resnet18"),
-    ("--teacher resnet20", "--teacher resnet20: there are no published weights for it; train it first"),
+    ("--teacher resnet20", "--teacher resnet20: there are no published weights for it; --teacher-epochs"),
     ("--teacher resnet18", "ImageNet has no class 0, 1"),
     ("--teacher resnet18 --teacher-weights nowhere.pth", "--teacher-weights nowhere.pth: no such file"),
     ("--teacher-weights x.pth", "--teacher-weights has no effect: it needs --teacher"),

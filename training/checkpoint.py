@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models.weights import read_checkpoint
+from training import earlier
 from training.metrics import Totals
 from training.optim import ModelEMA
 from utils import BadRequest, replacing
@@ -28,7 +29,8 @@ class RunState:
         step: optimiser steps taken.
         totals: sums over the current epoch so far.
         history: one row of numbers for each finished epoch.
-        best: the row of the best epoch so far with "score", and "weights": "raw" or "ema"; empty before the first.
+        best: of the best epoch so far "epoch", "weights" ("raw" or "ema"), and where there is a validation split "top1"
+            on it and "score", the rank among the epochs; empty before the first.
         train_seconds: time spent in training steps and validation.
     """
 
@@ -91,8 +93,11 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of this suite. Raises BadRequest, naming the file, for anything else."""
+    """A checkpoint of this suite, or one of the earlier form in its shape; class names that it does not hold are None.
+    Raises BadRequest, naming the file, for anything else."""
     content = read_checkpoint(path)
+    if earlier.is_earlier(content):
+        return earlier.convert(path, content)
     needed = (
         "format",
         "model",
@@ -112,6 +117,31 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
     return content
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the file says how its model was trained: it is more than weights. Raises BadRequest for a damaged one."""
+    content = read_checkpoint(path)
+    return "settings" in content or earlier.is_earlier(content)
+
+
+def settle_classes(path: str, content: dict[str, Any], class_names: list[str], name: str) -> None:
+    """Checks that a checkpoint has these classes, of the data set `name`; one without names gets them.
+
+    Raises BadRequest that tells what differs.
+    """
+    theirs, count = content["class_names"], num_classes(content)
+    if count != len(class_names):
+        raise BadRequest(f"{path}: has {count} classes, {name} has {len(class_names)}")
+    if theirs is None:
+        content["class_names"] = theirs = list(class_names)
+    if list(theirs) != list(class_names):
+        i = next(i for i, pair in enumerate(zip(theirs, class_names, strict=True)) if pair[0] != pair[1])
+        raise BadRequest(f"{path}: has other classes than {name} (class {i}: {theirs[i]!r}, {class_names[i]!r})")
+
+
+def num_classes(content: dict[str, Any]) -> int:
+    return content["num_classes"] if content["class_names"] is None else len(content["class_names"])
 
 
 def selected_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:

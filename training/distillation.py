@@ -20,20 +20,21 @@ class Distillation:
     head) from the teacher with weight alpha.
 
     Attributes:
-        teacher: normalised images of the student (N, C, H, W) -> logits (N, K).
+        teacher: normalised images of the student (N, C, H, W), epoch and number of the batch -> logits (N, K).
         kind: "soft" or "hard", see `distillation_loss`.
     """
 
-    teacher: Callable[[torch.Tensor], torch.Tensor]
+    teacher: Callable[[torch.Tensor, int, int], torch.Tensor]
     kind: str
     alpha: float
     temperature: float
 
     def loss(
-        self, heads: list[torch.Tensor], images: torch.Tensor, targets: torch.Tensor, criterion: Criterion
+        self, heads: list[torch.Tensor], answers: torch.Tensor, targets: torch.Tensor, criterion: Criterion
     ) -> torch.Tensor:
-        """Args: heads: logits of the class token and, where there is one, of the distillation token."""
-        learnt = distillation_loss(self.kind, heads[-1], self.teacher(images), self.temperature)
+        """Args: heads: logits of the class token and, where there is one, of the distillation token; answers: the
+        teacher's logits."""
+        learnt = distillation_loss(self.kind, heads[-1], answers, self.temperature)
         return (1 - self.alpha) * criterion(heads[0], targets) + self.alpha * learnt
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
+from training.recipes import RECIPES
 
 TRAIN, EVALUATE, PREDICT, LIST, SUMMARY, INSPECT = "train", "evaluate", "predict", "list", "summary", "inspect"
 EVERY_RUN = (TRAIN, EVALUATE)
@@ -182,6 +183,11 @@ GROUPS: dict[str, list[Flag]] = {
              modes=EVERY_AUGMENTER),
         Flag("train-fraction", "share of the remaining training images to use; smaller shares lie within larger ones",
              default=1.0, check=number(float, 0, 1, open_low=True), metavar="F", modes=EVERY_AUGMENTER),
+        Flag("select-on", "what selects the checkpoint: validation, images held out of the training set; reported, the"
+             " split that is reported on, as some published protocols do: all training images are used, and the"
+             " result is optimistic", default="validation", check=one_of("validation", "reported"), metavar="SPLIT"),
+        Flag("check-images", "decode every image file before anything else, and name those that are broken",
+             default=False, modes=EVERY_AUGMENTER, may_change=True),
         Flag("num-workers", "processes (threads, for sets kept in memory) that decode image files",
              check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
              modes=EVERY_READER, may_change=True),
@@ -196,7 +202,8 @@ GROUPS: dict[str, list[Flag]] = {
              metavar="A", modes=EVERY_AUGMENTER),
         Flag("mix-prob", "probability that a batch is mixed", default=1.0, check=PROBABILITY, metavar="P",
              modes=EVERY_AUGMENTER),
-        Flag("rand", "RandAugment, random resized crops and random erasing", default=False, modes=EVERY_AUGMENTER),
+        Flag("rand", "RandAugment, random resized crops and random erasing", default=False, negatable=True,
+             modes=EVERY_AUGMENTER),
         Flag("crop", "pad: random crop after padding with black; resized: random area and aspect ratio; none",
              check=one_of("pad", "resized", "none"), metavar="KIND",
              default_text="pad; resized for large images or with --rand", modes=EVERY_AUGMENTER),
@@ -220,6 +227,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=one_of("none", "backbone"), metavar="WHAT"),
     ],
     "optimisation": [
+        Flag("recipe", f"values for a set of flags, of which those that are given win: {', '.join(RECIPES)}",
+             check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER),
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
         Flag("batch-size", "images per batch", default=128, check=COUNT, metavar="N", modes=EVERY_RUN),
         Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
@@ -252,8 +261,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=number(float, 0, 1, open_low=True), metavar="G"),
         Flag("min-lr", "learning rate that no schedule goes below (before the factors of --layer-decay and --head-lr)",
              default=0.0, check=number(float, 0), metavar="LR"),
-        Flag("ema", "also keep an exponential moving average of the weights, with this decay per step", check=FRACTION,
-             metavar="DECAY", default_text="none"),
+        Flag("ema", "also keep an exponential moving average of the weights, with this decay per step; 0: none",
+             check=FRACTION, metavar="DECAY", default_text="none"),
         Flag("select-by", "the best epoch is that with the highest validation top1, map (mean average precision), f1"
              " (macro-averaged), or with the lowest loss", default="top1", check=one_of("top1", "map", "f1", "loss"),
              metavar="METRIC"),
@@ -272,6 +281,10 @@ GROUPS: dict[str, list[Flag]] = {
              check=text, metavar="NAME", default_text="none"),
         Flag("teacher-weights", "checkpoint or state dict of the teacher", check=text, metavar="FILE",
              default_text="the published ImageNet weights"),
+        Flag("teacher-epochs", "first train the teacher for so many epochs on the same data, with the same flags, as a"
+             " run of its own named RUN-NAME-teacher", check=COUNT, metavar="N", default_text="it is trained already"),
+        Flag("cache-teacher", "ask the teacher once for each image; for images that are kept on the device and not"
+             " augmented", default=False),
         Flag("distill", "what is learnt from the teacher: hard, the class that it finds most probable; soft, its"
              " probabilities", check=one_of("soft", "hard", "none"), metavar="KIND",
              default_text="hard with --teacher, else none"),
@@ -314,6 +327,21 @@ GROUPS: dict[str, list[Flag]] = {
 FLAGS: dict[str, Flag] = {flag.key: flag for flags in GROUPS.values() for flag in flags}
 
 
+def training_groups(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[str, list[Flag]]:
+    """The flags of a training, for a script that does nothing else.
+
+    Args:
+        defaults: by flag, where they are not those of main.py.
+        without: flags that the script does not offer.
+    """
+    groups = {
+        title: [replace(flag, default=defaults.get(flag.key, flag.default)) for flag in flags
+                if TRAIN in flag.modes and flag.key not in without]
+        for title, flags in GROUPS.items()
+    }  # fmt: skip
+    return {title: flags for title, flags in groups.items() if flags}
+
+
 # When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
 NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
@@ -326,6 +354,9 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
     ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
     ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("teacher_epochs", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("teacher_epochs", lambda s: s.teacher_weights is None, "the teacher is trained already (--teacher-weights)"),
+    ("cache_teacher", lambda s: s.teacher is not None, "it needs --teacher"),
     ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
     ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
     ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
@@ -338,6 +369,7 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
+    ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
     ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
     ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),

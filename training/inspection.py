@@ -10,7 +10,7 @@ import torch
 from image_datasets.folder import channel_statistics
 from image_datasets.registry import Dataset, Found
 from training import plots
-from training.run import Data, load_data, make_mix, make_train_batches
+from training.data import Data, load_data, make_mix, make_train_batches
 from training.tracking import say
 from utils import derive_seed
 

@@ -78,7 +78,8 @@ def train_epoch(
             outputs = forward(images)
         heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
         if recipe.distillation is not None:
-            loss = recipe.distillation.loss(heads, images, targets, recipe.criterion)
+            answers = recipe.distillation.teacher(images, state.epoch, batch)
+            loss = recipe.distillation.loss(heads, answers, targets, recipe.criterion)
         else:
             losses = [recipe.criterion(logits, targets) for logits in heads]
             loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
@@ -249,5 +250,5 @@ def _update_best(state: RunState, scores: dict[str, dict], select_by: str) -> bo
     weights = max(scores, key=rank)
     if state.best and state.best["score"] >= rank(weights):
         return False
-    state.best = {"epoch": state.epoch, "weights": weights, "score": rank(weights)}
+    state.best = {"epoch": state.epoch, "weights": weights, "top1": scores[weights]["top1"], "score": rank(weights)}
     return True

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import image_datasets
 import models
-from training import model_flags, resume
+from training import model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
+from training.parser import read_flags, with_hyphens
+from training.run_directory import TEACHER
 from utils import BadRequest, suggestion
 
 MODE_FLAGS = {
@@ -26,100 +27,29 @@ MODE_FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadRequest(message.removeprefix("argument "))
-
-
-def build_parser(description: str, model: str) -> argparse.ArgumentParser:
-    """A parser of every flag. Flags that are not given are absent from its result: defaults come in `parse`.
-
-    Its help shows the flags of the architecture `model`; those of the others are known too, so that they can be refused
-    with the reason.
-    """
-    parser = _Parser(
-        usage="%(prog)s [flags]",
-        description=description,
-        epilog="Hyphens and underscores are the same: --batch-size is --batch_size. --model NAME --help shows the flags"
-        " of that architecture.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
-    )
-    for title, flags in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            _add(group, flag, visible=True)
-        if title == "model":
-            own = model_flags.flags_of(model)
-            group = parser.add_argument_group(f"architecture ({model})") if own else parser
-            for key, flag in {**model_flags.flags_of(None), **own}.items():
-                _add(group, flag, visible=key in own)
-    return parser
-
-
-def _add(group, flag: Flag, visible: bool) -> None:
-    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
-    text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%") if visible else argparse.SUPPRESS
-    if flag.check is None:
-        action = argparse.BooleanOptionalAction if flag.negatable else "store_true"
-        group.add_argument(*names, help=text, dest=flag.key, action=action)
-    else:
-        action = "extend" if flag.nargs == "+" else "store"
-        group.add_argument(*names, help=text, dest=flag.key, action=action, type=flag.check, metavar=flag.metavar,
-                           nargs=flag.nargs)  # fmt: skip
-
-
-def _named_model(argv: list[str]) -> str:
-    """The model whose flags --help is to show."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", nargs="?", default=FLAGS["model"].default)
-    model = parser.parse_known_args(argv)[0].model
-    return model or FLAGS["model"].default
-
-
-def _default_text(flag: Flag) -> str:
-    if flag.default is None:
-        return flag.default_text
-    return ("on" if flag.default else "off") if flag.check is None else str(flag.default)
-
-
-def with_hyphens(argv: list[str]) -> list[str]:
-    """The same command line with hyphens for underscores in the names (not the values) of flags."""
-    result = []
-    for i, word in enumerate(argv):
-        if word == "--":
-            return result + argv[i:]
-        name, equals, value = word.partition("=")
-        result.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
-    return result
-
-
-def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict[str, Any]]:
+def parse(
+    argv: list[str], description: str, groups: dict[str, list[Flag]] = GROUPS, fixed: dict[str, Any] | None = None
+) -> tuple[str, SimpleNamespace, dict[str, Any]]:
     """(mode, settings, the flags that were given). Raises BadRequest for what cannot be.
 
     Settings hold a value for every flag, None where only the data will tell. For a resumed run they are the stored
     ones of that run.
+
+    Args:
+        groups: the flags that the script offers, with its defaults.
+        fixed: settings that it offers no flag for.
     """
-    argv = with_hyphens(argv)
-    parser = build_parser(description, _named_model(argv))
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        names = [name for action in parser._actions for name in action.option_strings]
-        word = unknown[0].split("=")[0]
-        if word.startswith("-"):
-            raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
-        raise BadRequest(f"{word!r} belongs to no flag")
-    given = vars(namespace)
+    given = read_flags(argv, description, groups)
     mode = _mode(given)
     known = {**model_flags.flags_of(None), **FLAGS}
     for key in given:
         if mode not in known[key].modes:
             raise BadRequest(f"--{known[key].name} has no effect with --{MODE_FLAGS[mode]}")
-    settings = SimpleNamespace(**{key: flag.default for key, flag in FLAGS.items()})
-    vars(settings).update({key: value for key, value in given.items() if key in FLAGS})
+    settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if settings.recipe and not settings.resume:
+        recipes.apply(settings, given)
     if mode == TRAIN:
         if settings.resume:
             resume.take_up(settings, given)
@@ -136,11 +66,18 @@ def parse(argv: list[str], description: str) -> tuple[str, SimpleNamespace, dict
         _check_augmentation(settings)
         check_output_file("--inspect-data", settings.inspect_data)
     if mode not in (LIST, SUMMARY):
-        _check_hardware(settings, given)
+        check_hardware(settings)
     for key, has_effect, reason in NEEDS:
         if key in given and not has_effect(settings):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")
     return mode, settings, given
+
+
+def complete(given: dict[str, Any], groups: dict[str, list[Flag]], fixed: dict[str, Any] | None = None):
+    """A namespace with what is given, and in place of what is not, the defaults of `groups` or else main.py's."""
+    offered = {flag.key: flag for flags in groups.values() for flag in flags}
+    defaults = {key: flag.default for key, flag in {**FLAGS, **offered}.items()}
+    return SimpleNamespace(**{**defaults, **(fixed or {}), **given})
 
 
 def _mode(given: dict[str, Any]) -> str:
@@ -153,9 +90,9 @@ def _mode(given: dict[str, Any]) -> str:
 def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Checks the name and its architecture's flags, and settles the arguments of its constructor."""
     models.check_name(s.model)
-    if not s.resume:
-        s.model_args = model_flags.settle(s.model, given)
     entry = models.find_model(s.model)
+    if not s.resume:
+        s.model_args = model_flags.settle(s.model, {**recipes.model_arguments(s.recipe, s.model, given), **given})
     if s.pretrained and entry is not None and not entry.pretrained:
         raise BadRequest(f"--pretrained: there are no published weights for {s.model}; --weights FILE takes others")
     if s.pretrained and "stem" in s.model_args:
@@ -171,6 +108,7 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.weights and not s.resume and not Path(s.weights).is_file():
         raise BadRequest(f"--weights {s.weights}: no such file")
     _check_optimizer(s.optimizer, given)
+    s.ema = s.ema or None
     if s.lr is None:
         s.lr = 0.1 if s.optimizer == "sgd" else 0.001
     if s.weight_decay is None:
@@ -195,7 +133,10 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
     _check_teacher(s)
     if s.run_name is None:
         s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
-    check_run_directory(Path(s.runs_dir) / s.run_name, s.resume, s.overwrite, needed=s.weights)
+    directory = Path(s.runs_dir) / s.run_name
+    check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
+    if s.teacher_epochs is not None:
+        check_run_directory(directory.with_name(directory.name + TEACHER), s.resume, s.overwrite, needed=s.weights)
 
 
 def _check_teacher(s: SimpleNamespace) -> None:
@@ -211,9 +152,19 @@ def _check_teacher(s: SimpleNamespace) -> None:
     entry = models.find_model(s.teacher)
     if s.teacher_weights is not None and not s.resume and not Path(s.teacher_weights).is_file():
         raise BadRequest(f"--teacher-weights {s.teacher_weights}: no such file")
-    if s.teacher_weights is None and entry is not None and not entry.pretrained:
-        raise BadRequest(f"--teacher {s.teacher}: there are no published weights for it; train it first, and give its"
-                         " best.pth with --teacher-weights")  # fmt: skip
+    if s.teacher_weights is None and s.teacher_epochs is None and entry is not None and not entry.pretrained:
+        raise BadRequest(f"--teacher {s.teacher}: there are no published weights for it; --teacher-epochs N trains it"
+                         " first, --teacher-weights FILE takes one that is trained")  # fmt: skip
+    if s.cache_teacher:
+        _check_cache(s)
+
+
+def _check_cache(s: SimpleNamespace) -> None:
+    """A cached answer is that to the image as it is stored."""
+    changes = {"--rand": s.rand, "--random-erasing": s.random_erasing > 0, "--augmentation": s.augmentation != "none"}
+    for flag, used in changes.items():
+        if used:
+            raise BadRequest(f"--cache-teacher: {flag} changes the images, so the teacher has to see each of them anew")
 
 
 def _check_augmentation(s: SimpleNamespace) -> None:
@@ -277,7 +228,8 @@ def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
         )
 
 
-def _check_hardware(s: SimpleNamespace, given: dict[str, Any]) -> None:
+def check_hardware(s: SimpleNamespace) -> None:
+    """Refuses a device that cannot be, and settles the number of workers."""
     if s.device is not None and s.gpu is not None:
         raise BadRequest("--device and --gpu contradict each other: give one of them")
     if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
@@ -305,11 +257,25 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    if "num_workers" in given and s.dataset in ("digits", "cifar10", "cifar100"):
-        raise BadRequest(f"--num-workers has no effect: {s.dataset} is no set of image files")
+    for key in ("num_workers", "check_images"):
+        if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
     if s.val_fraction is None:
-        s.val_fraction = None if found.has_val else 0.1
+        own = found.has_val or s.select_on == "reported"
+        s.val_fraction = None if own else 0.1
     return found
+
+
+def train(s: SimpleNamespace, given: dict[str, Any]) -> int:
+    """Trains as the settings say, if the data are there and a run to be resumed is not finished. Returns 0."""
+    found = check_data(s, given)
+    if s.resume and resume.finished(s):
+        print(f"{Path(s.runs_dir) / s.run_name}: finished already, see summary.json there")
+        return 0
+    from training.run import run_training  # imports torch, and so only when all is checked
+
+    run_training(s, found)
+    return 0
 
 
 def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed: str | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,55 +12,25 @@ from typing import Any
 import torch
 from torch import nn
 
-import image_datasets
 import models
-from data_transform import EVAL_CROP, Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
-from image_datasets.splits import Split, split_train
+from image_datasets.registry import Found
 from models import weights as model_weights
-from training import checkpoint, cost, options, processes, results
+from training import checkpoint, cost, model_flags, processes, recipes, results, resume
 from training.checkpoint import RunState
+from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
 from training.loop import PRECISIONS, Recipe, evaluate, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups
-from training.run_directory import RunDirectory
-from training.teacher import load_teacher
+from training.run_directory import TEACHER, RunDirectory
+from training.teacher import CachedTeacher, Teacher, load_teacher
 from training.tracking import Progress, Wandb, say
 from utils import BadRequest, derive_seed, human
 
-NOT_STORED = ("resume", "overwrite", "download")  # asks of one command, not properties of the run
-
-
-@dataclass
-class Data:
-    """The splits of a run, with what is needed to make batches of them."""
-
-    dataset: Dataset
-    train: Split
-    val: Split | None
-    img_size: int
-    selected_on: str
-
-    @property
-    def resident(self) -> bool:
-        return self.dataset.train.images is not None
-
-    def for_checkpoint(self) -> dict[str, Any]:
-        """What using the model on other images takes."""
-        return {
-            "class_names": self.dataset.class_names,
-            "wnids": self.dataset.wnids,
-            "mean": self.dataset.mean,
-            "std": self.dataset.std,
-            "img_size": self.img_size,
-            "in_chans": self.dataset.in_chans,
-            "eval_crop": 1.0 if self.resident else EVAL_CROP,
-            "selected_on": self.selected_on,
-        }
+NOT_STORED = ("resume", "overwrite", "download", "check_images")  # asks of one command, not properties of the run
 
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
@@ -91,19 +60,24 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
     train_batches = make_train_batches(s, data, device)
     val_batches = None
     if data.val is not None:
-        val_batches = EvalBatches(data.val, workers=s.num_workers, **_batch_arguments(s, data, device))
+        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
     if 1 in train_batches.sizes:
         cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
-    distillation, teacher_facts = _make_distillation(s, data, device, precision, val_batches)
+    stored = stored_settings(s)
+    run_id = directory.stored_run_id() if s.resume else None
+    teacher_file = s.teacher_weights
+    if s.teacher_epochs is not None:
+        # Here already: a run that is stopped while its teacher trains can be resumed then.
+        run_id = run_id or directory.create(stored, s.overwrite)
+        teacher_file = _train_teacher(s, found)
+    distillation, teacher_facts = _make_distillation(
+        s, teacher_file, data, device, precision, train_batches, val_batches
+    )
     recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
     forward = _forward(model, s.channels_last, s.compile)
-
-    stored = stored_settings(s)
     if s.resume:
         say(f"resumed       after epoch {state.epoch} of {s.epochs}" if continued else "resumed       from the start")
-        run_id = directory.stored_run_id()
-    else:
-        run_id = directory.create(stored, s.overwrite)
+    run_id = run_id or directory.create(stored, s.overwrite)
     wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
     say()
 
@@ -118,18 +92,8 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
 
     progress = Progress("agreement" if recipe.mix.mixers else "top-1")
     try:
-        train(
-            state,
-            forward,
-            train_batches,
-            val_batches,
-            recipe,
-            s.epochs,
-            len(data.dataset.class_names),
-            progress,
-            save,
-            s.select_by,
-        )
+        num_classes = len(data.dataset.class_names)
+        train(state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, save, s.select_by)
         directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         facts = {"flops": flops, "teacher": teacher_facts}
         summary = _score_and_report(s, data, directory, state, device, precision, facts)
@@ -143,39 +107,6 @@ def _run_training(s: SimpleNamespace, found: Found) -> None:
 def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
     """The settings that belong to the run, for settings.json, checkpoints and wandb."""
     return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
-
-
-def load_data(s: SimpleNamespace, found: Found) -> Data:
-    """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
-    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
-    dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
-    s.in_chans = dataset.in_chans
-    if s.normalization == "dataset" and dataset.train.images is None:
-        s.normalization = "imagenet"  # nobody has looked at all pixels of a set that is streamed
-    if s.normalization == "half":
-        dataset = dataset.normalized((0.5,) * 3, (0.5,) * 3)
-    elif s.normalization != "dataset":
-        published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
-        dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
-    s.img_size = options.image_size(s.img_size, s.model, dataset.side)
-    if s.flip is None:
-        s.flip = dataset.flip
-    if s.crop is None:
-        s.crop = "resized" if s.rand or dataset.side is None else "pad"
-    if s.crop_padding is not None and s.crop != "pad":
-        raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
-    if s.crop == "pad" and s.crop_padding is None:
-        s.crop_padding = (dataset.side or s.img_size) // 8
-    train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
-    if dataset.val is not None:
-        val, selected_on = dataset.val, "val"
-    elif val is not None:
-        selected_on = f"{s.val_fraction:g} of train, stratified, seed {s.seed}"
-    else:
-        selected_on = "last epoch"
-    if s.ema is not None and val is None:
-        selected_on = "last epoch, averaged weights"
-    return Data(dataset, train_split, val, s.img_size, selected_on)
 
 
 def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
@@ -211,52 +142,88 @@ def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimiz
     return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
 
 
-def make_train_batches(
-    s: SimpleNamespace, data: Data, device: torch.device
-) -> ResidentTrainBatches | StreamedTrainBatches:
-    augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
-    common = {**_batch_arguments(s, data, device), "seed": s.seed}
-    if data.resident:
-        return ResidentTrainBatches(data.train, augment, **common)
-    return StreamedTrainBatches(data.train, augment, workers=s.num_workers, **common)
-
-
-def _batch_arguments(s: SimpleNamespace, data: Data, device: torch.device) -> dict[str, Any]:
-    return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size}  # fmt: skip
-
-
-def make_mix(s: SimpleNamespace, data: Data) -> Mix:
-    return Mix(s.augmentation, len(data.dataset.class_names), s.cutmix_alpha, s.mixup_alpha, s.mix_prob)
+def _train_teacher(s: SimpleNamespace, found: Found) -> str:
+    """Trains the teacher as a run of its own: the student's flags, images and schedule, which is stretched or shortened
+    to --teacher-epochs. Where the student is resumed, so is the teacher, if it is not finished. Returns its checkpoint.
+    """
+    share = s.teacher_epochs / s.epochs
+    teacher = SimpleNamespace(**vars(s))
+    vars(teacher).update(
+        model=s.teacher, run_name=s.run_name + TEACHER, epochs=s.teacher_epochs,
+        model_args=model_flags.settle(s.teacher, recipes.model_arguments(s.recipe, s.teacher, {})),
+        warmup_epochs=s.warmup_epochs * share,
+        step_size=s.step_size and max(1, round(s.step_size * share)),
+        milestones=s.milestones and sorted({max(1, round(epoch * share)) for epoch in s.milestones}),
+        normalization="dataset" if s.normalization == "pretrained" else s.normalization,
+        pretrained=False, weights=None, freeze="none", head_lr=None, layer_decay=None,
+        teacher=None, teacher_epochs=None, cache_teacher=False, distill=None,
+    )  # fmt: skip
+    directory = RunDirectory(Path(teacher.runs_dir) / teacher.run_name)
+    teacher.resume = s.resume and directory.settings.is_file()
+    if not (teacher.resume and resume.finished(teacher)):
+        say(f"teacher       {s.teacher} is trained first, for {s.teacher_epochs} epochs")
+        say()
+        _run_training(teacher, found)
+        say()
+    return str(directory.best)
 
 
 def _make_distillation(
-    s: SimpleNamespace, data: Data, device: torch.device, precision: str, val_batches: EvalBatches | None
+    s: SimpleNamespace,
+    file: str | None,
+    data: Data,
+    device: torch.device,
+    precision: str,
+    train_batches: ResidentTrainBatches | StreamedTrainBatches,
+    val_batches: EvalBatches | None,
 ) -> tuple[Distillation | None, dict[str, Any] | None]:
     """(the teacher and how to learn from it, what the summary says of it), or twice None without --teacher. The teacher
     is scored first: a network that does no better than chance has nothing to teach.
+
+    Args:
+        file: the teacher's checkpoint or state dict; None: the published ImageNet weights.
 
     Raises BadRequest where it is none, or does not fit the data set.
     """
     if s.teacher is None:
         return None, None
+    if s.cache_teacher and not (data.resident and s.crop == "none" and not s.flip):
+        raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
+                         " --crop none --no-flip)")  # fmt: skip
     dataset = data.dataset
-    teacher = load_teacher(s.teacher, s.teacher_weights, dataset).adapt(
-        dataset.mean, dataset.std, device, PRECISIONS[precision]
-    )
+    teacher = load_teacher(s.teacher, file, dataset).adapt(dataset.mean, dataset.std, device, PRECISIONS[precision])
+    weights = file or "published ImageNet weights"
     split, batches = "validation", val_batches
     if batches is None:
-        split = "train"
-        batches = EvalBatches(data.train, workers=s.num_workers, **_batch_arguments(s, data, device))
-    means, _ = evaluate(teacher, batches, len(dataset.class_names), "fp32")
-    weights = s.teacher_weights or "published ImageNet weights"
-    say(f"teacher       {s.teacher}, {weights}: top-1 {100 * means['top1']:.2f} % on {split}")
+        split, batches = "train", _in_order(s, data, device)
+    top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32")[0]["top1"]
+    say(f"teacher       {s.teacher}, {weights}: top-1 {100 * top1:.2f} % on {split}")
     chance = 1 / len(dataset.class_names)
-    if means["top1"] <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
-        raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * means['top1']:.2f} % on {split} is no"
+    if top1 <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
+        raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
                          f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
-    facts = {"model": s.teacher, "weights": weights, "split": split, "top1": means["top1"]}
+    facts = {"model": s.teacher, "weights": weights, "split": split, "top1": top1}
+    if split == "validation" and _knows_validation(teacher, s):
+        facts["note"] = "it was trained with another split: some of these validation images were in its training"
+        say(f"              {facts['note']}")
+    if s.cache_teacher:
+        _, logits = evaluate(teacher, _in_order(s, data, device), len(dataset.class_names), "fp32", keep_logits=True)
+        teacher = CachedTeacher(logits, train_batches)
     return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
+
+
+def _in_order(s: SimpleNamespace, data: Data, device: torch.device) -> EvalBatches:
+    """The training images as they are."""
+    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device))
+
+
+def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
+    """Whether images that this run holds out of the training set were among those that the teacher learnt."""
+    theirs = teacher.settings
+    carved = s.val_fraction and s.select_on == "validation"
+    if not carved or theirs is None or theirs["dataset"] != s.dataset:
+        return False
+    return any(theirs.get(key) != getattr(s, key) for key in ("seed", "val_fraction"))
 
 
 def _make_recipe(
@@ -307,6 +274,10 @@ def _print_overview(
         f" selected on: {data.selected_on}")  # fmt: skip
     for note in dataset.notes:
         say(f"note          {note}")
+    if s.recipe:
+        say(f"recipe        {recipes.describe(s)}")
+    if s.teacher is None and len(model.head_names) > 1:
+        say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
     say(f"device        {processes.describe(device)}, {precision}")
     say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
 
@@ -321,7 +292,7 @@ def _score_and_report(
     more_facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
-    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **_batch_arguments(s, data, device))
+    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **batch_arguments(s, data, device))
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
+TEACHER = "-teacher"  # what the name of a teacher's run has behind that of its student
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-learn", "wandb")
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import models
+from image_datasets.batches import ResidentTrainBatches
 from image_datasets.registry import Dataset, statistics_for
-from models.weights import load, read_checkpoint, read_state_dict
+from models.weights import load, read_state_dict
 from training import options
+from training.checkpoint import is_checkpoint, settle_classes
 from training.use import read_for_use
 from utils import BadRequest, shorten
 
@@ -23,12 +26,16 @@ IMAGENET_CLASSES = 1000
 class Teacher:
     """A trained model that gets the student's images, normalised and sized as it was trained on them.
 
-    Called with (N, C, H, W) it gives float32 logits (N, K) for the data set's K classes, without gradients.
+    Called with (N, C, H, W) it gives float32 logits (N, K) for the data set's K classes, without gradients. Which batch
+    of which epoch the images are makes no difference.
 
     Args:
         img_size: of the images that the model wants, in pixels.
         mean, std: per channel, that the model's images were normalised with.
         outputs: for each class of the data set the model's output; None where they are the same.
+
+    Attributes:
+        settings: of the run that trained it, where it is a checkpoint of this suite.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Teacher:
     ):
         self.model = model.requires_grad_(False).eval()
         self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
+        self.settings: dict[str, Any] | None = None
         self.scale = self.shift = None
         self.autocast = contextlib.nullcontext
 
@@ -65,7 +73,7 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, epoch: int = 0, batch: int = 0) -> torch.Tensor:
         if self.scale is not None:
             images = images * self.scale + self.shift
         if images.shape[-1] != self.img_size:
@@ -74,6 +82,26 @@ class Teacher:
         with self.autocast():
             logits = self.model(images).float()
         return logits if self.outputs is None else logits[:, self.outputs]
+
+
+class CachedTeacher:
+    """The answers of a teacher that was asked once for each image of a training set that is kept on the device.
+
+    They are right for images that reach the student as they are stored. Called with (images, epoch, number of the
+    batch) it gives the logits (N, K) of that batch.
+
+    Args:
+        logits: (all images, K), in the split's order.
+    """
+
+    def __init__(self, logits: torch.Tensor, batches: ResidentTrainBatches):
+        self.logits, self.batches = logits.to(batches.device), batches
+        self.epoch = self.order = None
+
+    def __call__(self, images: torch.Tensor, epoch: int, batch: int) -> torch.Tensor:
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self.batches.order(epoch)
+        return self.logits[self.order[slice(*self.batches.bounds[batch])]]
 
 
 def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
@@ -85,17 +113,17 @@ def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
 
     Raises BadRequest where the weights or the classes do not fit.
     """
-    if file is not None and "settings" in read_checkpoint(Path(file)):
+    if file is not None and is_checkpoint(Path(file)):
         model, content = read_for_use(file, None)
         if content["settings"]["model"] != name:
             raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
-        if list(content["class_names"]) != list(dataset.class_names):
-            theirs = shorten(content["class_names"], 3)
-            raise BadRequest(f"--teacher-weights {file}: has other classes than {dataset.name} ({theirs})")
+        settle_classes(f"--teacher-weights {file}", content, dataset.class_names, dataset.name)
         if content["in_chans"] != dataset.in_chans:
             raise BadRequest(f"--teacher-weights {file}: wants images of {content['in_chans']} channels, not of"
                              f" {dataset.in_chans}")  # fmt: skip
-        return Teacher(model, content["img_size"], content["mean"], content["std"])
+        teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
+        teacher.settings = content["settings"]
+        return teacher
 
     img_size = options.image_size(None, name, dataset.side)
     mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))

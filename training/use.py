@@ -14,7 +14,6 @@ import models
 from data_transform import Normalize, image_transform
 from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
-from image_datasets.registry import Dataset
 from training import checkpoint, cost, options, processes, results
 from training.run_directory import RunDirectory
 from training.tracking import Wandb, say
@@ -29,7 +28,7 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
     model = models.create_model(
         stored["model"],
-        len(content["class_names"]),
+        checkpoint.num_classes(content),
         content["img_size"],
         content["in_chans"],
         **stored["model_args"],
@@ -61,7 +60,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
     device, precision = processes.set_up(s.device, s.gpu, s.precision)
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
-    _check_classes(s.evaluate, content["class_names"], dataset)
+    checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     test = dataset.test.with_channels(content["in_chans"])
     batches = EvalBatches(
@@ -95,7 +94,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "epochs": stored["epochs"],
         "best_epoch": content["best"]["epoch"],
         "weights": content["best"]["weights"],
-        "train_seconds": round(content["train_seconds"], 3),
+        "train_seconds": content["train_seconds"] and round(content["train_seconds"], 3),
         "images": {"test": len(test)},
         "notes": dataset.notes,
         "settings": settings,
@@ -104,17 +103,6 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
     summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
-
-
-def _check_classes(path: str, class_names: list[str], dataset: Dataset) -> None:
-    theirs = dataset.class_names
-    if len(theirs) != len(class_names):
-        raise BadRequest(f"{path}: has {len(class_names)} classes, {dataset.name} has {len(theirs)}")
-    if list(theirs) != list(class_names):
-        i = next(i for i, pair in enumerate(zip(class_names, theirs, strict=True)) if pair[0] != pair[1])
-        raise BadRequest(
-            f"{path}: has other classes than {dataset.name} (class {i}: {class_names[i]!r}, {theirs[i]!r})"
-        )
 
 
 @torch.inference_mode()
@@ -127,8 +115,9 @@ def run_prediction(s: SimpleNamespace) -> None:
     images = [transform(read_image(file, content["in_chans"])) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
     probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
+    names = content["class_names"]
     top = probabilities.topk(min(5, probabilities.shape[1]))
     for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):
         print(file)
         for value, index in zip(values, classes, strict=True):
-            print(f"  {100 * value:6.2f} %  {content['class_names'][index]}")
+            print(f"  {100 * value:6.2f} %  {names[index] if names else f'class {index}'}")

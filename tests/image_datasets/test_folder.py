@@ -331,7 +331,7 @@ def test_tiny_imagenet_takes_its_validation_classes_from_the_annotations(tiny):
         assert np.array_equal(image, np.asarray(Image.open(path)))
     assert [Path(path).name for path in dataset.test.paths] == [f"val_{i}.JPEG" for i in range(5)]
     assert check(tiny, "tiny-imagenet").has_val is False
-    assert any("reported on, never selected on" in note for note in dataset.notes)
+    assert any("val/ is what is reported on" in note for note in dataset.notes)
 
 
 def test_tiny_imagenets_annotations_must_be_there_and_fit(tiny):

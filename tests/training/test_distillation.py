@@ -55,8 +55,8 @@ def test_each_head_learns_its_part(count):
     torch.manual_seed(0)
     heads = [torch.randn(4, 3, requires_grad=True) for _ in range(count)]
     answers, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    distillation = Distillation(lambda images: answers, "soft", alpha=0.3, temperature=2.0)
-    loss = distillation.loss(heads, torch.empty(4, 1, 1, 1), targets, make_criterion("CE", 3))
+    distillation = Distillation(None, "soft", alpha=0.3, temperature=2.0)
+    loss = distillation.loss(heads, answers, targets, make_criterion("CE", 3))
     labels = nn.functional.cross_entropy(heads[0], targets)
     learnt = distillation_loss("soft", heads[-1], answers, 2.0)
     assert loss.item() == pytest.approx(0.7 * labels.item() + 0.3 * learnt.item())

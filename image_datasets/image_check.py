@@ -1,0 +1,45 @@
+"""A look into every image file before a long training meets a broken one."""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.pool import ThreadPool
+
+from image_datasets.folder import read_image
+from image_datasets.registry import Found
+from utils import BadRequest, shorten
+
+
+def check_images(found: Found, workers: int) -> None:
+    """Decodes all image files of a data set, with a progress bar at a terminal. Raises BadRequest with the first that
+    cannot be read, after a line for each of them on stdout.
+
+    Args:
+        workers: threads; Pillow lets go of the interpreter lock while it decodes.
+    """
+    from tqdm import tqdm
+
+    paths = [path for files, _ in found.layout.splits.values() for path in files]
+    broken = []
+    with (
+        ThreadPool(max(1, workers)) as pool,
+        tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for reason in pool.imap(_reason, paths, chunksize=32):
+            bar.update()
+            if reason is not None:
+                broken.append(reason)
+                bar.write(reason, file=sys.stdout)
+    if broken:
+        names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
+        raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them")
+    bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
+
+
+def _reason(path: str) -> str | None:
+    """Why a file cannot be read, None where it can."""
+    try:
+        read_image(path, 3)
+    except BadRequest as error:
+        return str(error)
+    return None

@@ -1,0 +1,104 @@
+"""From settings to the images of a run: data set, splits, batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import image_datasets
+import models
+from data_transform import EVAL_CROP, Augment, Mix
+from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.image_check import check_images
+from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
+from image_datasets.splits import Split, split_train
+from training import options
+from utils import BadRequest
+
+
+@dataclass
+class Data:
+    """The splits of a run, with what is needed to make batches of them."""
+
+    dataset: Dataset
+    train: Split
+    val: Split | None
+    img_size: int
+    selected_on: str
+
+    @property
+    def resident(self) -> bool:
+        return self.dataset.train.images is not None
+
+    def for_checkpoint(self) -> dict[str, Any]:
+        """What using the model on other images takes."""
+        return {
+            "class_names": self.dataset.class_names,
+            "wnids": self.dataset.wnids,
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+            "img_size": self.img_size,
+            "in_chans": self.dataset.in_chans,
+            "eval_crop": 1.0 if self.resident else EVAL_CROP,
+            "selected_on": self.selected_on,
+        }
+
+
+def load_data(s: SimpleNamespace, found: Found) -> Data:
+    """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
+    if s.check_images:
+        check_images(found, s.num_workers)
+    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
+    dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
+    s.in_chans = dataset.in_chans
+    if s.normalization == "dataset" and dataset.train.images is None:
+        s.normalization = "imagenet"  # nobody has looked at all pixels of a set that is streamed
+    if s.normalization == "half":
+        dataset = dataset.normalized((0.5,) * 3, (0.5,) * 3)
+    elif s.normalization != "dataset":
+        published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
+        dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
+    s.img_size = options.image_size(s.img_size, s.model, dataset.side)
+    if s.flip is None:
+        s.flip = dataset.flip
+    if s.crop is None:
+        s.crop = "resized" if s.rand or dataset.side is None else "pad"
+    if s.crop_padding is not None and s.crop != "pad":
+        raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
+    if s.crop == "pad" and s.crop_padding is None:
+        s.crop_padding = (dataset.side or s.img_size) // 8
+    train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
+    if s.select_on == "reported":
+        val, selected_on = dataset.test, f"{dataset.test_name}, the split that is reported, so the result is optimistic"
+    elif dataset.val is not None:
+        val, selected_on = dataset.val, "val"
+    elif val is not None:
+        selected_on = f"{s.val_fraction:g} of train, stratified, seed {s.seed}"
+    else:
+        selected_on = "last epoch"
+    if s.ema is not None and val is None:
+        selected_on = "last epoch, averaged weights"
+    return Data(dataset, train_split, val, s.img_size, selected_on)
+
+
+def make_train_batches(
+    s: SimpleNamespace, data: Data, device: torch.device
+) -> ResidentTrainBatches | StreamedTrainBatches:
+    augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
+    common = {**batch_arguments(s, data, device), "seed": s.seed}
+    if data.resident:
+        return ResidentTrainBatches(data.train, augment, **common)
+    return StreamedTrainBatches(data.train, augment, workers=s.num_workers, **common)
+
+
+def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device) -> dict[str, Any]:
+    """What batches of every split are made with."""
+    return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
+            "batch_size": s.batch_size}  # fmt: skip
+
+
+def make_mix(s: SimpleNamespace, data: Data) -> Mix:
+    return Mix(s.augmentation, len(data.dataset.class_names), s.cutmix_alpha, s.mixup_alpha, s.mix_prob)

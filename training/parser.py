@@ -1,0 +1,96 @@
+"""From the words of a command line to the flags that they give, alike for every script."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from training import model_flags
+from training.flags import Flag
+from utils import BadRequest, suggestion
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadRequest(message.removeprefix("argument "))
+
+
+def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]]) -> dict[str, Any]:
+    """The flags that `argv` gives, by key. Raises BadRequest for what is unknown or has a value that cannot be.
+
+    Args:
+        groups: titles and flags. Behind a group "model" come the flags of the architecture that --model names; those of
+            the others are known too, so that they can be refused with the reason.
+    """
+    argv = with_hyphens(argv)
+    parser = _build(description, groups, argv)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        names = [name for action in parser._actions for name in action.option_strings]
+        word = unknown[0].split("=")[0]
+        if word.startswith("-"):
+            raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
+        raise BadRequest(f"{word!r} belongs to no flag")
+    return vars(namespace)
+
+
+def with_hyphens(argv: list[str]) -> list[str]:
+    """The same command line with hyphens for underscores in the names (not the values) of flags."""
+    result = []
+    for i, word in enumerate(argv):
+        if word == "--":
+            return result + argv[i:]
+        name, equals, value = word.partition("=")
+        result.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
+    return result
+
+
+def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:
+    """Flags that are not given are absent from its result: their defaults are the caller's part."""
+    epilog = "Hyphens and underscores are the same: --batch-size is --batch_size."
+    if "model" in groups:
+        epilog += " --model NAME --help shows the flags of that architecture."
+    parser = _Parser(
+        usage="%(prog)s [flags]",
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    )
+    for title, flags in groups.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            _add(group, flag, visible=True)
+        if title == "model":
+            model = _named_model(argv, next(flag.default for flag in flags if flag.key == "model"))
+            own = model_flags.flags_of(model)
+            group = parser.add_argument_group(f"architecture ({model})") if own else parser
+            for key, flag in {**model_flags.flags_of(None), **own}.items():
+                _add(group, flag, visible=key in own)
+    return parser
+
+
+def _add(group, flag: Flag, visible: bool) -> None:
+    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
+    text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%") if visible else argparse.SUPPRESS
+    if flag.check is None:
+        action = argparse.BooleanOptionalAction if flag.negatable else "store_true"
+        group.add_argument(*names, help=text, dest=flag.key, action=action)
+    else:
+        action = "extend" if flag.nargs == "+" else "store"
+        group.add_argument(*names, help=text, dest=flag.key, action=action, type=flag.check, metavar=flag.metavar,
+                           nargs=flag.nargs)  # fmt: skip
+
+
+def _named_model(argv: list[str], default: str) -> str:
+    """The model whose flags --help is to show."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="?", default=default)
+    return parser.parse_known_args(argv)[0].model or default
+
+
+def _default_text(flag: Flag) -> str:
+    if flag.default is None:
+        return flag.default_text
+    return ("on" if flag.default else "off") if flag.check is None else str(flag.default)
