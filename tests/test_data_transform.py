@@ -325,10 +325,27 @@ def test_cutmix_targets_weigh_the_pixels_really_pasted(n, seed):
 def test_mixup_images_are_the_average_that_their_targets_say(n, seed):
     torch.manual_seed(seed)
     images = torch.randn(n, 3, 5, 5)
-    mixed, targets = Mix("mixup", n, 1.0, 0.8, 1.0)(images, torch.arange(n))
+    mixed, targets = Mix("mixup", n, 1.0, 0.8, 1.0)(images.clone(), torch.arange(n))
     torch.testing.assert_close(mixed, torch.einsum("ij,jchw->ichw", targets, images), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(targets.sum(1), torch.ones(n))
     assert ((targets > 0).sum(1) == 2).all()
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("cutmix", v2.CutMix), ("mixup", v2.MixUp)])
+@pytest.mark.parametrize("n", [7, 8])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mixing_in_place_is_torchvisions(kind, reference, n, layout):
+    """The same draws, images and targets, whatever the memory format, which stays."""
+    images, classes = torch.randn(n, 3, 12, 10).contiguous(memory_format=layout), torch.randint(4, (n,))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        torch.rand(()), torch.randint(1, ())  # whether to mix, and how
+        expected, expected_targets = reference(alpha=0.7, num_classes=4)(images, classes)
+        torch.manual_seed(seed)
+        mixed, targets = Mix(kind, 4, 0.7, 0.7, 1.0)(images.clone(memory_format=torch.preserve_format), classes)
+        torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(targets, expected_targets, rtol=1e-5, atol=1e-6)
+        assert mixed.is_contiguous(memory_format=layout)
 
 
 def test_the_target_of_two_images_of_one_class_is_that_class():
@@ -351,7 +368,7 @@ def test_both_kinds_of_mixing_take_turns_by_chance():
     torch.manual_seed(0)
     mix = Mix("cutmix+mixup", 3, 1.0, 1.0, 1.0)
     images = torch.tensor([0.0, 1.0, 4.0])[:, None, None, None].expand(3, 1, 8, 8)
-    pasted = [bool(torch.isin(mix(images, torch.arange(3))[0], images).all()) for _ in range(400)]
+    pasted = [bool(torch.isin(mix(images.clone(), torch.arange(3))[0], images).all()) for _ in range(400)]
     assert 0.4 < np.mean(pasted) < 0.6
 
 
@@ -365,7 +382,7 @@ def test_a_batch_is_mixed_with_the_given_probability_and_else_has_one_hot_target
         assert torch.equal(same, images)
         assert torch.equal(targets, F.one_hot(classes, 5).float())
     mix = Mix(kind, 5, 1.0, 0.8, 0.3)
-    mixed = [not torch.equal(mix(images, classes)[0], images) for _ in range(500)]
+    mixed = [not torch.equal(mix(images.clone(), classes)[0], images) for _ in range(500)]
     assert 0.2 < np.mean(mixed) < 0.37
 
 
