@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def shards(tmp_path):
                 folder = root / part / wnid
                 folder.mkdir(parents=True)
                 for i, image in enumerate(class_images(rng, np.full(per_class, label), side)):
-                    Image.fromarray(image).save(folder / f"{wnid}_{part[-2:]}{i}.JPEG", quality=95)
+                    Image.fromarray(image).save(folder / f"{wnid}_{part.partition('.')[2]}{i}.JPEG", quality=95)
         names = ["tench, Tinca tinca", "goldfish", "great white shark, white shark", "toilet tissue, toilet paper"]
         (root / "Labels.json").write_text(json.dumps(dict(zip(WNIDS, names, strict=True))))
         return root
@@ -169,13 +170,14 @@ def shards(tmp_path):
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Puts a randomly initialised model into torch's cache as if it were torchvision's published weights."""
+    """Puts a randomly initialised model, perhaps changed by a function, into torch's cache as if it were torchvision's
+    published weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     assert tmp_path in folder.parents
     folder.mkdir(parents=True)
 
-    def put(name: str) -> None:
+    def put(name: str, change: Callable[[nn.Module], None] = lambda model: None) -> None:
         torch.manual_seed(0)
         more = {"init_weights": False} if name == "googlenet" else {}
         model = torchvision.models.get_model(name, **more)
@@ -185,6 +187,7 @@ def publish(tmp_path, monkeypatch):
         if normalisations:  # statistics under which the logits depend on the image, as those of trained weights do
             with torch.no_grad():
                 model.train()(torch.randn(8, 3, 64, 64))
+        change(model)
         torch.save(model.state_dict(), folder / "new.pth")
         digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
         (folder / "new.pth").rename(folder / f"{name}-{digest[:8]}.pth")

@@ -1,24 +1,28 @@
 """The README's commands work: each is run, shortened to one epoch; the CIFAR-100 lines are run by test_main."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import WNIDS, fit_head
 from PIL import Image
 from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
 import models
+from data_transform import Normalize, image_transform
+from image_datasets.folder import read_image
+from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
 from training import model_flags
 from training.flags import FLAGS
+from viz_random_10_vit_vs_deit import GROUPS
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("python main.py ")
-]
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("python main.py ")]
+STUDY = [line for line in LINES if line.startswith(("python train_deit_imagenet100.py", "python viz_random_10"))]
 
 
 def test_the_cifar_100_lines_are_those_that_are_tested():
@@ -56,6 +60,40 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
         assert ("interpolated from 14x14 to 4x4 patches" in result.out) == ("vit_b_16" in line)
 
 
+def test_every_line_is_run_by_one_of_these_tests():
+    assert len(LINES) == len(COMMANDS) + len(STUDY)
+
+
+def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):
+    """The whole chain, shortened to one epoch, with a random network that knows these images as the published one."""
+    root = shards(side=80, per_class=4)
+    monkeypatch.chdir(root)
+    files = sorted(root.glob("train.X*/*/*"))
+    transform = image_transform(None, 224)
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
+    images = normalize(torch.stack([transform(read_image(str(file), 3)) for file in files]))
+    index = dict(zip(WNIDS, (0, 1, 2, 999), strict=True))
+    targets = torch.tensor([index[file.parent.name] for file in files])
+
+    def know(model):
+        head, model.fc = model.fc, torch.nn.Identity()
+        with torch.no_grad():
+            fit_head(head, model.eval()(images), targets)
+        model.fc = head
+
+    publish("resnet18", know)
+    assert len(STUDY) == 4
+    for line in STUDY:
+        name, *words = shlex.split(line)[1:]
+        if "--epochs" in words:
+            words[words.index("--epochs") + 1] = "1"
+        result = cli("", *words, script=importlib.import_module(name.removesuffix(".py")))
+        assert result.status == 0, line + "\n" + result.err
+        if "--teacher" in words:
+            assert "teacher       resnet18, published ImageNet weights: top-1 100.00 % on validation" in result.out
+    assert {path.name for path in root.glob("*.png")} == {"vit_vs_deit_random10.png", "attention.png"}
+
+
 def test_the_table_of_models_is_right(cli):
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) / ([\d,]+) \| ([\d.]+ [MG]) / ([\d.]+ [MG]) \|", README, re.MULTILINE)
     assert len(rows) >= 17
@@ -73,7 +111,11 @@ def test_every_model_is_named():
 
 @pytest.mark.parametrize("flag", re.findall(r"`(--[a-z-]+)", README))
 def test_every_flag_that_is_mentioned_exists(flag):
-    flags = [*FLAGS.values(), *model_flags.flags_of(None).values()]
+    flags = [
+        *FLAGS.values(),
+        *model_flags.flags_of(None).values(),
+        *(flag for group in GROUPS.values() for flag in group),
+    ]
     names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
     assert flag.removeprefix("--") in names | {"help"}
 

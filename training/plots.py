@@ -13,7 +13,7 @@ TRAIN_COLOUR, VAL_COLOUR, EMA_COLOUR, MUTED = "#4269d0", "#e4572e", "#3ca951", "
 ANNOTATED = 20  # classes up to which every cell of the confusion matrix carries its number
 
 
-def _figure(*args, **kwargs):
+def new_figure(*args, **kwargs):
     """A figure that needs no display and leaves matplotlib's global state alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,7 +29,8 @@ def plain(name: str, most: int = 60) -> str:
     return name.replace("$", r"\$")
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
+    """Writes a PNG; `path` keeps its old content until the new is complete."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -46,7 +47,7 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    figure = _figure(figsize=(11, 4.6))
+    figure = new_figure(figsize=(11, 4.6))
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
     epochs = [row["epoch"] for row in history]
     mixed = "train_agreement_top1" in history[0]
@@ -88,7 +89,7 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
     figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.01, 0.925, result, ha="left", va="center", fontsize=10, color=MUTED)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
@@ -102,7 +103,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     counts = confusion.sum(1, keepdims=True)
     share = 100 * confusion / np.maximum(counts, 1)
     side = min(12.0, max(4.5, 0.55 * k)) if k <= ANNOTATED else 9.0
-    figure = _figure(figsize=(side + 4.2, side + 0.6))
+    figure = new_figure(figsize=(side + 4.2, side + 0.6))
     axis, notes = figure.subplots(1, 2, width_ratios=(side, 2.6))
     # The square root keeps the rare confusions visible beside a strong diagonal.
     picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
@@ -139,7 +140,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     notes.text(0, 0.99, text or "nothing is confused", va="top", fontsize=9, linespacing=1.6, color="#1f2937",
                transform=notes.transAxes)  # fmt: skip
     figure.suptitle(f"{title} (per cent of each true class)", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) -> None:
@@ -149,7 +150,7 @@ def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) 
         images: (N, H, W, C) from 0 to 1, grey or colour.
     """
     side = int(np.ceil(len(images) ** 0.5))
-    figure = _figure(figsize=(1.7 * side, 1.9 * side + 0.4))
+    figure = new_figure(figsize=(1.7 * side, 1.9 * side + 0.4))
     grid = figure.subplots(side, side, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -157,4 +158,4 @@ def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) 
         axis.imshow(image, cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(text, fontsize=7)
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sys
 import uuid
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +85,8 @@ class RunDirectory:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results may depend on."""
+    from importlib import metadata
+
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

@@ -129,7 +129,11 @@ def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
     mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
     if file is None:
         outputs = _imagenet_outputs(name, dataset)
-        model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
+        try:
+            model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
+        except BadRequest as error:
+            reason = str(error).replace("--weights", "--teacher-weights")
+            raise BadRequest(f"--teacher {name}: {reason}; --teacher-epochs N trains one") from None
         return Teacher(model, 224, mean, std, outputs)
     state = read_state_dict(Path(file))
     num_classes = len(dataset.class_names)

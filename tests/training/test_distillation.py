@@ -120,6 +120,16 @@ def test_published_weights_are_mapped_by_wnid(publish):
         load_teacher("resnet18", None, dataset(["apple", "pear"]))
 
 
+def test_weights_that_cannot_be_had_are_told_with_the_ways_out(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(BadRequest, match=r"--teacher resnet18: no pretrained weights: put .*; --teacher-epochs N trains"):
+        load_teacher("resnet18", None, dataset(["tench", "goldfish"], ["n01440764", "n01443537"]))
+
+
 @pytest.mark.parametrize(("rows", "outputs"), [(3, [0, 1, 2]), (1000, [999, 0, 1])])
 def test_a_state_dict_has_the_classes_of_the_data_or_imagenets(tmp_path, rows, outputs):
     file = tmp_path / "w.pth"
