@@ -87,10 +87,21 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
 
 
 def plot_history(
-    directory: RunDirectory, history: list[dict], best: dict, title: str, split: str, scores: dict[str, Any]
+    directory: RunDirectory,
+    history: list[dict],
+    best: dict,
+    title: str,
+    split: str,
+    scores: dict[str, Any],
+    selected_there: bool,
 ) -> None:
-    """curves.png, which also says what the selected weights score on the reported split."""
-    result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}: measured once, selected weights"
+    """curves.png, which also says what the selected weights score on the reported split.
+
+    Args:
+        selected_there: the reported split is also the one that selected the weights.
+    """
+    how = "the split that selected the weights, too" if selected_there else "measured once, selected weights"
+    result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}: {how}"
     plots.plot_curves(history, best, title, result, directory.curves)
 
 

@@ -311,5 +311,6 @@ def _score_and_report(
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
     title = f"{s.model} on {data.dataset.name}"
-    results.plot_history(directory, state.history, state.best, title, data.dataset.test_name, scores)
+    selected_there = s.select_on == "reported"
+    results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)
