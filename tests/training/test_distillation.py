@@ -126,7 +126,7 @@ def test_weights_that_cannot_be_had_are_told_with_the_ways_out(tmp_path, monkeyp
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(BadRequest, match=r"--teacher resnet18: no pretrained weights: put .*; --teacher-epochs N trains"):
+    with pytest.raises(BadRequest, match=r"--teacher resnet18: no pretrained weights: put .*; --teacher-epochs N"):
         load_teacher("resnet18", None, dataset(["tench", "goldfish"], ["n01440764", "n01443537"]))
 
 
