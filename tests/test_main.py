@@ -37,7 +37,7 @@ BCE_LINE = (
 )
 SUMMARY_KEYS = {
     "split", "selected_on", "top1", "top5", "loss", "precision", "recall", "f1", "map", "ece", "params", "flops",
-    "epochs", "best_epoch", "train_seconds", "settings",
+    "peak_memory", "epochs", "best_epoch", "train_seconds", "settings",
 }  # fmt: skip
 
 
@@ -113,6 +113,7 @@ def test_a_run_leaves_a_complete_and_consistent_directory(learns, workdir):
     assert summary["split"] == "test"
     assert summary["selected_on"] == "0.1 of train, stratified, seed 0"
     assert summary["params"] == 269_434
+    assert 1e8 < summary["peak_memory"] < 1e12 and "peak memory" in result.out
     with np.load(directory / "predictions.npz") as predictions:
         logits, targets = predictions["logits"], predictions["targets"]
         assert logits.dtype == np.float32 and len(logits) == len(targets) == 359

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 import torch
 
@@ -84,6 +85,16 @@ def one_line_failures(need: str):
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RunFailed(f"--compile does not work here: {reason}") from None
         raise
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on a CUDA device; elsewhere the largest resident size of this process, without
+    its workers."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not everywhere, but where a CPU trains
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe(device: torch.device) -> str:

@@ -305,6 +305,7 @@ def _score_and_report(
         "best_epoch": state.best["epoch"],
         "weights": state.best["weights"],
         "train_seconds": round(state.train_seconds, 3),
+        "peak_memory": processes.peak_memory(device),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
         "notes": data.dataset.notes,
         "settings": stored_settings(s),
