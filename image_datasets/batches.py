@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import default_collate
 
 from data_transform import EVAL_CROP, Augment, Normalize, PaddedImages, augment_batch, erase, image_transform, resize
-from image_datasets.folder import read_image
+from image_datasets.decode import read_pixels
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed, derive_seed
 
@@ -172,11 +173,12 @@ class _Files(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, i = key
         try:
-            image = read_image(self.split.paths[i], self.chans)
+            image = read_pixels(self.split.paths[i], self.chans)
         except BadRequest as error:
             return _Damaged(error), 0
         if self.random:
-            torch.manual_seed(derive_seed(self.seed, "image", epoch, i))
+            # torch.manual_seed would seed every accelerator too, for a tenth of the time that the image takes.
+            torch.default_generator.manual_seed(derive_seed(self.seed, "image", epoch, i))
         return self.transform(image), int(self.split.targets[i])
 
 
@@ -184,8 +186,9 @@ def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
     for image, _ in samples:
         if isinstance(image, _Damaged):
             return image
-    images = torch.stack([image for image, _ in samples])
-    return images, torch.tensor([target for _, target in samples])
+    # torch's own collation, because it writes to the memory that worker processes share with this one.
+    images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
+    return images.permute(0, 3, 1, 2), torch.tensor([target for _, target in samples])
 
 
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:

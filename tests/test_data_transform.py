@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from data_transform import (
     Augment,
+    Buffers,
     Mix,
     Normalize,
     PaddedImages,
@@ -22,6 +23,7 @@ from data_transform import (
     image_transform,
     rand_augment_batch,
     random_boxes,
+    random_crop,
     resize,
     resize_boxes,
 )
@@ -477,3 +479,69 @@ def test_a_padded_crop_of_one_image_has_black_only_at_its_border():
         crop = transform(Image.new("L", (16, 16), 200))[0]
         assert (crop[3:-3, 3:-3] == 200).all()
         assert set(crop.unique().tolist()) <= {0, 200}
+
+
+@pytest.mark.parametrize("size", [(300, 400), (60, 900), (900, 100), (5, 3)])
+def test_random_crops_of_one_image_are_distributed_as_torchvisions(size):
+    theirs = v2.RandomResizedCrop(8)
+    torch.manual_seed(0)
+    boxes = np.array([random_crop(*size) for _ in range(3000)], dtype=float)
+    params = [theirs.make_params([torch.empty(1, *size)]) for _ in range(3000)]
+    reference = np.array([[p[name] for name in ("top", "left", "height", "width")] for p in params], dtype=float)
+    top, left, height, width = boxes.T
+    assert (boxes >= [0, 0, 1, 1]).all()
+    assert (top + height <= size[0]).all() and (left + width <= size[1]).all()
+    for quantity in (*range(4), "area", "ratio"):
+        ours, other = (
+            values[:, 2] * values[:, 3] if quantity == "area"
+            else values[:, 3] / values[:, 2] if quantity == "ratio" else values[:, quantity]
+            for values in (boxes, reference)
+        )  # fmt: skip
+        places = np.concatenate([ours, other])
+        distance = np.abs((ours[:, None] <= places).mean(0) - (other[:, None] <= places).mean(0)).max()
+        assert distance < 0.051  # Kolmogorov-Smirnov: beyond it in one case of a thousand
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("crop", ["pad", "resized", "none"])
+@pytest.mark.parametrize("rand", [False, True])
+def test_a_tensor_becomes_what_a_pil_image_of_the_same_pixels_becomes(crop, rand, mode):
+    image = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 30).resize((70, 50)).convert(mode)
+    transform = image_transform(Augment(crop=crop, padding=4, flip=True, rand=rand), 32)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        expected = transform(image)
+        torch.manual_seed(seed)
+        difference = (transform(TF.pil_to_tensor(image)).int() - expected.int()).abs()
+        assert difference.float().mean() < 0.3
+
+
+# --------------------------------------------------------------------------------------------------- memory of batches
+
+
+def test_memory_is_used_again_only_when_no_tensor_refers_to_it():
+    buffers = Buffers()
+    first, second = buffers.take((2, 5)).fill_(1), buffers.take((2, 5)).fill_(2)
+    assert (first == 1).all() and (second == 2).all()
+    view = second.view(-1)[3:]
+    del second
+    buffers.take((2, 5)).fill_(3)
+    assert (first == 1).all() and (view == 2).all()
+    del first, view
+    buffers = Buffers()
+    array = buffers.take((2, 5)).fill_(4).numpy()
+    buffers.take((3, 3)).fill_(5)
+    assert (array == 4).all()
+    known = {id(memory) for memory, _ in buffers.lent}
+    del array
+    held = buffers.take((2, 5)), buffers.take((3, 2))  # a smaller batch fits as well
+    assert {id(memory) for memory, _ in buffers.lent} == known
+    assert len({tensor.data_ptr() for tensor in held}) == 2
+
+
+def test_normalised_batches_do_not_overwrite_those_that_are_still_held():
+    normalize = Normalize((0.5,), (0.25,), torch.device("cpu"))
+    images = [random_images(6, 9, 1)[None].permute(0, 3, 1, 2) for _ in range(5)]
+    batches = [normalize(image) for image in images]
+    for image, batch in zip(images, batches, strict=True):
+        torch.testing.assert_close(batch, (image / 255 - 0.5) / 0.25)

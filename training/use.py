@@ -13,7 +13,7 @@ import image_datasets
 import models
 from data_transform import Normalize, image_transform
 from image_datasets.batches import EvalBatches
-from image_datasets.folder import read_image
+from image_datasets.decode import read_pixels
 from training import checkpoint, cost, options, processes, results
 from training.run_directory import RunDirectory
 from training.tracking import Wandb, say
@@ -112,7 +112,7 @@ def run_prediction(s: SimpleNamespace) -> None:
     model, content = read_for_use(path, None)
     device, _ = processes.set_up(s.device, s.gpu, "fp32")
     transform = image_transform(None, content["img_size"], content["eval_crop"])
-    images = [transform(read_image(file, content["in_chans"])) for file in files]
+    images = [transform(read_pixels(file, content["in_chans"])) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
     probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
     names = content["class_names"]
