@@ -1,0 +1,310 @@
+"""What every benchmark does: read flags, measure two ways in alternation, and tell the result.
+
+Nothing heavy is imported here, so a wrong flag is refused at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import image_datasets
+import models
+from training import options
+from training.flags import COUNT, FLAGS, POSITIVE, Flag, text
+from training.parser import read_flags
+from utils import BadRequest, write_json
+
+USUAL, TIMM, SUITE = "usual", "timm", "suite"
+
+HOW = [
+    Flag("repeats", "measurements of each way, after one that does not count", default=5, check=COUNT, metavar="N"),
+    Flag("seconds", "length of one measurement, where it can be chosen", default=1.0, check=POSITIVE, metavar="S"),
+    FLAGS["device"],
+    Flag("json", "write all measurements into this file", check=text, metavar="FILE", default_text="none"),
+    Flag("quick", "tiny sizes, to see that it works; the figures mean nothing", default=False),
+]
+QUICK = {"repeats": 1, "seconds": 0.02}
+
+DATA = Flag("data", "folder with real images, in train/CLASS/", check=text, metavar="FOLDER",
+            default_text="synthetic images")  # fmt: skip
+
+
+def read(argv: list[str] | None, description: str, flags: list[Flag], quick: dict[str, Any]) -> SimpleNamespace:
+    """The settings: what is given, else the flags' defaults, of which --quick replaces those in `quick`.
+
+    `found` becomes what lies in the folder --data. Raises BadRequest for what cannot be.
+    """
+    given = read_flags(sys.argv[1:] if argv is None else argv, description, {"what to measure": flags, "how": HOW})
+    defaults = {flag.key: flag.default for flag in (*flags, *HOW)}
+    if given.get("quick"):
+        defaults.update({**QUICK, **quick})
+    s = SimpleNamespace(**{**defaults, **given})
+    options.check_hardware(SimpleNamespace(device=s.device, gpu=None, num_workers=0))
+    for name in getattr(s, "model", None) or []:
+        models.check_name(name)
+    if s.json is not None:
+        path = Path(s.json)
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise BadRequest(f"--json {s.json}: cannot be written there")
+    s.found = None
+    if getattr(s, "data", None) is not None:
+        try:
+            s.found = image_datasets.check_dataset("folder", s.data, download=False, verify=True)
+        except BadRequest as error:
+            raise BadRequest(str(error).replace("--datapath", "--data")) from None
+    return s
+
+
+def script(main: Callable[[], int]) -> int:
+    """The exit status of a benchmark: 0, 1 (something failed), 2 (a bad request) or 130 (stopped)."""
+
+    def stoppable() -> int:
+        try:
+            return main()
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+
+    return options.one_line_errors(stoppable)
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+
+
+def alternate(sides: dict[str, Callable[[], float]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
+    """Measures each side in turn, `repeats` times (ABAB...), after `warmups` rounds that do not count.
+
+    Returns the measurements by side, in their order: those at the same place were taken one after the other.
+    """
+    for _ in range(warmups):
+        for measure in sides.values():
+            measure()
+    values: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, measure in sides.items():
+            values[name].append(measure())
+    return values
+
+
+def milliseconds(seconds: float) -> float:
+    return 1000 * seconds
+
+
+class Repeated:
+    """A measurement of how long `work` takes, as a mean over so many repetitions that they take `seconds`. Their number
+    is found at the first measurement, the warm-up.
+
+    Args:
+        work: called with the number of repetitions.
+        synchronize: waits for the device.
+        result: turns the seconds of one repetition into the value that is returned.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[int], Any],
+        seconds: float,
+        synchronize: Callable[[], None],
+        result: Callable[[float], float] = float,
+    ):
+        self.work, self.seconds, self.synchronize, self.result = work, seconds, synchronize, result
+        self.count: int | None = None
+
+    def __call__(self) -> float:
+        if self.count is None:
+            self.work(1)  # compiles, allocates, chooses algorithms
+            self.count = max(1, math.ceil(self.seconds / self._time(1)))
+        return self.result(self._time(self.count) / self.count)
+
+    def _time(self, count: int) -> float:
+        self.synchronize()
+        began = time.perf_counter()
+        self.work(count)
+        self.synchronize()
+        return time.perf_counter() - began
+
+
+def images_per_second(
+    epoch: Callable[[int], Iterable],
+    seconds: float,
+    synchronize: Callable[[], None],
+    workers: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """The rate of a source of batches in its steady state.
+
+    Args:
+        epoch: the batches (images, targets) of an epoch by its number; they are drawn for `seconds`, epoch after epoch.
+        workers: processes that make the batches. Those that they prepare while the first one is waited for do not
+            count, and every process has the same number of batches counted.
+    """
+    group = max(1, workers)
+    batches = itertools.chain.from_iterable(map(epoch, itertools.count()))
+    for _ in range(3 * group):
+        next(batches)
+    synchronize()
+    images, began = 0, clock()
+    while clock() - began < seconds or images == 0:
+        images += sum(len(next(batches)[1]) for _ in range(group))
+    synchronize()
+    return images / (clock() - began)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "all": values}
+
+
+@dataclass
+class Row:
+    """Ways of doing the same, compared.
+
+    Attributes:
+        values: measurements by side. The last side is compared with each of the others, its i-th measurement with their
+            i-th.
+        limits: by side, the value (in the row's unit) that the device could reach, and what sets that limit.
+    """
+
+    what: str
+    unit: str
+    values: dict[str, list[float]]
+    higher_is_better: bool = False
+    limits: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        return list(self.values)[-1]
+
+    def ratios(self) -> dict[str, list[float]]:
+        """How many times better the last side is than each of the others, by side and pair of measurements."""
+        own = self.values[self.subject]
+        return {
+            name: [a / b if self.higher_is_better else b / a for a, b in zip(own, theirs, strict=True)]
+            for name, theirs in self.values.items()
+            if name != self.subject
+        }
+
+    def shares(self) -> dict[str, float]:
+        """The share of the limit that each side reaches, as a median."""
+        medians = {name: statistics.median(self.values[name]) for name in self.limits}
+        return {
+            name: medians[name] / limit if self.higher_is_better else limit / medians[name]
+            for name, (limit, _) in self.limits.items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        shares = self.shares()
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "better": "higher" if self.higher_is_better else "lower",
+            "sides": {name: spread(values) for name, values in self.values.items()},
+            "ratios": {name: spread(values) for name, values in self.ratios().items()},
+            "limits": {
+                name: {"value": limit, "set_by": setter, "share": shares[name]}
+                for name, (limit, setter) in self.limits.items()
+            },
+        }
+
+
+def digits(value: float) -> str:
+    """Three significant digits, or all before the point: 0.0123, 4.56, 7,218."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _with_spread(values: list[float]) -> str:
+    numbers = spread(values)
+    return f"{digits(numbers['median'])} ({digits(numbers['low'])}-{digits(numbers['high'])})"
+
+
+def table(rows: list[Row]) -> str:
+    """A line for each row and side that is compared with; medians, in brackets the lowest and the highest."""
+    subjects = {row.subject for row in rows}
+    title = subjects.pop() if len(subjects) == 1 else "measured"
+    lines = [("what", "against", "theirs", title, "times better", "of the device's limit")]
+    for row in rows:
+        shares = {name: f"{100 * share:.2g} %" for name, share in row.shares().items()}
+        own = f"{'' if row.subject == title else f'{row.subject}: '}{_with_spread(row.values[row.subject])}"
+        for i, (name, ratios) in enumerate(row.ratios().items()):
+            reached = ", ".join(f"{side} {shares[side]}" for side in (name, row.subject) if side in shares)
+            what = f"{row.what}, {row.unit}" if i == 0 else ""
+            lines.append((what, name, _with_spread(row.values[name]), own, _with_spread(ratios), reached))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+class Bench:
+    """One benchmark: what is measured with which settings, where, and what came out.
+
+    Attributes:
+        prepare: by side, what puts the process's global settings as this side has them; called before each of its
+            measurements.
+        ceilings: rates that the device reaches at its best, by name; see benchmarks/hardware.py.
+    """
+
+    def __init__(self, name: str, s: SimpleNamespace, facts: dict[str, Any]):
+        self.name, self.s, self.facts = name, s, facts
+        self.prepare: dict[str, Callable[[], Any]] = {}
+        self.ceilings: dict[str, dict[str, Any]] = {}
+        self.rows: list[Row] = []
+        versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+        threads = f", {facts['threads']} threads" if facts["threads"] else ""
+        load = " ".join(f"{value:.2f}" for value in facts["load_average"])
+        print(f"benchmarks.{name}{' --quick: the figures mean nothing' if s.quick else ''}")
+        print(versions)
+        print(f"{facts['cpu']}, {facts['cores']} cores{threads}, load average {load}; GPU: {facts['gpu'] or 'none'}")
+
+    def compare(
+        self,
+        what: str,
+        unit: str,
+        sides: dict[str, Callable[[], float]],
+        higher_is_better: bool = False,
+        limits: dict[str, tuple[float, str]] | None = None,
+    ) -> None:
+        """Measures the sides in alternation and adds the row."""
+
+        def prepared(name: str, measure: Callable[[], float]) -> Callable[[], float]:
+            def run() -> float:
+                self.prepare.get(name, lambda: None)()
+                return measure()
+
+            return run
+
+        print(f"{what} ...", end="", file=sys.stderr, flush=True)
+        values = alternate({name: prepared(name, measure) for name, measure in sides.items()}, self.s.repeats)
+        medians = ", ".join(f"{name} {digits(statistics.median(found))}" for name, found in values.items())
+        print(f" {medians} {unit}", file=sys.stderr, flush=True)
+        self.rows.append(Row(what, unit, values, higher_is_better, limits or {}))
+        self._write()
+
+    def finish(self) -> int:
+        """Prints the table, and sees to the file that --json names."""
+        for name, rate in self.ceilings.items():
+            print(f"ceiling: {name} {digits(rate['high'] / 1e9)} G{rate['unit']}")
+        print()
+        print(table(self.rows))
+        self._write()
+        return 0
+
+    def _write(self) -> None:
+        """The rows that there are: a long benchmark that is stopped leaves what it has measured."""
+        if self.s.json is not None:
+            settings = {key: value for key, value in vars(self.s).items() if key != "found"}
+            rows = [row.as_json() for row in self.rows]
+            content = {"benchmark": self.name, "settings": settings, "machine": self.facts, "ceilings": self.ceilings}
+            write_json(Path(self.s.json), {**content, "rows": rows})

@@ -1,0 +1,97 @@
+"""What a benchmark runs on: names and numbers of the machine, and the rates that it reaches at its best."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import Repeated, spread
+from training.run_directory import versions
+
+if TYPE_CHECKING:
+    import torch
+
+
+def facts(device: torch.device | None = None) -> dict[str, Any]:
+    """Versions, processor, cores that this process may use, torch's threads, the GPU's name, and the load average over
+    1, 5 and 15 minutes. Without a device torch is not imported, and nothing is said of threads and GPU."""
+    found = {
+        "versions": versions(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": None,
+        "gpu": None,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
+        "command": [Path(sys.executable).name, *sys.argv],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if device is not None:
+        import torch
+
+        found["threads"] = torch.get_num_threads()
+        found["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return found
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device has done all that it was asked for."""
+    import torch
+
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
+
+
+def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: int, quick: bool) -> dict[str, Any]:
+    """FLOP/s of a product of two large square matrices, a multiplication and an addition counting as two."""
+    import torch
+
+    from training.loop import PRECISIONS
+
+    n = 256 if quick else 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device, dtype=PRECISIONS[precision] or torch.float32) for _ in range(2))
+    product = torch.empty_like(a)
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            torch.mm(a, b, out=product)
+
+    return _rate(work, 2 * n**3, "FLOP/s", device, seconds, repeats)
+
+
+def copy_rate(device: torch.device, seconds: float, repeats: int, quick: bool) -> dict[str, Any]:
+    """Bytes read and written per second by copying a tensor that no cache holds."""
+    import torch
+
+    size = (1 << 20) if quick else (1 << 28) if device.type == "cpu" else (1 << 30)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            target.copy_(source)
+
+    return _rate(work, 2 * size, "B/s", device, seconds, repeats)
+
+
+def _rate(
+    work: Callable[[int], None], amount: float, unit: str, device: torch.device, seconds: float, repeats: int
+) -> dict[str, Any]:
+    measure = Repeated(work, seconds, synchronizer(device), lambda elapsed: amount / elapsed)
+    measure()
+    return {"unit": unit, **spread([measure() for _ in range(repeats)])}

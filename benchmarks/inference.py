@@ -1,0 +1,67 @@
+"""How fast models are evaluated. `python -m benchmarks.inference --help`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from benchmarks import cases
+from benchmarks.common import SUITE, USUAL, Bench, Repeated, read, script
+
+if TYPE_CHECKING:
+    import torch
+
+DESCRIPTION = """Images per second of evaluation: float32, contiguous and .item() every batch, with batches that lie
+ready, against the suite's, which normalises its batches of bytes each time as it does after every epoch."""
+FLAGS = [cases.MODEL, cases.BATCH_SIZE, cases.IMG_SIZE, cases.PRECISION]
+
+
+def main(argv: list[str] | None = None) -> int:
+    s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
+    from benchmarks import suite, ways
+
+    bench, device, precision = ways.start("inference", s, s.precision)
+    print(f"the suite's way in {precision}")
+    ways.measure_matrix_rates(bench, s, device, precision)
+    with suite.one_line_failures():
+        for case in cases.choose(s):
+            compare_evaluations(bench, s, case, device, precision)
+    return bench.finish()
+
+
+def compare_evaluations(
+    bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str
+) -> None:
+    """One row; both ways have the same weights."""
+    import torch
+
+    from benchmarks import data, hardware, suite, usual, ways
+    from image_datasets.batches import EvalBatches
+    from training.cost import count_flops
+    from training.loop import evaluate
+
+    flops = count_flops(ways.make_model(case, data.CLASSES), case.img_size, 3, case.model)
+    plain = ways.make_model(case, data.CLASSES).to(device).eval()
+    own = ways.make_model(case, data.CLASSES).to(device, memory_format=torch.channels_last).eval()
+    dataset = data.small_images(case.batch, case.img_size)
+    batches = EvalBatches(dataset.test, case.img_size, dataset.mean, dataset.std, device, case.batch)
+    images, targets = next(iter(batches))
+    ready = (images.contiguous(), targets)
+
+    works = {
+        USUAL: lambda count: usual.evaluate(plain, itertools.repeat(ready, count), device),
+        SUITE: lambda count: evaluate(own, suite.RepeatedBatches(batches, count), data.CLASSES, precision),
+    }
+    synchronize = hardware.synchronizer(device)
+    sides = {
+        name: Repeated(work, s.seconds, synchronize, lambda seconds: case.batch / seconds)
+        for name, work in works.items()
+    }
+    limits = ways.limits(bench, tuple(works), precision, lambda rate: rate / flops)
+    bench.compare(case.title, "images/s", sides, higher_is_better=True, limits=limits)
+
+
+if __name__ == "__main__":
+    sys.exit(script(main))

@@ -1,0 +1,161 @@
+"""How fast batches are made: small images, resizing, mixing, JPEG files. `python -m benchmarks.input --help`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from benchmarks.common import (
+    DATA,
+    SUITE,
+    TIMM,
+    USUAL,
+    Bench,
+    Repeated,
+    images_per_second,
+    milliseconds,
+    read,
+    script,
+)
+from training.flags import COUNT, Flag
+from utils import BadRequest
+
+if TYPE_CHECKING:
+    import torch
+
+    from image_datasets.registry import Dataset
+
+DESCRIPTION = """Images per second of the input: Pillow, torchvision's transforms and a DataLoader of 2 workers, and
+timm's loader, against the suite's batches. Setting up, to the first batch, is measured apart."""
+FLAGS = [
+    Flag("batch-size", "images in a batch", default=128, check=COUNT, metavar="N"),
+    Flag("img-size", "side of the images that are resized, mixed and decoded", default=224, check=COUNT, metavar="PX"),
+    Flag("images", "small images in the set", default=50_000, check=COUNT, metavar="N"),
+    DATA,
+]
+QUICK = {"images": 256, "batch_size": 8, "img_size": 48}
+FILES = 128  # JPEG files that are made up: more than a batch, less than what the disk cache holds
+SIDE = 32
+
+
+def main(argv: list[str] | None = None) -> int:
+    s = read(argv, DESCRIPTION, FLAGS, QUICK)
+    if s.batch_size % 2:
+        raise BadRequest(f"--batch-size {s.batch_size}: timm's Mixup needs an even number")
+    if s.images < s.batch_size:
+        raise BadRequest(f"--images {s.images}: is less than one batch of {s.batch_size}")
+    from benchmarks import data, hardware, suite, ways
+
+    real = None if s.found is None else data.from_folder(s.found, s.images)
+    small = real if real is not None and real.side is not None else data.small_images(s.images, SIDE)
+    if len(small.train) < s.batch_size:
+        raise BadRequest(f"--data {s.data}: has fewer training images than one batch of {s.batch_size}")
+    bench, device, _ = ways.start("input", s)
+    bench.ceilings["copy"] = hardware.copy_rate(device, s.seconds, s.repeats, s.quick)
+    if real is not None:
+        print(f"{'small images' if real is small else 'JPEG files'}: {len(real.train):,} from {s.data}")
+    with suite.one_line_failures(), tempfile.TemporaryDirectory() as folder:
+        for img_size in dict.fromkeys((small.side, s.img_size)):
+            small_images(bench, s, small, img_size, device)
+        for kind in ("cutmix", "mixup"):
+            mixing(bench, s, kind, device)
+        if real is None or real.side is not None:
+            large = data.jpeg_files(Path(folder), 4 if s.quick else FILES)
+        else:
+            large = real
+        image_files(bench, s, large, device)
+    return bench.finish()
+
+
+def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: int, device: torch.device) -> None:
+    """Random crop, flip, where `img_size` is another than the images' resizing, normalisation."""
+    from benchmarks import hardware, usual, ways
+
+    synchronize = hardware.synchronizer(device)
+    resized = img_size != dataset.side
+
+    def make(name: str):
+        return ways.epochs(name, ways.small_batches(name, dataset, img_size, s.batch_size, device), device)
+
+    def first_batch(name: str) -> float:
+        began = time.perf_counter()
+        batches = iter(make(name)(0))  # kept until the clock has stopped: its end stops the workers
+        next(batches)
+        synchronize()
+        return time.perf_counter() - began
+
+    sides = {}
+    for name in (USUAL, TIMM, SUITE):
+        workers = 0 if name == SUITE else usual.WORKERS
+        sides[name] = functools.partial(images_per_second, make(name), s.seconds, synchronize, workers)
+    moved = 3 * (dataset.side**2 + 4 * img_size**2)  # bytes: read as uint8, written as float32
+    limits = {SUITE: (bench.ceilings["copy"]["high"] / moved, "copy")}
+    size = f"{dataset.side} -> {img_size} px: crop, flip, resize" if resized else f"{dataset.side} px: crop, flip"
+    bench.compare(f"{size}, normalise; batch {s.batch_size}", "images/s", sides, higher_is_better=True, limits=limits)
+    if not resized:
+        sides = {name: functools.partial(first_batch, name) for name in sides}
+        bench.compare(f"setting up for {len(dataset.train):,} such images, to the first batch", "s", sides)
+
+
+def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) -> None:
+    """CutMix or MixUp of one batch, in place, by timm's Mixup and by the suite's Mix, each in its own memory format."""
+    import torch
+
+    from benchmarks import hardware, usual
+    from benchmarks.data import CLASSES
+    from data_transform import Mix
+
+    ways = {TIMM: usual.timm_mixup(kind, CLASSES), SUITE: Mix(kind, CLASSES, 1.0, 0.8, 1.0)}
+    formats = {TIMM: torch.contiguous_format, SUITE: torch.channels_last}
+    targets = torch.randint(CLASSES, (s.batch_size,), device=device)
+    plain = torch.randn(s.batch_size, 3, s.img_size, s.img_size, device=device)
+
+    def side(name: str) -> Repeated:
+        images = plain.clone(memory_format=formats[name])
+
+        def work(count: int) -> None:
+            for _ in range(count):
+                ways[name](images, targets)
+
+        return Repeated(work, s.seconds, hardware.synchronizer(device), milliseconds)
+
+    limits = {}
+    if kind == "mixup":  # every pixel is read and written; of CutMix's box it depends on the draw
+        limits = dict.fromkeys(ways, (1e3 * 2 * 4 * plain.numel() / bench.ceilings["copy"]["high"], "copy"))
+    what = f"{kind} of {s.batch_size} images of {s.img_size} px"
+    bench.compare(what, "ms", {name: side(name) for name in ways}, limits=limits)
+
+
+def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, device: torch.device) -> None:
+    """Decode, random resized crop, flip, normalise in this process, per second of processor time: a rate per core that
+    other processes disturb little, however many threads a way uses."""
+    import torch
+
+    from benchmarks import hardware, suite, usual, ways
+
+    batch_size = min(s.batch_size, len(dataset.train), 32)
+    transform = usual.large_transform(s.img_size, dataset.mean, dataset.std)
+    files = usual.ImageFiles(dataset.train, transform)
+    loader = usual.train_loader(files, batch_size, device, workers=0)
+    streamed = suite.streamed_batches(dataset, s.img_size, batch_size, device, workers=0)
+    epochs = {name: ways.epochs(name, batches, device) for name, batches in ((USUAL, loader), (SUITE, streamed))}
+
+    def side(name: str) -> float:
+        torch.set_num_threads(1)
+        try:
+            return images_per_second(epochs[name], s.seconds, hardware.synchronizer(device), clock=time.process_time)
+        finally:
+            torch.set_num_threads(usual.THREADS)
+
+    what = f"JPEG: random resized crop {s.img_size}, flip, normalise; per core"
+    sides = {name: functools.partial(side, name) for name in epochs}
+    bench.compare(what, "images/s", sides, higher_is_better=True)
+
+
+if __name__ == "__main__":
+    sys.exit(script(main))

@@ -1,0 +1,149 @@
+"""Whether cost grows as it must: with the number of images, and of classes. `python -m benchmarks.scaling --help`."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from benchmarks.common import Bench, Repeated, images_per_second, read, script
+from training.flags import COUNT, Flag
+
+if TYPE_CHECKING:
+    import torch
+
+    from image_datasets.registry import Dataset
+
+DESCRIPTION = """The suite with itself: some images or classes against ten times as many. What is shown counts per image
+or per class, so that 1 in the column "times better" means that cost grows in proportion, and more that it grows less.
+Memory is that of Python and NumPy, by tracemalloc, while an epoch over image files is drawn."""
+FLAGS = [
+    Flag("images", "small images in the smaller set", default=5000, check=COUNT, metavar="N"),
+    Flag("files", "image files in the smaller set", default=2000, check=COUNT, metavar="N"),
+    Flag("classes", "the smaller number of classes", default=100, check=COUNT, metavar="N"),
+    Flag("batch-size", "images in a batch", default=128, check=COUNT, metavar="N"),
+]
+QUICK = {"images": 64, "files": 32, "classes": 10, "batch_size": 8}
+ANSWERS = 10_000  # images whose answers are scored
+SIDE = 32
+
+
+def main(argv: list[str] | None = None) -> int:
+    s = read(argv, DESCRIPTION, FLAGS, QUICK)
+    from benchmarks import ways
+
+    bench, device, _ = ways.start("scaling", s)
+    resident(bench, s, device)
+    with tempfile.TemporaryDirectory() as folder:
+        streamed(bench, s, Path(folder), device)
+    classes(bench, s)
+    return bench.finish()
+
+
+def _sizes(count: int, noun: str) -> dict[str, int]:
+    return {f"{n:,} {noun}": n for n in (count, 10 * count)}
+
+
+def resident(bench: Bench, s: SimpleNamespace, device: torch.device) -> None:
+    from benchmarks import data, hardware, suite
+
+    sides = {}
+    for name, count in _sizes(s.images, "images").items():
+        batches = suite.resident_batches(data.small_images(count, SIDE), SIDE, s.batch_size, device)
+        sides[name] = functools.partial(images_per_second, batches.epoch, s.seconds, hardware.synchronizer(device))
+    bench.compare(f"{SIDE} px images kept on the device: making batches", "images/s", sides, higher_is_better=True)
+
+
+def streamed(bench: Bench, s: SimpleNamespace, folder: Path, device: torch.device) -> None:
+    """Image files: reading the folder up to the first batch, the memory that this takes, and the rate of batches."""
+    from benchmarks import hardware
+
+    roots = {name: link_files(folder / str(n), n) for name, n in _sizes(s.files, "files").items()}
+    counts = _sizes(s.files, "files")
+
+    def start(name: str) -> float:
+        began = time.perf_counter()
+        next(_epoch(roots[name], s.batch_size, device)(0))
+        return 1e6 * (time.perf_counter() - began) / counts[name]
+
+    def memory(name: str) -> float:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            epoch = _epoch(roots[name], s.batch_size, device)(0)
+            next(epoch)
+            return tracemalloc.get_traced_memory()[0] / counts[name]
+        finally:
+            tracemalloc.stop()
+
+    def rate(name: str) -> Callable[[], float]:
+        epoch = _epoch(roots[name], s.batch_size, device)
+        return lambda: images_per_second(epoch, s.seconds, hardware.synchronizer(device))
+
+    bench.compare("image files: starting, to the first batch", "us an image", _each(start, counts))
+    bench.compare("image files: memory", "bytes an image", _each(memory, counts))
+    sides = {name: rate(name) for name in counts}
+    bench.compare("image files: making batches", "images/s", sides, higher_is_better=True)
+
+
+def _each(measure: Callable[[str], float], names) -> dict[str, Callable[[], float]]:
+    return {name: functools.partial(measure, name) for name in names}
+
+
+def link_files(root: Path, count: int) -> Path:
+    """A folder data set of `count` names of ImageNet's form, which all mean one small JPEG file. Returns its folder."""
+    from PIL import Image
+
+    root.mkdir()
+    picture = root / "picture.jpg"
+    Image.effect_noise((80, 72), 40).convert("RGB").save(picture)
+    folders = [root / "train" / f"n{10_000_000 + i}" for i in range(10)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for i in range(count):
+        folder = folders[i % 10]
+        os.link(picture, folder / f"{folder.name}_{i}.JPEG")
+    return root
+
+
+def _epoch(root: Path, batch_size: int, device: torch.device):
+    """A streamed epoch's batches by its number, from what the data set's reader finds in `root`."""
+    import image_datasets
+    from benchmarks import suite
+
+    found = image_datasets.check_dataset("folder", str(root), download=False, verify=True)
+    dataset: Dataset = image_datasets.load_dataset(found)
+    return suite.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
+
+
+def classes(bench: Bench, s: SimpleNamespace) -> None:
+    """The report on a split's answers."""
+    import torch
+
+    from training.metrics import report
+
+    def side(count: int) -> Repeated:
+        images = 10 * count if s.quick else ANSWERS
+        logits, targets = torch.randn(images, count), torch.arange(images) % count
+        names = [f"class{i}" for i in range(count)]
+
+        def work(times: int) -> None:
+            for _ in range(times):
+                report(logits, targets, names)
+
+        return Repeated(work, s.seconds, lambda: None, lambda seconds: 1e6 * seconds / count)
+
+    sides = {name: side(count) for name, count in _sizes(s.classes, "classes").items()}
+    bench.compare("scoring a split's answers", "us a class", sides)
+
+
+if __name__ == "__main__":
+    sys.exit(script(main))

@@ -1,0 +1,86 @@
+"""How fast models train, once the batch is there. `python -m benchmarks.step --help`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from benchmarks import cases
+from benchmarks.common import SUITE, TIMM, USUAL, Bench, Repeated, milliseconds, read, script
+from training.flags import Flag
+
+if TYPE_CHECKING:
+    import torch
+
+DESCRIPTION = """One training step on a batch that lies ready: float32, contiguous, the optimiser's default and .item()
+every step, and timm's step (channels-last, autocast), against the suite's loop. The optimiser's part is shown apart."""
+FLAGS = [
+    cases.MODEL,
+    cases.BATCH_SIZE,
+    cases.IMG_SIZE,
+    cases.OPTIMIZER,
+    cases.PRECISION,
+    Flag("compile", "compile the model, in the suite's way and in timm's", default=False),
+]
+
+
+def main(argv: list[str] | None = None) -> int:
+    s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
+    from benchmarks import suite, ways
+
+    bench, device, precision = ways.start("step", s, s.precision)
+    print(f"the suite's way and timm's in {precision}{', compiled' if s.compile else ''}")
+    ways.measure_matrix_rates(bench, s, device, precision)
+    with suite.one_line_failures():
+        for case in cases.choose(s):
+            compare_steps(bench, s, case, device, precision)
+    return bench.finish()
+
+
+def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:
+    """Two rows: whole steps, and the optimiser's alone."""
+    import torch
+
+    from benchmarks import hardware, suite, ways
+    from benchmarks.data import CLASSES
+    from training.cost import count_flops
+
+    trainers = ways.trainers(case, CLASSES, device, precision, s.compile)
+    flops = 3 * count_flops(ways.make_model(case, CLASSES), case.img_size, 3, case.model)  # backward: twice the forward
+    images = torch.randn(case.batch, 3, case.img_size, case.img_size, device=device)
+    targets = torch.randint(CLASSES, (case.batch,), device=device)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    batches = {
+        USUAL: lambda count: itertools.repeat((images, targets), count),
+        TIMM: lambda count: itertools.repeat((channels_last, targets), count),
+        SUITE: lambda count: suite.ReadyBatches(channels_last, targets, count),
+    }
+
+    def steps(name: str) -> Callable[[int], None]:
+        return lambda count: trainers[name].train(batches[name](count))
+
+    def optimizer_steps(name: str) -> Callable[[int], None]:
+        for parameter in trainers[name].model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-6)
+
+        def work(count: int) -> None:
+            for _ in range(count):
+                trainers[name].optimizer.step()
+
+        return work
+
+    synchronize = hardware.synchronizer(device)
+    limits = ways.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
+    for title, work, reachable in (
+        (case.title, steps, limits),
+        (f"{case.title}: {case.optimizer} alone", optimizer_steps, {}),
+    ):
+        sides = {name: Repeated(work(name), s.seconds, synchronize, milliseconds) for name in trainers}
+        bench.compare(title, "ms a step", sides, limits=reachable)
+
+
+if __name__ == "__main__":
+    sys.exit(script(main))

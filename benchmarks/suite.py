@@ -1,0 +1,120 @@
+"""The suite's way, set up as training/run.py sets up a run."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from data_transform import Augment, Mix
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.registry import Dataset
+from training import processes
+from training.checkpoint import RunState
+from training.loop import Recipe, train_epoch
+from training.losses import make_criterion
+from training.metrics import Totals
+from training.optim import make_optimizer, parameter_groups
+from training.tracking import Progress
+
+
+@dataclass
+class ReadyBatches:
+    """One batch that is on the device already, given `count` times: training batches that cost nothing."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    count: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(self.targets)] * self.count
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(start, self.count):
+            yield self.images, self.targets
+
+
+@dataclass
+class RepeatedBatches:
+    """Evaluation batches, `count` times over: one evaluation of a split that is so much larger."""
+
+    batches: EvalBatches
+    count: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.batches.device
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(self.count):
+            yield from self.batches
+
+
+def resident_batches(
+    dataset: Dataset, img_size: int, batch_size: int, device: torch.device, erasing: float = 0.0
+) -> ResidentTrainBatches:
+    """Small images with random crop (padded by an eighth of the side), flip, and erasing with that probability."""
+    augment = Augment(crop="pad", padding=dataset.side // 8, flip=True, erasing=erasing)
+    return ResidentTrainBatches(dataset.train, augment, img_size, dataset.mean, dataset.std, device, batch_size, seed=0)
+
+
+def streamed_batches(
+    dataset: Dataset, img_size: int, batch_size: int, device: torch.device, workers: int
+) -> StreamedTrainBatches:
+    """Image files with random resized crop and flip."""
+    augment = Augment(crop="resized", flip=True)
+    return StreamedTrainBatches(
+        dataset.train, augment, img_size, dataset.mean, dataset.std, device, batch_size, seed=0, workers=workers
+    )
+
+
+class Trainer:
+    """A model, its optimiser and the suite's loop.
+
+    Args:
+        model: in any memory format; it becomes channels-last.
+        optimizer: "sgd" or "adamw".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: str,
+        device: torch.device,
+        num_classes: int,
+        precision: str,
+        compile_model: bool,
+    ):
+        self.model = model = model.to(device, memory_format=torch.channels_last)
+        lr, weight_decay = (0.01, 5e-4) if optimizer == "sgd" else (1e-4, 0.05)
+        groups = parameter_groups(model, weight_decay)
+        self.optimizer = make_optimizer(groups, optimizer, lr, momentum=0.9, nesterov=False)
+        self.state = RunState(model, self.optimizer, Totals(num_classes, device))
+        self.forward = torch.compile(model) if compile_model else model
+        mix = Mix("none", num_classes, 1.0, 1.0, 1.0)
+        self.recipe = Recipe(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision)
+        self.progress = Progress()
+        self.progress.terminal, self.progress.interval = False, math.inf  # a bar would tear what is printed
+        self.progress.start_epoch(0, 1, 0, 0)
+
+    def train(self, batches: ReadyBatches | ResidentTrainBatches) -> dict[str, float | None]:
+        """One epoch; returns its loss, top1 and top5."""
+        self.state.batch = 0
+        return train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
+
+
+def set_up(device: str | None, precision: str) -> tuple[torch.device, str]:
+    """(device, precision) that a run gets; the libraries are set up as for a run."""
+    return processes.set_up(device, None, precision)
+
+
+one_line_failures = functools.partial(processes.one_line_failures, "this batch; --batch-size makes it smaller")

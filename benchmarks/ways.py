@@ -1,0 +1,80 @@
+"""The ways that are compared, side by side in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import models
+from benchmarks import hardware, suite, usual
+from benchmarks.cases import Case
+from benchmarks.common import SUITE, TIMM, USUAL, Bench
+from image_datasets.registry import Dataset
+
+
+def start(name: str, s: SimpleNamespace, precision: str = "fp32") -> tuple[Bench, torch.device, str]:
+    """(the benchmark `name`, with the header printed; device; precision of the suite's way)."""
+    device, precision = suite.set_up(s.device, precision)
+    bench = Bench(name, s, hardware.facts(device))
+    bench.prepare = {USUAL: usual.set_up, TIMM: usual.set_up, SUITE: lambda: suite.set_up(s.device, precision)}
+    return bench, device, precision
+
+
+def measure_matrix_rates(bench: Bench, s: SimpleNamespace, device: torch.device, precision: str) -> None:
+    """The device's ceilings in float32, the usual way's precision, and in `precision`."""
+    for name in dict.fromkeys(("fp32", precision)):
+        rate = hardware.matrix_rate(device, name, s.seconds, s.repeats, s.quick)
+        bench.ceilings[_ceiling(name)] = rate
+
+
+def limits(
+    bench: Bench, sides: tuple[str, ...], precision: str, value: Callable[[float], float]
+) -> dict[str, tuple[float, str]]:
+    """What each side could reach at the rate of matrix products in its precision, and that ceiling's name.
+
+    Args:
+        value: of that rate in FLOP/s, in the row's unit.
+    """
+    names = {side: _ceiling("fp32" if side == USUAL else precision) for side in sides}
+    return {side: (value(bench.ceilings[name]["high"]), name) for side, name in names.items()}
+
+
+def _ceiling(precision: str) -> str:
+    return f"{precision} matrix product"
+
+
+def make_model(case: Case, num_classes: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
+
+
+def trainers(
+    case: Case, num_classes: int, device: torch.device, precision: str, compile_model: bool = False
+) -> dict[str, Any]:
+    """For each way a trainer of the same model from the same weights. Each has `model`, `optimizer` and
+    `train(batches)`."""
+    common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
+    return {
+        USUAL: usual.Trainer(make_model(case, num_classes), case.optimizer, device),
+        TIMM: usual.TimmTrainer(make_model(case, num_classes), case.optimizer, device, **common),
+        SUITE: suite.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
+    }
+
+
+def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, device: torch.device):
+    """Training batches of small images with random crop and flip, as the trainer of that name takes them."""
+    split, mean, std = dataset.train, dataset.mean, dataset.std
+    if name == SUITE:
+        return suite.resident_batches(dataset, img_size, batch_size, device)
+    if name == TIMM:
+        return usual.timm_loader(split, img_size, batch_size, mean, std, device)
+    transform = usual.small_transform(dataset.side, img_size, mean, std)
+    return usual.train_loader(usual.SmallImages(split, transform), batch_size, device)
+
+
+def epochs(name: str, batches: Any, device: torch.device) -> Callable[[int], Iterable]:
+    """The batches of an epoch by its number, on the device."""
+    return batches.epoch if name == SUITE else lambda epoch: usual.on_device(batches, device)
