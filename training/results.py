@@ -79,10 +79,8 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
     by = f" by {summary['selected_by']}" if summary["selected_by"] else ""
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"
-    if "peak_memory" in summary:
-        trained += f", peak memory {human(summary['peak_memory'])}B"
     say(f"selected      epoch {summary['best_epoch']} of {summary['epochs']} ({summary['weights']} weights),"
-        f"{by} on: {summary['selected_on']}{trained}")  # fmt: skip
+        f"{by} on: {summary['selected_on']}{trained}; peak memory {human(summary['peak_memory'])}B")  # fmt: skip
     for path in (directory.summary, directory.best, directory.predictions, directory.curves, directory.confusion):
         if path.is_file():
             say(f"wrote         {path}")

@@ -95,6 +95,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "best_epoch": content["best"]["epoch"],
         "weights": content["best"]["weights"],
         "train_seconds": content["train_seconds"] and round(content["train_seconds"], 3),
+        "peak_memory": processes.peak_memory(device),
         "images": {"test": len(test)},
         "notes": dataset.notes,
         "settings": settings,
