@@ -170,7 +170,7 @@ class Normalize:
         result = _BUFFERS.take((n, h, w * c))
         group = max(1, IN_CACHE // (h * w * c))
         for part, out in zip(rows.split(group), result.split(group), strict=True):
-            out.copy_(part).mul_(scale).add_(shift)
+            torch.addcmul(shift, out.copy_(part), scale, out=out)
         return result.view(n, h, w, c).permute(0, 3, 1, 2)
 
 

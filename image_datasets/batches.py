@@ -29,6 +29,12 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
+def _seed(*parts: int | str) -> None:
+    """Seeds the CPU's generator, from which every augmentation draws. torch.manual_seed would seed all accelerators
+    too, for as much time as a batch of small images takes."""
+    torch.default_generator.manual_seed(derive_seed(*parts))
+
+
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The order in which an epoch visits the images, int64 (count,)."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
@@ -81,7 +87,7 @@ class ResidentTrainBatches(_TrainBatches):
         order = self.order(epoch)
         for step in range(start, len(self.bounds)):
             index = order[slice(*self.bounds[step])]
-            torch.manual_seed(derive_seed(self.seed, "augment", epoch, step))
+            _seed(self.seed, "augment", epoch, step)
             images = augment_batch(self.images, index, self.augment, self.img_size)
             yield self._finish(images), self.targets[index]
 
@@ -100,7 +106,7 @@ class StreamedTrainBatches(_TrainBatches):
         self.sampler.epoch, self.sampler.start = epoch, start
         for step, batch in enumerate(self.loader, start):
             images, targets = _to_device(batch, self.device)
-            torch.manual_seed(derive_seed(self.seed, "augment", epoch, step))
+            _seed(self.seed, "augment", epoch, step)
             yield self._finish(images), targets
 
 
@@ -177,8 +183,7 @@ class _Files(torch.utils.data.Dataset):
         except BadRequest as error:
             return _Damaged(error), 0
         if self.random:
-            # torch.manual_seed would seed every accelerator too, for a tenth of the time that the image takes.
-            torch.default_generator.manual_seed(derive_seed(self.seed, "image", epoch, i))
+            _seed(self.seed, "image", epoch, i)
         return self.transform(image), int(self.split.targets[i])
 
 
