@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 GROUP = 8  # images that are mixed at once on a CPU
 IN_CACHE = 200_000  # values that are normalised at once on a CPU
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # area and aspect ratio of random resized crops, arXiv:1409.4842
 EVAL_CROP = 0.875  # share of the short side that the evaluation crop keeps: 256 -> 224 px
 
 
@@ -87,10 +88,10 @@ class RandomResizedCrop:
 def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop with 8 % to 100 % of an image's area and an aspect ratio from 3/4 to 4/3,
     distributed as torchvision's; where ten tries do not fit, the largest central crop with such a ratio."""
-    least, most = 3 / 4, 4 / 3
+    (smallest, largest), (least, most) = CROP_SCALE, CROP_RATIO
     *tries, vertical, horizontal = torch.rand(22, dtype=torch.float64).tolist()
     for share, slant in zip(tries[::2], tries[1::2], strict=True):
-        area = height * width * (0.08 + 0.92 * share)
+        area = height * width * (smallest + (largest - smallest) * share)
         ratio = least * (most / least) ** slant
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -223,7 +224,7 @@ def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, i
         top = left = torch.full((n,), images.padding)
     batch = images(index, *(_send(drawn, device) for drawn in (top, left, mirror)))
     if augment.crop == "resized":
-        boxes = random_boxes(n, images.side, images.side, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), fallback="whole")
+        boxes = random_boxes(n, images.side, images.side, CROP_SCALE, CROP_RATIO, fallback="whole")
         batch = resize_boxes(batch, boxes, img_size)
     if augment.rand:
         batch = rand_augment_batch(batch)

@@ -20,15 +20,9 @@ FLAGS = [cases.MODEL, cases.BATCH_SIZE, cases.IMG_SIZE, cases.PRECISION]
 
 def main(argv: list[str] | None = None) -> int:
     s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
-    from benchmarks import suite, ways
+    from benchmarks import ways
 
-    bench, device, precision = ways.start("inference", s, s.precision)
-    print(f"the suite's way in {precision}")
-    ways.measure_matrix_rates(bench, s, device, precision)
-    with suite.one_line_failures():
-        for case in cases.choose(s):
-            compare_evaluations(bench, s, case, device, precision)
-    return bench.finish()
+    return ways.over_cases("inference", s, compare_evaluations)
 
 
 def compare_evaluations(

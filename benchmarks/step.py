@@ -29,15 +29,9 @@ FLAGS = [
 
 def main(argv: list[str] | None = None) -> int:
     s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
-    from benchmarks import suite, ways
+    from benchmarks import ways
 
-    bench, device, precision = ways.start("step", s, s.precision)
-    print(f"the suite's way and timm's in {precision}{', compiled' if s.compile else ''}")
-    ways.measure_matrix_rates(bench, s, device, precision)
-    with suite.one_line_failures():
-        for case in cases.choose(s):
-            compare_steps(bench, s, case, device, precision)
-    return bench.finish()
+    return ways.over_cases("step", s, compare_steps)
 
 
 def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import models
 from benchmarks import hardware, suite, usual
-from benchmarks.cases import Case
+from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench
 from image_datasets.registry import Dataset
 
@@ -28,6 +28,19 @@ def measure_matrix_rates(bench: Bench, s: SimpleNamespace, device: torch.device,
     for name in dict.fromkeys(("fp32", precision)):
         rate = hardware.matrix_rate(device, name, s.seconds, s.repeats, s.quick)
         bench.ceilings[_ceiling(name)] = rate
+
+
+def over_cases(
+    name: str, s: SimpleNamespace, compare: Callable[[Bench, SimpleNamespace, Case, torch.device, str], None]
+) -> int:
+    """The benchmark `name`: the ceilings, then `compare` for every model that is asked for. Returns the exit status."""
+    bench, device, precision = start(name, s, s.precision)
+    print(f"all but the {USUAL} way in {precision}{', compiled' if getattr(s, 'compile', False) else ''}")
+    measure_matrix_rates(bench, s, device, precision)
+    with suite.one_line_failures():
+        for case in choose(s):
+            compare(bench, s, case, device, precision)
+    return bench.finish()
 
 
 def limits(
