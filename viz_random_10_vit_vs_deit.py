@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training import options
-from training.flags import FLAGS, Flag, number, text
+from training.flags import COUNT, FLAGS, Flag, number, text
 from training.parser import read_flags
 from utils import BadRequest
 
@@ -35,7 +35,12 @@ GROUPS = {
              " Grad-CAM of convolutional networks", default=False),
         Flag("output", "picture to write, replacing it", default="vit_vs_deit_random10.png", check=text, metavar="PNG"),
     ],
-    "hardware": [FLAGS[key] for key in ("device", "gpu", "batch_size", "num_workers")],
+    "hardware": [
+        FLAGS["device"],
+        FLAGS["gpu"],
+        replace(FLAGS["batch_size"], help="images per batch", check=COUNT),
+        FLAGS["num_workers"],
+    ],
 }  # fmt: skip
 OF_STUDY = {
     "runs/baseline_vit_tiny": "--model vit_tiny --run-name baseline_vit_tiny",

@@ -43,13 +43,12 @@ def main(argv: list[str] | None = None) -> int:
         raise BadRequest(f"--data {s.data}: its images are not equally small")
     if len(dataset.train) < s.batch_size:
         raise BadRequest(f"--data {s.data}: has fewer training images than one batch of {s.batch_size}")
-    bench, device, precision = ways.start("epoch", s, s.precision)
-    print(f"{len(dataset.train):,} images of {dataset.side} px; the suite's way and timm's in {precision}")
-    ways.measure_matrix_rates(bench, s, device, precision)
+    bench, device = ways.start("epoch", s)
+    print(f"{len(dataset.train):,} images of {dataset.side} px; the suite's way and timm's in {s.precision} precision")
     with suite.one_line_failures():
         for name in s.model:
             case = cases.Case(name, dataset.side, s.optimizer, batch_size=s.batch_size)
-            compare_epochs(bench, case, dataset, device, precision)
+            compare_epochs(bench, case, dataset, device, ways.precision_of(bench, s, case, device))
     return bench.finish()
 
 

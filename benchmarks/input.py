@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     small = real if real is not None and real.side is not None else data.small_images(s.images, SIDE)
     if len(small.train) < s.batch_size:
         raise BadRequest(f"--data {s.data}: has fewer training images than one batch of {s.batch_size}")
-    bench, device, _ = ways.start("input", s)
+    bench, device = ways.start("input", s)
     bench.ceilings["copy"] = hardware.copy_rate(device, s.seconds, s.repeats, s.quick)
     if real is not None:
         print(f"{'small images' if real is small else 'JPEG files'}: {len(real.train):,} from {s.data}")

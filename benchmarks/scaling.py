@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     s = read(argv, DESCRIPTION, FLAGS, QUICK)
     from benchmarks import ways
 
-    bench, device, _ = ways.start("scaling", s)
+    bench, device = ways.start("scaling", s)
     resident(bench, s, device)
     with tempfile.TemporaryDirectory() as folder:
         streamed(bench, s, Path(folder), device)

@@ -112,9 +112,9 @@ class Trainer:
         return train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
 
 
-def set_up(device: str | None, precision: str) -> tuple[torch.device, str]:
-    """(device, precision) that a run gets; the libraries are set up as for a run."""
-    return processes.set_up(device, None, precision)
+def set_up(device: str | None) -> torch.device:
+    """The device that a run gets; the libraries are set up as for a run."""
+    return processes.set_up(device, None)
 
 
-one_line_failures = functools.partial(processes.one_line_failures, "this batch; --batch-size makes it smaller")
+one_line_failures = functools.partial(processes.one_line_failures, lambda: "this batch; --batch-size makes it smaller")

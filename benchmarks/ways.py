@@ -12,34 +12,38 @@ import models
 from benchmarks import hardware, suite, usual
 from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench
+from benchmarks.data import CLASSES
 from image_datasets.registry import Dataset
+from training.processes import choose_precision
 
 
-def start(name: str, s: SimpleNamespace, precision: str = "fp32") -> tuple[Bench, torch.device, str]:
-    """(the benchmark `name`, with the header printed; device; precision of the suite's way)."""
-    device, precision = suite.set_up(s.device, precision)
+def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
+    """The benchmark `name`, with the header printed, and the device."""
+    device = suite.set_up(s.device)
     bench = Bench(name, s, hardware.facts(device))
-    bench.prepare = {USUAL: usual.set_up, TIMM: usual.set_up, SUITE: lambda: suite.set_up(s.device, precision)}
-    return bench, device, precision
+    bench.prepare = {USUAL: usual.set_up, TIMM: usual.set_up, SUITE: lambda: suite.set_up(s.device)}
+    return bench, device
 
 
-def measure_matrix_rates(bench: Bench, s: SimpleNamespace, device: torch.device, precision: str) -> None:
-    """The device's ceilings in float32, the usual way's precision, and in `precision`."""
-    for name in dict.fromkeys(("fp32", precision)):
-        rate = hardware.matrix_rate(device, name, s.seconds, s.repeats, s.quick)
-        bench.ceilings[_ceiling(name)] = rate
+def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.device) -> str:
+    """What all ways but the usual one compute this case in. The ceilings of it, and of float32, the usual way's, are
+    measured where they are not known yet."""
+    precision = choose_precision(s.precision, device, make_model(case, CLASSES))
+    for name in ("fp32", precision):
+        if _ceiling(name) not in bench.ceilings:
+            bench.ceilings[_ceiling(name)] = hardware.matrix_rate(device, name, s.seconds, s.repeats, s.quick)
+    return precision
 
 
 def over_cases(
     name: str, s: SimpleNamespace, compare: Callable[[Bench, SimpleNamespace, Case, torch.device, str], None]
 ) -> int:
-    """The benchmark `name`: the ceilings, then `compare` for every model that is asked for. Returns the exit status."""
-    bench, device, precision = start(name, s, s.precision)
-    print(f"all but the {USUAL} way in {precision}{', compiled' if getattr(s, 'compile', False) else ''}")
-    measure_matrix_rates(bench, s, device, precision)
+    """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
+    bench, device = start(name, s)
+    print(f"{s.precision} precision{', compiled' if getattr(s, 'compile', False) else ''}; {USUAL}: float32")
     with suite.one_line_failures():
         for case in choose(s):
-            compare(bench, s, case, device, precision)
+            compare(bench, s, case, device, precision_of(bench, s, case, device))
     return bench.finish()
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.attention import attention
 from models.layers import Counts, Fraction, Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
@@ -66,7 +67,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # (B, T, 3 * width) -> q, k and v, each (B, heads, T, width / heads)
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

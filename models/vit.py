@@ -12,10 +12,10 @@ import re
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from models.attention import attention
 from models.layers import Count, Fraction, Positive
 from models.registry import register_model
 from utils import BadRequest
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         n, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, dim / heads)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attention(q, k, v)
         x = x.transpose(1, 2).reshape(n, tokens, dim)
         return self.proj_drop(self.proj(x))
 

@@ -42,6 +42,8 @@ FLAGS = [
     ("--run-name /tmp/elsewhere", "is not a name for a folder"),
     ("--device tpu", "--device tpu: is none of cpu, cuda, cuda:N, mps"),
     ("--precision fp16 --device cpu", "--precision fp16 needs a CUDA GPU"),
+    ("--batch-size some", "--batch-size"),
+    ("--batch-size auto --recipe deit", "--batch-size auto: the learning rate of --recipe deit follows"),
     # no effect
     ("--step-size 3", "--step-size has no effect: it needs --schedule step"),
     ("--gamma 0.5 --schedule cosine", "--gamma has no effect"),

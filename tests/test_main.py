@@ -344,7 +344,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 @pytest.mark.parametrize(
     ("error", "needle"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory for --batch-size 64; try half of it"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory for --batch-size 64; 32 would fit"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
         (OSError(28, "No space left on device", "runs/a/last.pth"), "runs/a/last.pth: No space left on device"),
         (RuntimeError("adaptive_avg_pool2d_backward_cuda is not deterministic"), "--deterministic is not possible"),

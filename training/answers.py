@@ -50,12 +50,12 @@ class Contestant:
 
 def show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Prints what the models s.first and s.second answer to s.num_images random images, and draws it into s.output."""
-    with processes.one_line_failures(f"--batch-size {s.batch_size}; try half of it"):
+    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
         _show_answers(s, given)
 
 
 def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    device, _ = processes.set_up(s.device, s.gpu, "fp32")
+    device = processes.set_up(s.device, s.gpu)
     pair = [Contestant("", path, *read_for_use(path, None)) for path in (s.first, s.second)]
     _name(pair)
     stored = pair[0].content["settings"]

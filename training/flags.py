@@ -141,6 +141,12 @@ PROBABILITY = number(float, 0, 1)
 POSITIVE = number(float, 0, open_low=True)
 COUNT = number(int, 1)
 
+
+def count_or_auto(text: str) -> int | str:
+    """An argparse type: a whole number from 1, or auto."""
+    return "auto" if text.lower() == "auto" else COUNT(text)
+
+
 GROUPS: dict[str, list[Flag]] = {
     "what to do (training, unless one of these is given)": [
         Flag("evaluate", "score the model in this checkpoint instead of training; writes a run directory",
@@ -230,7 +236,8 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("recipe", f"values for a set of flags, of which those that are given win: {', '.join(RECIPES)}",
              check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER),
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
-        Flag("batch-size", "images per batch", default=128, check=COUNT, metavar="N", modes=EVERY_RUN),
+        Flag("batch-size", "images per batch; auto: in training, the largest power of two up to 1,024 that fits into"
+             " memory", default=128, check=count_or_auto, metavar="N", modes=EVERY_RUN),
         Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
              metavar="N"),
         Flag("optimizer", "sgd, adam, adamw, or any other that timm knows, such as lamb or lion", default="sgd",
@@ -299,7 +306,8 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
              metavar="N", default_text="the first", modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
         Flag("precision", "fp32 (with TF32 matrix products on GPUs, unless --deterministic), bf16, fp16, or auto:"
-             " bf16 on GPUs that have it, else fp32", default="auto",
+             " bf16 on GPUs and CPUs that have matrix units for it, but fp32 on CPUs for depthwise convolutions",
+             default="auto",
              check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_RUN),
         Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),

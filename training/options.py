@@ -203,6 +203,8 @@ def _check_optimizer(name: str, given: dict[str, Any]) -> None:
 def _check_use(s: SimpleNamespace) -> None:
     """What --evaluate and --predict need, as far as it can be seen without reading the checkpoint."""
     path, *files = [s.evaluate] if s.evaluate else s.predict
+    if s.batch_size == "auto":
+        raise BadRequest("--batch-size auto is for training; give a number")
     if s.predict and not files:
         raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
     for file, what in ((path, "checkpoint"), *((file, "image") for file in files)):

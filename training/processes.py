@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from training.tracking import say
 from utils import BadRequest, RunFailed
@@ -36,23 +39,34 @@ def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, st
     return torch.device("cpu"), None
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """What "auto" means on `device`. fp16 is refused (BadRequest) where there is no loss scaling for it."""
-    if precision == "fp16" and device.type != "cuda":
-        raise BadRequest(f"--precision fp16 needs a CUDA GPU; on {device.type} use bf16 or fp32")
+def choose_precision(precision: str, device: torch.device, model: nn.Module) -> str:
+    """What "auto" means for a model on a device; any other choice stays.
+
+    bf16 on GPUs that have it, and on CPUs with matrix units for it (AMX). There depthwise convolutions, for which these
+    units are of no use, are quicker in fp32 (docs/speed.md), and so are all models on CPUs without such units.
+    """
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    matrix_units = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bf16" if matrix_units and not _has_depthwise(model) else "fp32"
 
 
-def set_up(
-    device: str | None, gpu: int | None, precision: str, deterministic: bool = False
-) -> tuple[torch.device, str]:
-    """Chooses device and precision and sets the libraries up for them. See `choose_device`, `choose_precision`."""
+def _has_depthwise(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in model.modules())
+
+
+def set_up(device: str | None, gpu: int | None, precision: str = "fp32", deterministic: bool = False) -> torch.device:
+    """The device of a run (see `choose_device`), for which the libraries are set up.
+
+    Raises BadRequest for fp16 where there is no loss scaling for it.
+    """
     chosen, warning = choose_device(device, gpu)
     if warning:
         say(f"warning: {warning}")
-    chosen_precision = choose_precision(precision, chosen)
+    if precision == "fp16" and chosen.type != "cuda":
+        raise BadRequest(f"--precision fp16 needs a CUDA GPU; on {chosen.type} use bf16 or fp32")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
     torch.use_deterministic_algorithms(deterministic)
@@ -60,31 +74,35 @@ def set_up(
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
-    return chosen, chosen_precision
+    return chosen
 
 
 @contextlib.contextmanager
-def one_line_failures(need: str):
+def one_line_failures(need: Callable[[], str]):
     """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler.
 
     Args:
-        need: what takes the memory, and what to do about it.
+        need: says what takes the memory, and what to do about it. What ran out of memory has let go of it by then.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise RunFailed(f"not enough memory for {need}") from None
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        failed = error
     except OSError as error:
         raise RunFailed(f"{error.filename or 'input or output'}: {error.strerror or error}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        if "allocate" in reason:
-            raise RunFailed(f"not enough memory for {need}") from None
         if "deterministic" in reason:
             raise RunFailed(f"--deterministic is not possible here: {reason}") from None
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RunFailed(f"--compile does not work here: {reason}") from None
-        raise
+        if "allocate" not in reason:
+            raise
+        failed = error
+    else:
+        return
+    traceback.clear_frames(failed.__traceback__)
+    raise RunFailed(f"not enough memory for {need()}")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import models
+from utils import BadRequest
 
 # Values by flag; a function makes one of the settings as they are by then. A flag of an architecture (drop_path) is
 # left out where the model has no such argument.
@@ -44,6 +45,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 def apply(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the recipe's values into the settings, but for flags that are given. Arguments of the model are
     `model_arguments`' part."""
+    if s.batch_size == "auto" and "lr" not in given and callable(RECIPES[s.recipe].get("lr")):
+        raise BadRequest(f"--batch-size auto: the learning rate of --recipe {s.recipe} follows from the batch size;"
+                         " give one of the two as a number")  # fmt: skip
     for key, value in RECIPES[s.recipe].items():
         if key not in given and hasattr(s, key):
             setattr(s, key, value(s) if callable(value) else value)

@@ -10,6 +10,8 @@ from training import model_flags
 from training.flags import FLAGS
 from utils import BadRequest, read_json
 
+SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it came to
+
 
 def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the stored settings of the run to be resumed in the place of the defaults."""
@@ -27,13 +29,14 @@ def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
             changed[key] = (value, stored[key])
     flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
-        if new != old and (key, new) != ("stem", "auto"):  # stored as what it came to
+        if new != old and not (key in SETTLED and new == "auto"):
             name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
             raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
     # --device and --gpu name the same thing: a new one replaces either.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
-    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in (*given, "runs_dir")})
+    replaced = {"runs_dir", *(key for key in given if key not in SETTLED)}
+    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in replaced})
     s.model_args = built_with
 
 

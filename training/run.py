@@ -16,7 +16,7 @@ import models
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import checkpoint, cost, model_flags, processes, recipes, results, resume
+from training import batch_size, checkpoint, cost, model_flags, processes, recipes, results, resume
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
@@ -24,29 +24,67 @@ from training.flags import FLAGS, TRAIN
 from training.loop import PRECISIONS, Recipe, evaluate, train
 from training.losses import make_criterion
 from training.metrics import Totals
-from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups
+from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
 from training.run_directory import TEACHER, RunDirectory
 from training.teacher import CachedTeacher, Teacher, load_teacher
 from training.tracking import Progress, Wandb, say
-from utils import BadRequest, derive_seed, human
+from utils import BadRequest, RunFailed, derive_seed, human
 
 NOT_STORED = ("resume", "overwrite", "download", "check_images")  # asks of one command, not properties of the run
 
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
     """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
-    with processes.one_line_failures(f"--batch-size {s.batch_size}; try half of it"):
-        _run_training(s, found)
+    with processes.one_line_failures(lambda: "the data set"):
+        device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
+        data = load_data(s, found)
+    step = functools.partial(_trial_step, s, data, device)
+    if s.batch_size == "auto":
+        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
+        s.batch_size = batch_size.largest_that_fits(step, first, device)
+        if s.batch_size is None:
+            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
+        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
+
+    def advice() -> str:
+        fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
+        return f"--batch-size {s.batch_size}; {fitting or 'not even 1'} would fit"
+
+    with processes.one_line_failures(advice):
+        _run_training(s, found, data, device)
 
 
-def _run_training(s: SimpleNamespace, found: Found) -> None:
-    device, precision = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
+def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
+    """A training step of `count` images with a model that is thrown away, as far as memory is concerned: without a
+    teacher."""
+    chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
+    model = models.create_model(s.model, num_classes, data.img_size, chans, **s.model_args)
+    model = _to_device(s, model, device)
+    if s.freeze == "backbone":
+        freeze_backbone(model)
+    train_mode(model)
+    if count == 1:
+        model.eval()  # batch normalisation of one image may be undefined; `check_batch_of_one` says where it is
+    optimizer = _make_optimizer(s, model)
+    dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
+    images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        outputs = _forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
+    sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
+    optimizer.step()
+
+
+def _to_device(s: SimpleNamespace, model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
+
+
+def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.device) -> None:
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    data = load_data(s, found)
     continued = s.resume and directory.last.is_file()
     model = _build_model(s, data, with_weights=not continued)
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
-    model = model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
+    model = _to_device(s, model, device)
+    s.precision = precision = processes.choose_precision(s.precision, device, model)
     state = RunState(
         model,
         _make_optimizer(s, model),
@@ -163,7 +201,7 @@ def _train_teacher(s: SimpleNamespace, found: Found) -> str:
     if not (teacher.resume and resume.finished(teacher)):
         say(f"teacher       {s.teacher} is trained first, for {s.teacher_epochs} epochs")
         say()
-        _run_training(teacher, found)
+        run_training(teacher, found)
         say()
     return str(directory.best)
 

@@ -43,7 +43,7 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
 
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
-    with processes.one_line_failures(f"--batch-size {s.batch_size}; try half of it"):
+    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
         _run_evaluation(s, given)
 
 
@@ -58,7 +58,8 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
-    device, precision = processes.set_up(s.device, s.gpu, s.precision)
+    device = processes.set_up(s.device, s.gpu, s.precision)
+    precision = processes.choose_precision(s.precision, device, model)
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
@@ -111,7 +112,7 @@ def run_prediction(s: SimpleNamespace) -> None:
     """Prints the most probable classes of image files, with their probabilities."""
     path, *files = s.predict
     model, content = read_for_use(path, None)
-    device, _ = processes.set_up(s.device, s.gpu, "fp32")
+    device = processes.set_up(s.device, s.gpu)
     transform = image_transform(None, content["img_size"], content["eval_crop"])
     images = [transform(read_pixels(file, content["in_chans"])) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)

@@ -1,0 +1,95 @@
+"""How many images fit: found by halving, and told where a batch did not fit."""
+
+import json
+
+import pytest
+import torch
+
+from training import batch_size, processes
+from training.batch_size import largest_that_fits
+
+QUICK = "--dataset digits --model resnet20 --epochs 1 --run-name a"
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def bounded(most: int):
+    """A step that runs out of a GPU's memory with more than `most` images."""
+
+    def step(count: int) -> None:
+        if count > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return step
+
+
+@pytest.mark.parametrize(("most", "found"), [(5000, 1024), (1024, 1024), (1023, 512), (3, 2), (1, 1), (0, None)])
+def test_a_gpu_is_tried_with_half_as_many_until_they_fit(most, found):
+    assert largest_that_fits(bounded(most), 1024, GPU) == found
+
+
+def test_another_failure_of_the_step_is_not_taken_for_one_of_memory():
+    def step(count: int) -> None:
+        raise ValueError("of another kind")
+
+    with pytest.raises(ValueError, match="of another kind"):
+        largest_that_fits(step, 8, GPU)
+
+
+@pytest.mark.parametrize(("images", "found"), [(1000, 512), (500, 256), (3, 2), (0.5, None)])
+def test_on_a_cpu_what_backward_keeps_is_extrapolated(monkeypatch, images, found):
+    weight = torch.ones(1000, requires_grad=True)
+
+    def step(count: int) -> None:
+        assert count <= 4, "a large batch must not be tried on a CPU"
+        (weight * torch.rand(count, 1000)).exp().sum().backward()
+
+    kept = 2 * 4 * 1000  # bytes an image: the weight's factor, and the result of exp
+    bound = images * kept / batch_size.MARGIN
+    monkeypatch.setattr(batch_size, "available_memory", lambda: bound)
+    assert largest_that_fits(step, 1024, CPU) == found
+
+
+def test_auto_trains_with_what_fits_and_stores_it(learns, workdir, monkeypatch):
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 32e6)
+    result = learns(f"{QUICK} --batch-size auto")
+    stored = json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"]
+    assert 1 < stored < 1024 and f"batch size    {stored}," in result.out
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 8e6)
+    result = learns(f"{QUICK} --batch-size auto --overwrite")
+    assert json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"] < stored
+
+
+def test_auto_is_at_most_the_training_set(learns, workdir):
+    learns(f"{QUICK} --batch-size auto --train-fraction 0.1")
+    assert json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"] == 128  # of 129 images
+
+
+def test_where_not_even_one_image_fits_nothing_is_written(cli, workdir, monkeypatch):
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 1000)
+    result = cli(f"{QUICK} --batch-size auto")
+    assert result.status == 1 and "not enough memory for a batch of one image" in result.err
+    assert not (workdir / "runs/a").exists()
+
+
+def test_a_resumed_run_keeps_the_size_and_the_precision_that_were_found(cli, learns, workdir, monkeypatch):
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 32e6)
+    learns(f"{QUICK} --batch-size auto --precision auto")
+    stored = json.loads((workdir / "runs/a/settings.json").read_text())["settings"]
+    assert stored["precision"] == "fp32"
+    (workdir / "runs/a/summary.json").unlink()
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 1e12)
+    learns("--resume --run-name a --batch-size auto --precision auto")
+    assert json.loads((workdir / "runs/a/summary.json").read_text())["settings"]["batch_size"] == stored["batch_size"]
+    result = cli("--resume --run-name a --batch-size", str(2 * stored["batch_size"]))
+    assert result.status == 2 and "--batch-size" in result.err
+
+
+def test_auto_precision_follows_device_and_architecture(monkeypatch):
+    dense = torch.nn.Conv2d(8, 8, 3)
+    depthwise = torch.nn.Sequential(dense, torch.nn.Conv2d(8, 8, 3, groups=8))
+    grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
+    for units, expected in ((True, ["bf16", "fp32", "bf16"]), (False, ["fp32"] * 3)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda units=units: units)
+        chosen = [processes.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped)]
+        assert chosen == expected
+    assert processes.choose_precision("bf16", CPU, depthwise) == "bf16"
