@@ -10,13 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.convolution import Conv3x3
 from models.layers import Counts, Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
-
-
-def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -26,9 +23,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_chans: int, width: int, stride: int, downsample: nn.Module | None):
         super().__init__()
-        self.conv1 = conv3x3(in_chans, width, stride)
+        self.conv1 = Conv3x3(in_chans, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width)
+        self.conv2 = Conv3x3(width, width)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -48,7 +45,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride)
+        self.conv2 = Conv3x3(width, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
@@ -106,7 +103,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = conv3x3(in_chans, width)
+            self.conv1 = Conv3x3(in_chans, width)
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

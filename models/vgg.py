@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.convolution import Conv3x3
 from models.layers import Stem, choose_stem
 from models.registry import register_model
 from utils import BadRequest
@@ -40,7 +41,7 @@ class VGG(nn.Module):
         chans = in_chans
         for stage in STAGES[depth]:
             for width in stage:
-                layers += [nn.Conv2d(chans, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [Conv3x3(chans, width, bias=True), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 chans = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
