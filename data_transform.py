@@ -47,20 +47,20 @@ class Augment:
 def image_transform(augment: Augment | None, img_size: int, eval_crop: float = EVAL_CROP):
     """PIL image, or uint8 tensor (C, H, W), quickest in channels-last memory -> uint8 tensor (C, img_size, img_size).
 
-    A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way.
-    With `augment` None it is the evaluation's, in which nothing is random: the short side is resized so that the centre
-    crop keeps the share `eval_crop` of it.
+    A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way; so
+    does what is sliced like a tensor and has its `shape`, of which only the crop is read. With `augment` None it is the
+    evaluation's, in which nothing is random: of the resized short side the centre crop keeps the share `eval_crop`.
     """
     from torchvision.transforms import v2
 
     steps: list = []
     if augment is not None and augment.crop == "resized":
-        steps.append(RandomResizedCrop(img_size))
+        steps.append(RandomResizedCrop(img_size, augment.flip))
     elif augment is not None and augment.crop == "pad":
-        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, padding=augment.padding)]
+        steps += [_whole, v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, augment.padding)]
     else:
-        steps += [v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
-    if augment is not None and augment.flip:
+        steps += [_whole, v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
+    if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
     if augment is not None and augment.rand:
         steps += [_to_pil, v2.RandAugment()]  # its geometric operations take three times as long on tensors
@@ -68,20 +68,24 @@ def image_transform(augment: Augment | None, img_size: int, eval_crop: float = E
 
 
 class RandomResizedCrop:
-    """torchvision's v2.RandomResizedCrop, with the same distribution of crops and a third of its time on tensors."""
+    """torchvision's v2.RandomResizedCrop, and with `flip` its mirror image half the time: the same distributions, and
+    on tensors a third of its time. They are mirrored in the pass that cuts out the crop, before it is resized."""
 
-    def __init__(self, img_size: int):
-        self.size = (img_size, img_size)
+    def __init__(self, img_size: int, flip: bool = False):
+        self.size, self.flip = [img_size, img_size], flip
 
     def __call__(self, image):
-        from torchvision.transforms.v2 import functional
+        pillow = not hasattr(image, "shape")
+        top, left, h, w = random_crop(*((image.height, image.width) if pillow else image.shape[1:]))
+        mirror = self.flip and torch.rand(()) < 0.5
+        if pillow:
+            from torchvision.transforms.v2 import functional
 
-        height, width = functional.get_size(image)
-        top, left, h, w = random_crop(height, width)
-        if not isinstance(image, torch.Tensor):
-            return functional.resized_crop(image, top, left, h, w, list(self.size), antialias=True)
-        crop = image[None, :, top : top + h, left : left + w]
-        crop = crop.contiguous(memory_format=torch.channels_last)  # else all of `image` is laid out anew
+            image = functional.resized_crop(image, top, left, h, w, self.size, antialias=True)
+            return functional.horizontal_flip(image) if mirror else image
+        crop = image[:, top : top + h, left : left + w][None]
+        # Either lays out the crop anew; else all of `image` would be.
+        crop = crop.flip(3) if mirror else crop.contiguous(memory_format=torch.channels_last)
         return F.interpolate(crop, size=self.size, mode="bilinear", antialias=True)[0]
 
 
@@ -98,6 +102,10 @@ def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
             return int(vertical * (height - h + 1)), int(horizontal * (width - w + 1)), h, w
     w, h = min(width, round(height * most)), min(height, round(width / least))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _whole(image):
+    return image[:, :, :] if hasattr(image, "shape") else image
 
 
 def _random_flip(image):
