@@ -179,7 +179,8 @@ class _Files(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, i = key
         try:
-            image = read_pixels(self.split.paths[i], self.chans)
+            copies = self.split.copies
+            image = read_pixels(self.split.paths[i], self.chans) if copies is None else copies[i]
         except BadRequest as error:
             return _Damaged(error), 0
         if self.random:
