@@ -83,9 +83,9 @@ class RandomResizedCrop:
 
             image = functional.resized_crop(image, top, left, h, w, self.size, antialias=True)
             return functional.horizontal_flip(image) if mirror else image
-        crop = image[:, top : top + h, left : left + w][None]
+        crop = image[:, top : top + h, left : left + w].permute(1, 2, 0)
         # Either lays out the crop anew; else all of `image` would be.
-        crop = crop.flip(3) if mirror else crop.contiguous(memory_format=torch.channels_last)
+        crop = (crop.flip(1) if mirror else crop.contiguous())[None].permute(0, 3, 1, 2)
         return F.interpolate(crop, size=self.size, mode="bilinear", antialias=True)[0]
 
 
@@ -138,17 +138,17 @@ class Buffers:
 
     KEPT = 2  # the batch that is being made, and the one before, which the training loop still holds
 
-    def __init__(self):
-        self.lock = threading.Lock()
+    def __init__(self, dtype: type[np.generic] = np.float32):
+        self.lock, self.dtype = threading.Lock(), dtype
         self.lent: list[tuple[np.ndarray, weakref.ref]] = []
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """An uninitialised float32 tensor."""
+        """An uninitialised tensor."""
         size = math.prod(shape)
         with self.lock:
             unused = (entry for entry in self.lent if entry[1]() is None)
             free = max(unused, key=lambda entry: entry[0].size, default=None)
-            memory = free[0] if free and free[0].size >= size else np.empty(size, dtype=np.float32)
+            memory = free[0] if free and free[0].size >= size else np.empty(size, dtype=self.dtype)
             array = memory[:size].reshape(shape)  # the tensor, and every view of it, keeps this object alive
             others = [entry for entry in self.lent if entry is not free]
             self.lent = [(memory, weakref.ref(array)), *others][: self.KEPT]
