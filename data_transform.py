@@ -6,6 +6,7 @@ All randomness comes from torch's global CPU generator, which the callers seed f
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import weakref
@@ -64,7 +65,13 @@ def image_transform(augment: Augment | None, img_size: int, eval_crop: float = E
         steps.append(_random_flip)
     if augment is not None and augment.rand:
         steps += [_to_pil, v2.RandAugment()]  # its geometric operations take three times as long on tensors
-    return v2.Compose([*steps, _to_tensor])
+    return functools.partial(_apply, [*steps, _to_tensor])
+
+
+def _apply(steps: list, image):
+    for step in steps:
+        image = step(image)
+    return image
 
 
 class RandomResizedCrop:
@@ -77,7 +84,7 @@ class RandomResizedCrop:
     def __call__(self, image):
         pillow = not hasattr(image, "shape")
         top, left, h, w = random_crop(*((image.height, image.width) if pillow else image.shape[1:]))
-        mirror = self.flip and torch.rand(()) < 0.5
+        mirror = self.flip and torch.rand(()).item() < 0.5
         if pillow:
             from torchvision.transforms.v2 import functional
 
@@ -124,9 +131,11 @@ def _to_pil(image):
 
 
 def _to_tensor(image) -> torch.Tensor:
+    if isinstance(image, torch.Tensor):
+        return image
     from torchvision.transforms.v2 import functional
 
-    return image if isinstance(image, torch.Tensor) else functional.pil_to_tensor(image)
+    return functional.pil_to_tensor(image)
 
 
 # ---------------------------------------------------------------------------------------------------------- one batch

@@ -209,7 +209,7 @@ class _Writer:
 
     def __enter__(self) -> _Writer:
         with self._told():
-            last = max((int(data.stem) for data in self.place.glob("[0-9]*.data")), default=0)
+            last = max((int(file.stem) for file in self.place.glob("[0-9]*.*")), default=0)
             for number in itertools.count(last + 1):
                 with contextlib.suppress(FileExistsError):
                     self.data = (self.place / f"{number:06d}.data").open("xb")
