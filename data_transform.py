@@ -58,20 +58,22 @@ def image_transform(augment: Augment | None, img_size: int, eval_crop: float = E
     if augment is not None and augment.crop == "resized":
         steps.append(RandomResizedCrop(img_size, augment.flip))
     elif augment is not None and augment.crop == "pad":
-        steps += [_whole, v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, augment.padding)]
+        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, augment.padding)]
     else:
-        steps += [_whole, v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
+        steps += [v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
     if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
     if augment is not None and augment.rand:
         steps += [_to_pil, v2.RandAugment()]  # its geometric operations take three times as long on tensors
-    return functools.partial(_apply, [*steps, _to_tensor])
+    return functools.partial(_apply, steps)
 
 
-def _apply(steps: list, image):
+def _apply(steps: list, image) -> torch.Tensor:
+    if hasattr(image, "shape") and not isinstance(steps[0], RandomResizedCrop):
+        image = image[:, :, :]  # all of one that is read when it is sliced
     for step in steps:
         image = step(image)
-    return image
+    return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
 
 
 class RandomResizedCrop:
@@ -111,10 +113,6 @@ def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _whole(image):
-    return image[:, :, :] if hasattr(image, "shape") else image
-
-
 def _random_flip(image):
     from torchvision.transforms.v2 import functional
 
@@ -128,14 +126,6 @@ def _to_pil(image):
         return image
     pixels = image.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
-
-
-def _to_tensor(image) -> torch.Tensor:
-    if isinstance(image, torch.Tensor):
-        return image
-    from torchvision.transforms.v2 import functional
-
-    return functional.pil_to_tensor(image)
 
 
 # ---------------------------------------------------------------------------------------------------------- one batch
