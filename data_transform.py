@@ -6,6 +6,7 @@ All randomness comes from torch's global CPU generator, which the callers seed f
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import weakref
@@ -47,41 +48,53 @@ class Augment:
 def image_transform(augment: Augment | None, img_size: int, eval_crop: float = EVAL_CROP):
     """PIL image, or uint8 tensor (C, H, W), quickest in channels-last memory -> uint8 tensor (C, img_size, img_size).
 
-    A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way.
-    With `augment` None it is the evaluation's, in which nothing is random: the short side is resized so that the centre
-    crop keeps the share `eval_crop` of it.
+    A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way; so
+    does what is sliced like a tensor and has its `shape`, of which only the crop is read. With `augment` None it is the
+    evaluation's, in which nothing is random: of the resized short side the centre crop keeps the share `eval_crop`.
     """
     from torchvision.transforms import v2
 
     steps: list = []
     if augment is not None and augment.crop == "resized":
-        steps.append(RandomResizedCrop(img_size))
+        steps.append(RandomResizedCrop(img_size, augment.flip))
     elif augment is not None and augment.crop == "pad":
-        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, padding=augment.padding)]
+        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, augment.padding)]
     else:
         steps += [v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
-    if augment is not None and augment.flip:
+    if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
     if augment is not None and augment.rand:
         steps += [_to_pil, v2.RandAugment()]  # its geometric operations take three times as long on tensors
-    return v2.Compose([*steps, _to_tensor])
+    return functools.partial(_apply, steps)
+
+
+def _apply(steps: list, image) -> torch.Tensor:
+    if hasattr(image, "shape") and not isinstance(steps[0], RandomResizedCrop):
+        image = image[:, :, :]  # all of one that is read when it is sliced
+    for step in steps:
+        image = step(image)
+    return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
 
 
 class RandomResizedCrop:
-    """torchvision's v2.RandomResizedCrop, with the same distribution of crops and a third of its time on tensors."""
+    """torchvision's v2.RandomResizedCrop, and with `flip` its mirror image half the time: the same distributions, and
+    on tensors a third of its time. They are mirrored in the pass that cuts out the crop, before it is resized."""
 
-    def __init__(self, img_size: int):
-        self.size = (img_size, img_size)
+    def __init__(self, img_size: int, flip: bool = False):
+        self.size, self.flip = [img_size, img_size], flip
 
     def __call__(self, image):
-        from torchvision.transforms.v2 import functional
+        pillow = not hasattr(image, "shape")
+        top, left, h, w = random_crop(*((image.height, image.width) if pillow else image.shape[1:]))
+        mirror = self.flip and torch.rand(()).item() < 0.5
+        if pillow:
+            from torchvision.transforms.v2 import functional
 
-        height, width = functional.get_size(image)
-        top, left, h, w = random_crop(height, width)
-        if not isinstance(image, torch.Tensor):
-            return functional.resized_crop(image, top, left, h, w, list(self.size), antialias=True)
-        crop = image[None, :, top : top + h, left : left + w]
-        crop = crop.contiguous(memory_format=torch.channels_last)  # else all of `image` is laid out anew
+            image = functional.resized_crop(image, top, left, h, w, self.size, antialias=True)
+            return functional.horizontal_flip(image) if mirror else image
+        crop = image[:, top : top + h, left : left + w].permute(1, 2, 0)
+        # Either lays out the crop anew; else all of `image` would be.
+        crop = (crop.flip(1) if mirror else crop.contiguous())[None].permute(0, 3, 1, 2)
         return F.interpolate(crop, size=self.size, mode="bilinear", antialias=True)[0]
 
 
@@ -115,12 +128,6 @@ def _to_pil(image):
     return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
-def _to_tensor(image) -> torch.Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return image if isinstance(image, torch.Tensor) else functional.pil_to_tensor(image)
-
-
 # ---------------------------------------------------------------------------------------------------------- one batch
 
 
@@ -130,18 +137,20 @@ class Buffers:
 
     KEPT = 2  # the batch that is being made, and the one before, which the training loop still holds
 
-    def __init__(self):
-        self.lock = threading.Lock()
+    def __init__(self, dtype: type[np.generic] = np.float32):
+        self.lock, self.dtype = threading.Lock(), np.dtype(dtype)
         self.lent: list[tuple[np.ndarray, weakref.ref]] = []
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """An uninitialised float32 tensor."""
+        """An uninitialised tensor."""
         size = math.prod(shape)
         with self.lock:
             unused = (entry for entry in self.lent if entry[1]() is None)
             free = max(unused, key=lambda entry: entry[0].size, default=None)
-            # torch's memory begins at a cache line, NumPy's does not, and vector instructions then take longer.
-            memory = free[0] if free and free[0].size >= size else torch.empty(size).numpy()
+            if not free or free[0].size < size:
+                # torch's memory begins at a cache line, NumPy's does not: vector instructions then take longer.
+                free = torch.empty(size * self.dtype.itemsize, dtype=torch.uint8).numpy().view(self.dtype), None
+            memory = free[0]
             array = memory[:size].reshape(shape)  # the tensor, and every view of it, keeps this object alive
             others = [entry for entry in self.lent if entry is not free]
             self.lent = [(memory, weakref.ref(array)), *others][: self.KEPT]
@@ -179,59 +188,9 @@ class Normalize:
         return result.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-class PaddedImages:
-    """A set of equally sized uint8 images on the device, from which crops and mirror images are gathered in one go.
-
-    Every image is stored with `padding` zeros around it, its mirror image behind it. One row of a crop is then a run of
-    bytes at a computed address, and a batch of crops is one `index_select` over all such runs.
-
-    Args:
-        images: (N, H, W, C) uint8, H = W.
-    """
-
-    def __init__(self, images: torch.Tensor, padding: int, device: torch.device):
-        self.count, self.side, _, self.chans = images.shape
-        self.padding = padding
-        self.padded = self.side + 2 * padding
-        store = torch.zeros(self.count, 2, self.padded, self.padded, self.chans, dtype=torch.uint8, device=device)
-        inside = slice(padding, padding + self.side)
-        store[:, 0, inside, inside] = images.to(device)
-        store[:, 1] = store[:, 0].flip(2)
-        self.row = self.side * self.chans
-        flat = store.view(-1)
-        self.runs = flat.as_strided((flat.numel() - self.row + 1, self.row), (1, 1))
-        self.lines = torch.arange(self.side, device=device) * self.padded * self.chans
-
-    def __call__(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor):
-        """Crops of the images' own size, (n, C, H, W) uint8 in channels-last memory.
-
-        Args: int64 tensors (n,) on the device: which image, the crop's corner in the padded image, 1 to mirror.
-        """
-        corners = (((index * 2 + mirror) * self.padded + top) * self.padded + left) * self.chans
-        crops = self.runs.index_select(0, (corners[:, None] + self.lines).flatten())
-        return crops.view(-1, self.side, self.side, self.chans).permute(0, 3, 1, 2)
-
-
-def _send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
     """What was drawn on the CPU, on the device, without waiting for what the device is doing."""
     return drawn.to(device, non_blocking=True)
-
-
-def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int) -> torch.Tensor:
-    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, img_size, img_size)."""
-    n, device = len(index), index.device
-    mirror = torch.randint(2, (n,)) if augment.flip else torch.zeros(n, dtype=torch.int64)
-    if augment.crop == "pad":
-        top, left = torch.randint(2 * images.padding + 1, (2, n))
-    else:
-        top = left = torch.full((n,), images.padding)
-    batch = images(index, *(_send(drawn, device) for drawn in (top, left, mirror)))
-    if augment.crop == "resized":
-        boxes = random_boxes(n, images.side, images.side, CROP_SCALE, CROP_RATIO, fallback="whole")
-        batch = resize_boxes(batch, boxes, img_size)
-    if augment.rand:
-        batch = rand_augment_batch(batch)
-    return resize(batch, img_size)
 
 
 def random_boxes(
@@ -264,8 +223,8 @@ def random_boxes(
 def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int) -> torch.Tensor:
     """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
     with antialiasing, as two matrix products. uint8 in, uint8 out."""
-    vertical = _send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size), images.device)
-    horizontal = _send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size), images.device)
+    vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size), images.device)
+    horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size), images.device)
     resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
     return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
@@ -314,7 +273,7 @@ def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
             if signed:
                 groups = [((operation == i) & ~negative, magnitude), ((operation == i) & negative, -magnitude)]
             for chosen, value in groups:
-                where = _send(chosen.nonzero()[:, 0], images.device)
+                where = send(chosen.nonzero()[:, 0], images.device)
                 if len(where):
                     result[where] = policy._apply_image_or_video_transform(
                         images[where], name, value, interpolation=policy.interpolation, fill=policy._fill
@@ -331,7 +290,7 @@ def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
     y, x = torch.arange(height), torch.arange(width)
     in_rows = chosen & (y >= top) & (y < top + h)
     in_cols = (x >= left) & (x < left + w)
-    mask = _send(in_rows[:, None, :, None] & in_cols[:, None, None, :], images.device)
+    mask = send(in_rows[:, None, :, None] & in_cols[:, None, None, :], images.device)
     return torch.where(mask, 0.0, images)  # masked_fill with a broadcast mask would lose the channels-last memory
 
 

@@ -6,6 +6,8 @@ import functools
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             large = data.jpeg_files(Path(folder), 4 if s.quick else FILES)
         else:
             large = real
-        image_files(bench, s, large, device)
+        image_files(bench, s, large, Path(folder), device)
     return bench.finish()
 
 
@@ -131,30 +133,38 @@ def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) ->
     bench.compare(what, "ms", {name: side(name) for name in ways}, limits=limits)
 
 
-def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, device: torch.device) -> None:
+def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path, device: torch.device) -> None:
     """Decode, random resized crop, flip, normalise in this process, per second of processor time: a rate per core that
-    other processes disturb little, however many threads a way uses."""
+    other processes disturb little, however many threads a way uses. The suite reads the files, and the copies that it
+    makes of them in `folder`."""
     import torch
 
     from benchmarks import hardware, suite, usual, ways
+    from image_datasets import resized
+    from image_datasets.copying import complete
 
     batch_size = min(s.batch_size, len(dataset.train), 32)
     transform = usual.large_transform(s.img_size, dataset.mean, dataset.std)
     files = usual.ImageFiles(dataset.train, transform)
-    loader = usual.train_loader(files, batch_size, device, workers=0)
-    streamed = suite.streamed_batches(dataset, s.img_size, batch_size, device, workers=0)
-    epochs = {name: ways.epochs(name, batches, device) for name, batches in ((USUAL, loader), (SUITE, streamed))}
+    theirs = ways.epochs(USUAL, usual.train_loader(files, batch_size, device, workers=0), device)
 
-    def side(name: str) -> float:
+    def side(epochs: Callable[[int], Iterable]) -> float:
         torch.set_num_threads(1)
         try:
-            return images_per_second(epochs[name], s.seconds, hardware.synchronizer(device), clock=time.process_time)
+            return images_per_second(epochs, s.seconds, hardware.synchronizer(device), clock=time.process_time)
         finally:
             torch.set_num_threads(usual.THREADS)
 
-    what = f"JPEG: random resized crop {s.img_size}, flip, normalise; per core"
-    sides = {name: functools.partial(side, name) for name in epochs}
-    bench.compare(what, "images/s", sides, higher_is_better=True)
+    for kind in (None, *resized.KINDS):
+        split = dataset.train
+        if kind is not None:
+            short = resized.short_side(s.img_size)
+            split = replace(split, copies=complete(folder / kind, kind, short, 3, "", split.paths, usual.WORKERS))
+        images = replace(dataset, train=split)
+        streamed = suite.streamed_batches(images, s.img_size, batch_size, device, workers=0)
+        what = f"JPEG: random resized crop {s.img_size}, flip, normalise{f'; {kind} copy' if kind else ''}; per core"
+        sides = {USUAL: functools.partial(side, theirs), SUITE: functools.partial(side, streamed.epoch)}
+        bench.compare(what, "images/s", sides, higher_is_better=True)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,24 @@ in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.utils.data import default_collate
 
-from data_transform import EVAL_CROP, Augment, Normalize, PaddedImages, augment_batch, erase, image_transform, resize
+from data_transform import (
+    EVAL_CROP,
+    Augment,
+    Buffers,
+    Normalize,
+    erase,
+    image_transform,
+    resize,
+)
 from image_datasets.decode import read_pixels
+from image_datasets.padded_images import PaddedImages, augment_batch
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed, derive_seed
 
@@ -169,31 +179,54 @@ class _EpochSampler:
 
 
 class _Damaged(str):
-    """What a worker returns in place of an image that cannot be read: the reason, naming the file."""
+    """What a worker returns in place of a batch of which an image cannot be read: the reason, naming the file."""
 
 
 class _Files(torch.utils.data.Dataset):
     def __init__(self, split: Split, transform: Callable, random: bool, chans: int, seed: int):
         self.split, self.transform, self.random, self.chans, self.seed = split, transform, random, chans, seed
 
-    def __getitem__(self, key: tuple[int, int]):
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        """(uint8 (C, H, W), class index) of an image in an epoch. Raises BadRequest where it cannot be read."""
         epoch, i = key
-        try:
-            image = read_pixels(self.split.paths[i], self.chans)
-        except BadRequest as error:
-            return _Damaged(error), 0
+        copies = self.split.copies
+        image = read_pixels(self.split.paths[i], self.chans) if copies is None else copies[i]
         if self.random:
             _seed(self.seed, "image", epoch, i)
         return self.transform(image), int(self.split.targets[i])
 
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
+        """A batch. Every image is put into its place at once, so that the memory of the next one is this one's: a batch
+        of images each in memory of its own takes longer to get from the system than to resize."""
+        batch = None
+        targets = []
+        for place, key in enumerate(keys):
+            try:
+                image, target = self[key]
+            except BadRequest as error:
+                return _Damaged(error)
+            if batch is None:
+                chans, height, width = image.shape
+                batch = _take((len(keys), height, width, chans)).permute(0, 3, 1, 2)
+            batch[place] = image
+            targets.append(target)
+        return batch, torch.tensor(targets)
 
-def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
-    for image, _ in samples:
-        if isinstance(image, _Damaged):
-            return image
-    # torch's own collation, because it writes to the memory that worker processes share with this one.
-    images = default_collate([image.permute(1, 2, 0) for image, _ in samples])
-    return images.permute(0, 3, 1, 2), torch.tensor([target for _, target in samples])
+
+_PIXELS = Buffers(np.uint8)
+
+
+def _take(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uninitialised uint8 tensor; in a worker in memory that it shares with the main process, as torch's own
+    collation has it, for else the batch would be copied there."""
+    if torch.utils.data.get_worker_info() is None:
+        return _PIXELS.take(shape)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def _as_it_is(batch):
+    return batch
 
 
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
@@ -201,7 +234,7 @@ def _file_loader(owner, transform: Callable, random: bool, batch_sampler, worker
         _Files(owner.split, transform, random, len(owner.mean), owner.seed),
         batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_as_it_is,
         persistent_workers=workers > 0,
         pin_memory=owner.device.type == "cuda",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 JPEG_START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a frame header, by which the image's form is known
+SCAN = 0xDA  # the marker behind which the image itself begins
 MOST_PIXELS = 50_000_000  # above it Pillow reads, which warns of, or refuses, decompression bombs
 
 
@@ -48,18 +49,25 @@ def decode(data: bytes, chans: int) -> torch.Tensor | None:
 
 
 def _is_plain(data: bytes, chans: int) -> bool:
-    """Walks from marker to marker up to the frame header: precision, height, width and number of components."""
+    """Looks into the frame header: precision, height, width and number of components."""
     if not data.startswith(JPEG_START):
         return False
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in FRAMES:
-            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            components = data[at + 9]
-            wanted = components == chans or (components == 1 and chans == 3)
-            return data[at + 4] == 8 and wanted and 0 < height * width <= MOST_PIXELS
+    at = next((at for marker, at in segments(data) if marker in FRAMES), len(data))
+    if at + 10 > len(data):
+        return False
+    height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+    components = data[at + 9]
+    wanted = components == chans or (components == 1 and chans == 3)
+    return data[at + 4] == 8 and wanted and 0 < height * width <= MOST_PIXELS
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where it stands) of each segment of a JPEG file up to the first scan."""
+    at, marker = 2, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != SCAN:
+        marker = data[at + 1]
+        yield marker, at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
 
 
 @functools.cache

@@ -37,6 +37,10 @@ class Sharded:
     notes: list[str]
 
     @property
+    def root(self) -> Path:
+        return self.layout.root
+
+    @property
     def class_names(self) -> list[str]:
         return self.layout.class_names
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils import BadRequest, derive_seed
+
+if TYPE_CHECKING:
+    from image_datasets.copies import Copies
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow makes grey from red, green and blue with
 HELD_OUT = 0.2  # share of a data set without a test split that is held out as its test split
@@ -21,11 +25,13 @@ class Split:
         targets: class indices, int64 (N,).
         images: uint8 (N, H, W, C), for sets of small images.
         paths: file names, for sets that are read while training.
+        copies: what is read in place of these files.
     """
 
     targets: np.ndarray
     images: np.ndarray | None = None
     paths: Sequence[str] | None = None
+    copies: Copies | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -33,7 +39,7 @@ class Split:
     def subset(self, index: np.ndarray) -> Split:
         images = None if self.images is None else self.images[index]
         paths = None if self.paths is None else [self.paths[i] for i in index]
-        return Split(self.targets[index], images, paths)
+        return Split(self.targets[index], images, paths, self.copies and self.copies.subset(index))
 
     def with_channels(self, in_chans: int) -> Split:
         """The same images in grey (1) or colour (3). Files are converted when they are read."""

@@ -17,8 +17,6 @@ from data_transform import (
     Buffers,
     Mix,
     Normalize,
-    PaddedImages,
-    augment_batch,
     erase,
     image_transform,
     rand_augment_batch,
@@ -27,6 +25,7 @@ from data_transform import (
     resize,
     resize_boxes,
 )
+from image_datasets.padded_images import PaddedImages, augment_batch
 
 CPU = torch.device("cpu")
 

@@ -11,6 +11,7 @@ import torch
 import image_datasets
 import models
 from data_transform import EVAL_CROP, Augment, Mix
+from image_datasets import resized
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
@@ -71,6 +72,13 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     if s.crop == "pad" and s.crop_padding is None:
         s.crop_padding = (dataset.side or s.img_size) // 8
     train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
+    if s.cache_resized is not None:
+        carved = [train_split] if val is None else [train_split, val]
+        train_split, *rest = resized.with_copies(
+            carved, found, s.cache_resized, s.cache_dir, s.img_size, dataset.in_chans, s.num_workers
+        )
+        val = rest[0] if rest else None
+        dataset.notes.append(f"training images are read from a resized copy ({resized.KINDS[s.cache_resized]})")
     if s.select_on == "reported":
         val, selected_on = dataset.test, f"{dataset.test_name}, the split that is reported, so the result is optimistic"
     elif dataset.val is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import image_datasets
 import models
+from image_datasets import resized
 from training import model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
@@ -259,9 +260,11 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    for key in ("num_workers", "check_images"):
+    for key in ("num_workers", "check_images", "cache_resized"):
         if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
+    if s.cache_resized is not None:
+        resized.check(found, s.cache_dir)
     if s.val_fraction is None:
         own = found.has_val or s.select_on == "reported"
         s.val_fraction = None if own else 0.1

@@ -25,8 +25,8 @@ def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
     changed = {key: (asked[key], built_with.get(key)) for key in of_model}
     for key, value in given.items():
-        if key in stored and key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
-            changed[key] = (value, stored[key])
+        if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
+            changed[key] = (value, stored.get(key, FLAGS[key].default))  # a flag that is newer than the run had no say
     flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
         if new != old and not (key in SETTLED and new == "auto"):

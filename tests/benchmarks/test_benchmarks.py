@@ -158,7 +158,7 @@ def numbers(value) -> list[float]:
 
 
 ROWS = {  # rows of each benchmark with --quick, and the sides of the first
-    "input": (6, [USUAL, TIMM, SUITE]),
+    "input": (8, [USUAL, TIMM, SUITE]),
     "step": (4, [USUAL, TIMM, SUITE]),
     "epoch": (2, [USUAL, TIMM, SUITE]),
     "startup": (3, ["import torch, torchvision", SUITE]),

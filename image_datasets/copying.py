@@ -1,0 +1,265 @@
+"""Making resized copies: what is missing is found by name, size and time of the source files, and nothing else redone.
+
+A process that is killed at any instant leaves what it has finished, and two that want the same take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from image_datasets import tiles
+from image_datasets.copies import RECORD, Copies, scan, seal
+from image_datasets.decode import read_pixels
+from image_datasets.resized import KINDS
+from utils import BadRequest, RunFailed, human, shorten
+
+VERSION = 1  # of what the copies hold: another number, and all are made anew
+COMMIT_BYTES, COMMIT_SECONDS = 1 << 25, 2.0  # what a process that is killed loses at most
+LOADED = 8  # images that a process hands over at once
+
+
+def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: list[str], workers: int) -> Copies:
+    """The copies of the images `paths` below the folder `root`, after making those that are not in `place` yet.
+
+    Args:
+        side: of longer ones the short side becomes so many pixels.
+        workers: processes that decode and encode.
+
+    Raises BadRequest, after all others are made, where images cannot be read, and RunFailed where the disk is full.
+    """
+    keys = _keys(f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}", root, paths, workers)
+    files, known, entries = scan(place)
+    at = _find(keys, known)
+    made = 0
+    if (at < 0).any():
+        with _alone(place) as alone:
+            if alone:
+                _clean(place)
+            missing = np.flatnonzero(_find(keys, scan(place)[1]) < 0)  # what another process has not made meanwhile
+            _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers)
+        made = len(missing)
+        files, known, entries = scan(place)
+        at = _find(keys, known)
+        if (at < 0).any():
+            raise RunFailed(f"{place}: {(at < 0).sum():,} copies cannot be read after they were written")
+    copies = Copies(kind, chans, files, entries[at])
+    others = len(entries) - len(paths)  # of files that changed or are gone, or that other runs use
+    _say(f"copy          {f'{made:,} of {len(paths):,}' if made else f'all {len(paths):,}'} training images"
+         f" {'were copied to' if made else 'are in'} {place} ({KINDS[kind]}, short side {side} px,"
+         f" {human(int(copies.entries['size'].sum(dtype=np.int64)))}B)"
+         f"{f'; {others:,} more are there that this run does not need' if others > 0 else ''}")  # fmt: skip
+    return copies
+
+
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _keys(form: str, root: str, paths: list[str], workers: int) -> np.ndarray:
+    """uint64 (N, 2): of each file a digest of its name below `root`, size and time, and of the form of the copy."""
+    result = np.empty((len(paths), 2), "<u8")
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + 1024, len(paths))):
+            state = os.stat(paths[i])  # noqa: PTH116 (Path costs more than the call)
+            text = f"{form}\0{paths[i].removeprefix(root)}\0{state.st_size}\0{state.st_mtime_ns}"
+            digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
+            result[i] = np.frombuffer(digest, "<u8")
+
+    try:
+        with ThreadPool(max(1, workers)) as pool:  # waiting for a disk, or a server, takes no processor
+            pool.map(fill, range(0, len(paths), 1024), chunksize=1)
+    except OSError as error:
+        raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return result
+
+
+def _find(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where each of `keys` (N, 2) stands last in `known` (M, 2), int64 (N,); -1 where it does not."""
+    if not len(known):
+        return np.full(len(keys), -1)
+    order = np.argsort(known[:, 0], kind="stable")
+    at = order[np.searchsorted(known[order, 0], keys[:, 0], side="right") - 1]
+    return np.where((known[at] == keys).all(1), at, -1)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[bool]:
+    """Waits until no other process makes copies there. Gives False where the file system knows no locks."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / "lock").open("wb")
+    except OSError as error:
+        raise BadRequest(f"{place}: the copy is not complete, and cannot be written ({error.strerror});"
+                         " --cache-dir PATH names another folder") from None  # fmt: skip
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            _say(f"copy          another process is at work in {place}; waiting for it")
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _clean(place: Path) -> None:
+    """Deletes what a process that was killed had begun, and finished nothing of."""
+    for data in place.glob("[0-9]*.data"):
+        index = data.with_suffix(".index")
+        if not index.is_file() or index.stat().st_size < RECORD.itemsize:
+            data.unlink()
+            index.unlink(missing_ok=True)
+
+
+def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys: np.ndarray, workers: int) -> None:
+    from tqdm import tqdm
+
+    if not paths:
+        return
+    sources = _Sources(paths, kind, side, chans)
+    loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is)
+    broken = []
+    with (
+        _Writer(place, len(paths)) as writer,
+        tqdm(total=len(paths), desc="copying images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for key, made in zip(keys, itertools.chain.from_iterable(loader), strict=True):
+            bar.update()
+            if isinstance(made, str):
+                broken.append(made)
+                bar.write(made, file=sys.stdout)
+            else:
+                writer.add(key, *made)
+    if broken:
+        names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
+        raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them"
+                         " (the others are copied)")  # fmt: skip
+
+
+def _as_it_is(samples: list) -> list:
+    return samples
+
+
+class _Sources(torch.utils.data.Dataset):
+    """The copy of each image: (content, height, width, checksum), or a line that says why there is none."""
+
+    def __init__(self, paths: list[str], kind: str, side: int, chans: int):
+        self.paths, self.kind, self.side, self.chans = paths, kind, side, chans
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int, int, int] | str:
+        try:
+            pixels = resized(self.paths[i], self.side, self.chans)
+        except BadRequest as error:
+            return str(error)
+        try:
+            content = tiles.encode(pixels) if self.kind == "jpeg" else pixels.tobytes()
+        except (OSError, ValueError) as error:
+            return f"{self.paths[i]}: cannot be copied as {KINDS[self.kind]} ({error})"
+        return content, *pixels.shape[:2], zlib.crc32(content)
+
+
+def resized(path: str, side: int, chans: int) -> np.ndarray:
+    """The pixels of an image, uint8 (H, W, C), after shrinking its short side to `side` with antialiasing."""
+    from torchvision.transforms.v2 import functional
+
+    image = read_pixels(path, chans)
+    if min(functional.get_size(image)) > side:
+        image = functional.resize(image, [side], antialias=True)
+    if not isinstance(image, torch.Tensor):
+        image = functional.pil_to_tensor(image)
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+class _Writer:
+    """A new pair of files in `place`. A record is written when what it tells of is on the disk.
+
+    Args:
+        expected: images, for what is said when there is no room for them.
+    """
+
+    def __init__(self, place: Path, expected: int):
+        self.place, self.expected, self.count = place, expected, 0
+        self.records: list[tuple] = []
+        self.size = self.committed = 0
+        self.committed_at = time.monotonic()
+
+    def __enter__(self) -> _Writer:
+        with self._told():
+            last = max((int(file.stem) for file in self.place.glob("[0-9]*.*")), default=0)
+            for number in itertools.count(last + 1):
+                with contextlib.suppress(FileExistsError):
+                    self.data = (self.place / f"{number:06d}.data").open("xb")
+                    break
+            self.index = Path(self.data.name).with_suffix(".index").open("xb")
+        return self
+
+    def add(self, key: np.ndarray, content: bytes, height: int, width: int, crc: int) -> None:
+        self.records.append((key, self.size, len(content), height, width, crc, 0))
+        self.size += len(content)
+        with self._told():
+            self.data.write(content)
+            if self.size - self.committed > COMMIT_BYTES or time.monotonic() - self.committed_at > COMMIT_SECONDS:
+                self._commit()
+
+    def _commit(self) -> None:
+        self.data.flush()
+        os.fsync(self.data.fileno())
+        records = np.array(self.records, RECORD)
+        records["check"] = seal(records)
+        self.index.write(records.tobytes())
+        self.index.flush()
+        os.fsync(self.index.fileno())
+        self.count += len(records)
+        self.committed, self.committed_at, self.records = self.size, time.monotonic(), []
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if self.records and not isinstance(error, RunFailed):
+                with self._told():
+                    self._commit()
+        finally:
+            for file in (self.data, self.index):
+                with contextlib.suppress(OSError):  # where there is no room for what is still to be written
+                    file.close()
+            if not self.count:
+                Path(self.data.name).unlink()
+                Path(self.index.name).unlink()
+            elif self.committed < self.size:
+                os.truncate(self.data.name, self.committed)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in one line what could not be written, and how much room it takes."""
+        try:
+            yield
+        except OSError as error:
+            free = shutil.disk_usage(self.place).free
+            done = self.count + len(self.records)
+            needed = f"about {human(self.size / done * (self.expected - self.count))}B" if done else "more room"
+            hint = "; --cache-dir PATH names another folder" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise RunFailed(f"{self.place}: {error.strerror}: {self.count:,} of {self.expected:,} images are copied and"
+                            f" kept, the others need {needed}, {human(free)}B are free{hint}") from None  # fmt: skip

@@ -1,0 +1,57 @@
+"""Small images as they are kept on the device, and batches of them that are augmented there."""
+
+from __future__ import annotations
+
+import torch
+
+from data_transform import CROP_RATIO, CROP_SCALE, Augment, rand_augment_batch, random_boxes, resize, resize_boxes, send
+
+
+class PaddedImages:
+    """A set of equally sized uint8 images on the device, from which crops and mirror images are gathered in one go.
+
+    Every image is stored with `padding` zeros around it, its mirror image behind it. One row of a crop is then a run of
+    bytes at a computed address, and a batch of crops is one `index_select` over all such runs.
+
+    Args:
+        images: (N, H, W, C) uint8, H = W.
+    """
+
+    def __init__(self, images: torch.Tensor, padding: int, device: torch.device):
+        self.count, self.side, _, self.chans = images.shape
+        self.padding = padding
+        self.padded = self.side + 2 * padding
+        store = torch.zeros(self.count, 2, self.padded, self.padded, self.chans, dtype=torch.uint8, device=device)
+        inside = slice(padding, padding + self.side)
+        store[:, 0, inside, inside] = images.to(device)
+        store[:, 1] = store[:, 0].flip(2)
+        self.row = self.side * self.chans
+        flat = store.view(-1)
+        self.runs = flat.as_strided((flat.numel() - self.row + 1, self.row), (1, 1))
+        self.lines = torch.arange(self.side, device=device) * self.padded * self.chans
+
+    def __call__(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor):
+        """Crops of the images' own size, (n, C, H, W) uint8 in channels-last memory.
+
+        Args: int64 tensors (n,) on the device: which image, the crop's corner in the padded image, 1 to mirror.
+        """
+        corners = (((index * 2 + mirror) * self.padded + top) * self.padded + left) * self.chans
+        crops = self.runs.index_select(0, (corners[:, None] + self.lines).flatten())
+        return crops.view(-1, self.side, self.side, self.chans).permute(0, 3, 1, 2)
+
+
+def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int) -> torch.Tensor:
+    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, img_size, img_size)."""
+    n, device = len(index), index.device
+    mirror = torch.randint(2, (n,)) if augment.flip else torch.zeros(n, dtype=torch.int64)
+    if augment.crop == "pad":
+        top, left = torch.randint(2 * images.padding + 1, (2, n))
+    else:
+        top = left = torch.full((n,), images.padding)
+    batch = images(index, *(send(drawn, device) for drawn in (top, left, mirror)))
+    if augment.crop == "resized":
+        boxes = random_boxes(n, images.side, images.side, CROP_SCALE, CROP_RATIO, fallback="whole")
+        batch = resize_boxes(batch, boxes, img_size)
+    if augment.rand:
+        batch = rand_augment_batch(batch)
+    return resize(batch, img_size)

@@ -1,0 +1,129 @@
+"""Training from a resized copy, from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_main import assert_same_run, stop_after
+
+import train_deit_imagenet100
+from image_datasets import resized
+
+LINE = "--model resnet20 --img-size 32 --batch-size 5 --num-workers 0 --epochs"
+
+
+@pytest.fixture
+def large(image_folder) -> Path:
+    """24 training images and 12 test images that are streamed."""
+    return image_folder(side=80)
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def test_one_command_makes_the_copy_of_the_training_images_and_trains_from_it(learns, workdir, large):
+    line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg"
+    told = learns(line, "--run-name", "a").out
+    place = large / ".resized/jpeg-256"
+    assert f"copy          24 of 24 training images were copied to {place} (" in told  # and none of test/
+    assert files(place) == ["000001.data", "000001.index", "lock"]
+    again = learns(line, "--run-name", "b").out
+    assert f"copy          all 24 training images are in {place} (" in again
+    assert_same_run(workdir / "runs/a", workdir / "runs/b")
+    summary = json.loads((workdir / "runs/a/summary.json").read_text())
+    assert any("training images are read from a resized copy" in note for note in summary["notes"])
+    assert summary["settings"]["cache_resized"] == "jpeg"
+
+
+def test_a_resumed_run_is_bit_identical_with_another_place_of_the_copy_and_other_workers(
+    cli, learns, workdir, monkeypatch, large
+):
+    line = f"--dataset folder --datapath {large} {LINE} 3 --rand --cache-resized jpeg"
+    learns(line, "--run-name", "whole", "--cache-dir", "elsewhere")
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert cli(line, "--run-name", "resumed").status == 130
+    refused = cli("--resume --run-name resumed --cache-resized raw")
+    assert refused.status == 2
+    assert "--cache-resized raw: the run to be resumed has --cache-resized jpeg" in refused.err
+    shutil.rmtree(large / ".resized")
+    shutil.rmtree(workdir / "elsewhere")
+    learns("--resume --run-name resumed --num-workers 2 --cache-dir elsewhere")
+    assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")
+    assert (workdir / "elsewhere/jpeg-256").is_dir() and not (large / ".resized").exists()
+
+
+def test_a_run_from_before_the_flag_is_not_continued_with_it(cli, workdir, monkeypatch, large):
+    line = f"--dataset folder --datapath {large} {LINE} 3 --run-name a"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(line).status == 130
+    file = workdir / "runs/a/settings.json"
+    content = json.loads(file.read_text())
+    del content["settings"]["cache_resized"], content["settings"]["cache_dir"]
+    file.write_text(json.dumps(content))
+    refused = cli("--resume --run-name a --cache-resized raw")
+    assert refused.status == 2 and "--cache-resized raw: the run to be resumed has" in refused.err
+
+
+def test_damage_stops_a_run_in_one_line_and_is_repaired_by_the_next_command(cli, learns, workdir, large):
+    line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized raw"
+    learns(line, "--run-name", "whole")
+    data = large / ".resized/raw-256/000001.data"
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    failed = cli(line, "--run-name", "a")
+    assert failed.status == 1 and len(failed.err.splitlines()) == 1 and "is damaged" in failed.err
+    assert "1 of 24 training images were copied" in learns("--resume --run-name a").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/a")
+
+
+def test_the_short_side_is_what_evaluation_resizes_to_and_not_below_256():
+    assert [resized.short_side(size) for size in (32, 224, 280, 384)] == [256, 256, 320, 439]
+
+
+def test_the_study_of_imagenet_100_has_it_too(cli, shards):
+    root = shards(side=80, per_class=3)
+    line = f"--data-path {root} --img-size 32 --patch-size 8 --embed-dim 32 --depth 1 --num-heads 2 --batch-size 8"
+    result = cli(f"{line} --epochs 1 --num-workers 0 --cache-resized raw", script=train_deit_imagenet100)
+    assert result.status == 0, result.err
+    assert f"21 of 21 training images were copied to {root}/.resized/raw-256" in result.out
+
+
+def refused(result, needle: str) -> None:
+    assert result.status == 2, result.out
+    assert needle in result.err and len(result.err.splitlines()) == 1
+
+
+def test_what_has_no_effect_is_refused(cli, workdir, image_folder, large):
+    small = image_folder(side=32, name="small")
+    refused(cli("--dataset digits --cache-resized raw"), "--cache-resized has no effect: digits is no set of image")
+    refused(cli(f"--dataset folder --datapath {small} --cache-resized raw"),
+            "--cache-resized has no effect: images of 32 px are kept in memory")  # fmt: skip
+    refused(cli(f"--dataset folder --datapath {large} --cache-dir x"), "--cache-dir has no effect: it needs --cache-re")
+    refused(cli("--evaluate x.pth --cache-resized raw"), "--cache-resized has no effect with --evaluate")
+    refused(cli(f"--dataset folder --datapath {large} --cache-resized png"), "'png' is none of jpeg, raw")
+    assert files(workdir) == [] and not (large / ".resized").exists()
+
+
+def test_places_that_can_hold_no_copy_are_refused(cli, workdir, large):
+    (workdir / "file").write_text("")
+    line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg --cache-dir"
+    refused(cli(line, "file"), "--cache-dir file: file is a file")
+    refused(cli(line, "/proc/self/copy"), "--cache-dir /proc/self/copy: /proc/self/copy cannot be written")
+    refused(cli(line, f"{large}/train/copy"), "lies among the images")
+    assert files(workdir) == ["file"] and not (large / "train/copy").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_data_that_are_read_only_need_another_place_for_the_copy(cli, learns, workdir, large):
+    large.chmod(0o500)
+    line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg"
+    refused(cli(line), "is not writable); --cache-dir PATH names another folder")
+    learns(line, "--cache-dir", "copies")
