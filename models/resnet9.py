@@ -2,7 +2,7 @@
 
 The shape is that of Page, "How to Train Your ResNet" (myrtle.ai, 2018), and of Jordan, "94% on CIFAR-10 in 3.29 Seconds
 on a Single GPU", arXiv:2404.00498: a first layer that whitens its input and is not trained, few stages, each of which
-halves the sides after its first convolution, and global max pooling.
+halves the sides after its first convolution. Here they are followed by average pooling in place of max pooling.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class ResNet9(nn.Module):
         return F.relu(F.conv2d(x, self.whitening, stride=self.stem_stride, padding=self.stem_stride // 2), inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.stages(self.stem(x)).amax((2, 3)))
+        return self.fc(self.stages(self.stem(x)).mean((2, 3)))
 
 
 @register_model(year=2018, paper="arXiv:2404.00498")
