@@ -40,6 +40,14 @@ def read_pixels(path: str, chans: int) -> torch.Tensor | Image.Image:
     return read_image(path, chans) if pixels is None else pixels
 
 
+def as_array(pixels: torch.Tensor | Image.Image) -> np.ndarray:
+    """What `read_pixels` gives, as uint8 (H, W, C)."""
+    if isinstance(pixels, torch.Tensor):
+        return pixels.permute(1, 2, 0).numpy()
+    array = np.asarray(pixels)
+    return array if array.ndim == 3 else array[..., None]
+
+
 def decode(data: bytes, chans: int) -> torch.Tensor | None:
     """uint8 (C, H, W) with memory (H, W, C), or None where `data` is no JPEG that needs no conversion but from grey to
     colour. Raises ValueError or OSError where it is damaged."""

@@ -122,8 +122,10 @@ def load(found: Found, workers: int) -> Dataset:
 def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images (N, H, W, C), for pixel values in [0, 1]."""
     import numpy as np
+    import torch
 
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    pixels = torch.from_numpy(images)  # torch counts bytes as they are, NumPy turns each into 8 bytes first
+    counts = [torch.bincount(pixels[..., c].flatten(), minlength=256).numpy() for c in range(images.shape[-1])]
     values = np.arange(256) / 255
     means = [float((count * values).sum() / count.sum()) for count in counts]
     variances = [
@@ -212,18 +214,20 @@ def read_image(path: str, chans: int):
 def _decode_all(paths: list[str], side: int, chans: int, workers: int):
     """uint8 (N, side, side, chans), or None where an image is of another size.
 
-    Pillow lets go of the interpreter lock while it decodes, so threads do.
+    The decoders let go of the interpreter lock, so threads do.
     """
     import numpy as np
+
+    from image_datasets.decode import as_array, read_pixels  # it imports torch, which the checks do without
 
     images = np.empty((len(paths), side, side, chans), dtype=np.uint8)
 
     def decode(start: int) -> bool:
         for i in range(start, min(start + 256, len(paths))):
-            image = read_image(paths[i], chans)
-            if image.size != (side, side):
+            pixels = as_array(read_pixels(paths[i], chans))
+            if pixels.shape != images.shape[1:]:
                 return False
-            images[i] = np.asarray(image).reshape(side, side, chans)
+            images[i] = pixels
         return True
 
     with ThreadPoolExecutor(max(1, workers)) as pool:

@@ -9,6 +9,7 @@ import re
 import torch
 from torch import nn
 
+from training.muon import MuonSGD
 from utils import BadRequest
 
 
@@ -85,8 +86,8 @@ def train_mode(model: nn.Module) -> None:
 
 
 def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
-    """sgd, adam and adamw are torch's, fused where it has that; any other name is timm's of that name.
-    Raises BadRequest for one that cannot be used on this machine.
+    """sgd, adam and adamw are torch's, fused where it has that; muon-sgd is that of training/muon.py; any other name is
+    timm's of that name. Raises BadRequest for one that cannot be used on this machine.
 
     Args:
         groups: of `parameter_groups`.
@@ -99,6 +100,8 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
         return torch.optim.Adam(groups, lr=lr, fused=fused)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    if name == "muon-sgd":
+        return MuonSGD(groups, lr, momentum)
     from timm.optim import create_optimizer_v2
 
     try:
@@ -121,24 +124,26 @@ def learning_rate(
 ) -> float:
     """The learning rate of optimiser step `step` (from 0), out of steps_per_epoch * epochs.
 
-    The warm-up grows linearly and reaches `lr` with its last step; its first is above zero. Then "cosine" falls from
-    `lr` to `min_lr` over the remaining steps; "step" multiplies by `gamma` every `step_size` epochs, "multistep" at the
-    epochs in `milestones`, counted from the start of training, both not below `min_lr`; "constant" stays.
+    The warm-up grows linearly and reaches `lr` with its last step; its first is above zero. Then "cosine" and "linear"
+    fall from `lr` to `min_lr` over the remaining steps; "step" multiplies by `gamma` every `step_size` epochs,
+    "multistep" at the epochs in `milestones`, counted from the start of training, both not below `min_lr`; "constant"
+    stays.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     epoch = step // steps_per_epoch
-    if schedule == "cosine":
+    if schedule in ("cosine", "linear"):
         progress = (step - warmup_steps) / (steps_per_epoch * epochs - warmup_steps)
-        return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
+        share = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return min_lr + (lr - min_lr) * share
     if schedule == "step":
         return max(min_lr, lr * gamma ** (epoch // step_size))
     if schedule == "multistep":
         return max(min_lr, lr * gamma ** sum(epoch >= milestone for milestone in milestones))
     if schedule == "constant":
         return lr
-    raise ValueError(f"schedule {schedule!r} is none of cosine, step, multistep, constant")
+    raise ValueError(f"schedule {schedule!r} is none of cosine, linear, step, multistep, constant")
 
 
 class ModelEMA:

@@ -111,9 +111,9 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
     _check_optimizer(s.optimizer, given)
     s.ema = s.ema or None
     if s.lr is None:
-        s.lr = 0.1 if s.optimizer == "sgd" else 0.001
+        s.lr = 0.1 if s.optimizer in ("sgd", "muon-sgd") else 0.001
     if s.weight_decay is None:
-        s.weight_decay = {"sgd": 0.0005, "adamw": 0.05}.get(s.optimizer, 0.0)
+        s.weight_decay = {"sgd": 0.0005, "muon-sgd": 0.0005, "adamw": 0.05}.get(s.optimizer, 0.0)
     if s.nesterov and s.momentum == 0:
         raise BadRequest("--nesterov contradicts --momentum 0")
     if s.warmup_epochs >= s.epochs:
@@ -186,7 +186,7 @@ def check_output_file(flag: str, name: str) -> None:
 
 def _check_optimizer(name: str, given: dict[str, Any]) -> None:
     """timm's names are read from its source text: importing it takes seconds."""
-    has_momentum = {"sgd": True, "adam": False, "adamw": False}
+    has_momentum = {"sgd": True, "muon-sgd": True, "adam": False, "adamw": False}
     spec = importlib.util.find_spec("timm")
     if name not in has_momentum and spec is not None and spec.origin is not None:
         source = (Path(spec.origin).parent / "optim" / "_optim_factory.py").read_text(encoding="utf-8")

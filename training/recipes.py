@@ -39,6 +39,23 @@ RECIPES: dict[str, dict[str, Any]] = {
         "drop_path": 0.1,
         "ema": 0.99996,
     },
+    # The quickest way to a good accuracy on small images, after Page's "How to Train Your ResNet" and arXiv:2404.00498;
+    # results/cifar-fast.md has the figures. All images are trained on and the last epoch is reported, as one whose rate
+    # falls to nothing is the best one but for chance.
+    "cifar-fast": {
+        "model": "resnet9",
+        "epochs": 15,
+        "batch_size": 512,
+        "optimizer": "muon-sgd",
+        "lr": lambda s: 0.3 * (s.batch_size * s.accumulate / 256) ** 0.5,
+        "weight_decay": 0.0005,
+        "schedule": "linear",
+        "warmup_epochs": lambda s: s.epochs / 5,
+        "label_smoothing": 0.1,
+        "crop": "pad",
+        "crop_padding": lambda s: 2 if s.crop == "pad" else None,
+        "val_fraction": 0.0,
+    },
 }
 
 

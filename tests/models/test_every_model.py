@@ -16,6 +16,7 @@ from utils import BadRequest
 FAMILIES = {
     "vgg11": {},
     "resnet20": {},
+    "resnet9": {"widths": (16, 32, 32)},
     "resnext50_32x4d": {},
     "convnext_tiny": {},
     "vit_tiny": {"depth": 2},

@@ -35,6 +35,12 @@ def test_cosine_is_torchs_over_the_whole_training(epochs):
     assert ours(5 * epochs, epochs=epochs, schedule="cosine", min_lr=0.01) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("epochs", [1, 3, 12])
+def test_linear_is_torchs_over_the_whole_training(epochs):
+    expected = of_torch(lambda o: lr_scheduler.LinearLR(o, 1.0, 0.02, total_iters=5 * epochs), 5 * epochs)
+    assert ours(5 * epochs, epochs=epochs, schedule="linear", min_lr=0.01) == pytest.approx(expected)
+
+
 def test_step_is_torchs():
     expected = of_torch(lambda o: lr_scheduler.StepLR(o, step_size=15, gamma=0.3), 60)
     assert ours(60, epochs=12, schedule="step", step_size=3, gamma=0.3) == pytest.approx(expected)
@@ -50,7 +56,7 @@ def test_constant_stays_and_the_floor_holds():
     assert min(ours(60, epochs=12, schedule="step", step_size=1, gamma=0.1, min_lr=0.002)) == 0.002
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_warmup_grows_linearly_from_above_zero_and_joins_the_schedule_without_a_jump(schedule):
     rates = ours(60, epochs=12, schedule=schedule, warmup_epochs=2)
     assert rates[:10] == pytest.approx([0.05 * (i + 1) for i in range(10)])

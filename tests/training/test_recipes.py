@@ -1,0 +1,51 @@
+"""The recipe cifar-fast: what it sets, what wins over it, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import options
+
+SMALL = "--dataset digits --recipe cifar-fast --widths 8,16 --depths 1,1 --train-fraction 0.2"
+
+
+def settings(run: str) -> dict:
+    return json.loads(Path(f"runs/{run}/settings.json").read_text())["settings"]
+
+
+def test_cifar_fast_chooses_the_model_too_and_is_printed_and_stored(learns, workdir):
+    result = learns(f"{SMALL} --epochs 5 --run-name a")
+    assert "recipe        cifar-fast: model resnet9, epochs 5, batch-size 512, optimizer muon-sgd" in result.out
+    assert "selected on: last epoch" in result.out
+    stored = settings("a")
+    expected = {"recipe": "cifar-fast", "model": "resnet9", "epochs": 5, "warmup_epochs": 1.0, "schedule": "linear",
+                "optimizer": "muon-sgd", "crop": "pad", "crop_padding": 2, "val_fraction": 0.0}  # fmt: skip
+    assert {key: stored[key] for key in expected} == expected
+    assert stored["model_args"] == {"widths": [8, 16], "depths": [1, 1], "stem_stride": 1}
+    (workdir / "runs/a/summary.json").unlink()
+    assert "resumed       after epoch 5 of 5" in learns("--resume --run-name a").out
+
+
+def test_given_flags_win_over_cifar_fast(learns, workdir):
+    given = "--epochs 1 --batch-size 64 --lr 0.01 --optimizer sgd --crop none --val-fraction 0.1 --label-smoothing 0"
+    learns(f"--dataset digits --recipe cifar-fast --train-fraction 0.2 --model resnet20 {given} --run-name a")
+    stored = settings("a")
+    expected = {"model": "resnet20", "epochs": 1, "batch_size": 64, "lr": 0.01, "optimizer": "sgd", "crop": "none",
+                "crop_padding": None, "val_fraction": 0.1, "label_smoothing": 0.0, "warmup_epochs": 0.2}  # fmt: skip
+    assert {key: stored[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"), [("--batch-size 256", 0.3), ("--batch-size 64", 0.15), ("--batch-size 256 --accumulate 4", 0.6)]
+)
+def test_the_rate_of_cifar_fast_grows_with_the_root_of_the_batch(workdir, flags, rate):
+    _, asked, _ = options.parse(f"{SMALL} {flags}".split(), "")
+    assert asked.lr == pytest.approx(rate)
+
+
+def test_a_metric_cannot_select_where_cifar_fast_holds_nothing_out(cli, workdir):
+    result = cli(f"{SMALL} --select-by f1")
+    assert result.status == 2 and "--select-by has no effect: without a validation split" in result.err

@@ -1,0 +1,71 @@
+"""Muon for the filters of convolutions, Nesterov SGD for everything else."""
+
+from __future__ import annotations
+
+import torch
+
+# Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon, 2024).
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 4
+FILTERS_LR = 0.5  # step of filters of norm 1, in units of the learning rate
+FILTERS_MOMENTUM = 0.6  # at most, as in the authors' training on CIFAR-10
+
+
+def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A matrix of the same shape whose singular values are near 1 (0.7 to 1.2), the singular vectors those of `matrix`,
+    by a Newton-Schulz iteration in `dtype`."""
+    a, b, c = COEFFICIENTS
+    x = matrix.to(dtype)
+    wide = x if len(x) <= x.shape[1] else x.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = wide @ wide.T
+        wide = a * wide + torch.addmm(square, square, square, beta=b, alpha=c) @ wide
+    return (wide if len(x) <= x.shape[1] else wide.T).to(matrix.dtype)
+
+
+class MuonSGD(torch.optim.Optimizer):
+    """As in the authors' CIFAR-10 training: what follows a convolution normalises, so only the direction of its filters
+    counts. They are kept at one norm, and turned by the orthogonalised momentum of their gradients; their weight decay
+    is none. Biases, normalisation and linear layers are trained by SGD with Nesterov momentum.
+
+    Args:
+        groups: of parameters, with "weight_decay" for the latter.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, momentum: float):
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            used = [parameter for parameter in group["params"] if parameter.grad is not None]
+            self._step_others([parameter for parameter in used if parameter.ndim != 4], group)
+            for parameter in used:
+                if parameter.ndim == 4:
+                    self._step_filters(parameter, group)
+
+    def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
+    def _step_others(self, parameters: list[torch.Tensor], group: dict) -> None:
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        buffers = [self._momentum(parameter) for parameter in parameters]
+        gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(gradients, buffers, alpha=group["momentum"])
+        torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+
+    def _step_filters(self, filters: torch.Tensor, group: dict) -> None:
+        momentum = min(group["momentum"], FILTERS_MOMENTUM)
+        buffer = self._momentum(filters)
+        buffer.mul_(momentum).add_(filters.grad)
+        direction = filters.grad.add(buffer, alpha=momentum).flatten(1)
+        dtype = torch.float32 if filters.device.type == "cpu" else torch.bfloat16
+        filters.mul_(len(filters) ** 0.5 / filters.norm())
+        filters.add_(orthogonalize(direction, dtype).view_as(filters), alpha=-FILTERS_LR * group["lr"])
