@@ -430,7 +430,7 @@ def test_main_leaves_with_its_status(tmp_path):
     command = [sys.executable, str(REPO / "main.py"), "--model", "resnet19"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2
-    assert result.stderr.startswith("main.py: error: unknown model 'resnet19'. Did you mean resnet18")
+    assert result.stderr.startswith("main.py: error: unknown model 'resnet19'. Did you mean resnet9 or resnet18")
     assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
 
 
