@@ -120,6 +120,15 @@ def test_every_flag_that_is_mentioned_exists(flag):
     assert flag.removeprefix("--") in names | {"help"}
 
 
+@pytest.mark.parametrize("name", re.findall(r"`python -m ([a-z.]+)", README))
+def test_every_module_that_is_mentioned_can_be_run(name, monkeypatch, capsys):
+    """Benchmarks themselves are run by tests/benchmarks."""
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main(["--help"])
+    assert end.value.code == 0 and "--repeats" in capsys.readouterr().out
+
+
 def test_every_picture_is_there():
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
     assert pictures
