@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 import main
 import viz_random_10_vit_vs_deit
+from image_datasets import decode
 from training import options
 
 # Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
@@ -195,3 +197,15 @@ def publish(tmp_path, monkeypatch):
         monkeypatch.setattr(weights.value, "url", f"https://example.invalid/{name}-{digest[:8]}.pth")
 
     return put
+
+
+@pytest.fixture(params=["simplejpeg", "pillow"])
+def decoder(request, monkeypatch):
+    """Both decoders in turn: simplejpeg need not be installed."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    decode._decoder.cache_clear()
+    yield request.param
+    decode._decoder.cache_clear()

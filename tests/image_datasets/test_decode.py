@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +36,6 @@ def rotated() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: Pillow leaves the pixels alone unless asked
     return exif
-
-
-@pytest.fixture(params=["simplejpeg", "pillow"])
-def decoder(request, monkeypatch):
-    """Both decoders in turn: simplejpeg need not be installed."""
-    if request.param == "simplejpeg":
-        pytest.importorskip("simplejpeg")
-    else:
-        monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    decode._decoder.cache_clear()
-    yield request.param
-    decode._decoder.cache_clear()
 
 
 @pytest.fixture

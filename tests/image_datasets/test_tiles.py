@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from image_datasets import decode, tiles
+from image_datasets import tiles
 from image_datasets.tiles import TiledImage
 
 
@@ -20,17 +19,6 @@ def pixels(height: int, width: int, chans: int) -> np.ndarray:
     coarse = Image.fromarray(rng.integers(0, 256, (height // 20 + 2, width // 20 + 2, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), int)
     return (smooth + rng.integers(-9, 10, smooth.shape)).clip(0, 255).astype(np.uint8)[..., :chans]
-
-
-@pytest.fixture(params=["simplejpeg", "pillow"])
-def decoder(request, monkeypatch):
-    if request.param == "simplejpeg":
-        pytest.importorskip("simplejpeg")
-    else:
-        monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    decode._decoder.cache_clear()
-    yield
-    decode._decoder.cache_clear()
 
 
 SIZES = [(256, 341), (341, 256), (1, 1), (16, 32), (17, 33), (15, 31), (7, 200), (300, 20)]
