@@ -38,6 +38,9 @@ class ReadyBatches:
     def sizes(self) -> list[int]:
         return [len(self.targets)] * self.count
 
+    own_sizes = sizes
+    rank, ranks = 0, 1
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for _ in range(start, self.count):
             yield self.images, self.targets

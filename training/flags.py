@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
+from training import distributed
 from training.flag_types import (
     COUNT,
     FRACTION,
@@ -160,8 +161,8 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("recipe", f"values for a set of flags, of which those that are given win: {', '.join(RECIPES)}",
              check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER),
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
-        Flag("batch-size", "images per batch; auto: in training, the largest power of two up to 1,024 that fits into"
-             " memory", default=128, check=count_or_auto, metavar="N", modes=EVERY_RUN),
+        Flag("batch-size", "images per batch, of each process; auto: in training, the largest power of two up to"
+             " 1,024 that fits into memory", default=128, check=count_or_auto, metavar="N", modes=EVERY_RUN),
         Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
              metavar="N"),
         Flag("optimizer", "sgd; muon-sgd, which is Muon for the filters of convolutions and Nesterov SGD for all else;"
@@ -169,6 +170,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=str.lower, metavar="NAME"),
         Flag("lr", "peak learning rate, per step of the optimiser", check=POSITIVE, metavar="LR",
              default_text="0.1 for sgd and muon-sgd, 0.001 for others"),
+        Flag("scale-lr", "multiply --lr by the number of processes (torchrun), as the batches are so much larger",
+             default=False),
         Flag("head-lr", "peak learning rate of the head, where it differs from --lr", check=POSITIVE, metavar="LR",
              default_text="--lr"),
         Flag("layer-decay", "factor of the learning rate from each layer to the one below it, 1 at the head",
@@ -238,6 +241,7 @@ GROUPS: dict[str, list[Flag]] = {
              default="auto",
              check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_RUN),
         Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
+        Flag("sync-bn", "batch normalisation over the batches of all processes (GPUs only)", default=False),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
         Flag("deterministic", "insist on deterministic algorithms on GPUs too, at some cost in speed", default=False),
         Flag("seed", "seed of every random draw: split, initialisation, order, augmentation, dropout", default=0,
@@ -316,5 +320,6 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
     ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
+    ("sync_bn", lambda s: distributed.many(), "there is a single process (torchrun starts several)"),
     ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
 ]

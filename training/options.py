@@ -13,7 +13,7 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import lock, model_flags, recipes, resume
+from training import distributed, lock, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
 from training.run_directory import TEACHER
@@ -49,6 +49,8 @@ def parse(
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if distributed.many():
+        _check_processes(mode, settings)
     if settings.resume == "auto":
         settings.resume = resume.there_is(settings)
     if settings.recipe and not settings.resume:
@@ -88,6 +90,18 @@ def _mode(given: dict[str, Any]) -> str:
     if len(asked) > 1:
         raise BadRequest(f"--{MODE_FLAGS[asked[0]]} and --{MODE_FLAGS[asked[1]]} cannot be done at once")
     return asked[0] if asked else TRAIN
+
+
+def _check_processes(mode: str, s: SimpleNamespace) -> None:
+    """What several processes cannot do. Started again by torchrun, they go on with the run that they had begun."""
+    if mode != TRAIN:
+        raise BadRequest(f"--{MODE_FLAGS[mode]} is for a single process; torchrun starts several")
+    if s.gpu is not None or ":" in (s.device or ""):
+        raise BadRequest("--gpu and --device cuda:N are for a single process; torchrun gives each a GPU of its own")
+    if s.download:
+        raise BadRequest("--download is for a single process; fetch the data first")
+    if distributed.restarted():
+        s.resume, s.overwrite = s.resume or "auto", False
 
 
 def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
