@@ -13,14 +13,15 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import model_flags, recipes, resume
-from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
+from training import measurable, model_flags, recipes, resume
+from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
 from training.run_directory import TEACHER
-from utils import BadRequest, suggestion
+from utils import BadRequest, cores, suggestion
 
 MODE_FLAGS = {
     EVALUATE: "evaluate",
+    MEASURE: "measure",
     PREDICT: "predict",
     LIST: "list-models",
     SUMMARY: "summary",
@@ -63,6 +64,8 @@ def parse(
         _check_list(settings, given)
     elif mode in (EVALUATE, PREDICT):
         _check_use(settings)
+    elif mode == MEASURE:
+        _check_measure(settings, given)
     elif mode == INSPECT:
         _check_augmentation(settings)
         check_output_file("--inspect-data", settings.inspect_data)
@@ -217,6 +220,17 @@ def _check_use(s: SimpleNamespace) -> None:
         check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
 
 
+def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    if s.batch_size == "auto":
+        raise BadRequest("--batch-size auto is for training; give a number")
+    if not (s.corruptions or s.speed):
+        s.corruptions = s.speed = True
+    for key in ("data_path", "verify_checksum", "num_workers"):
+        if key in given and not s.corruptions:
+            raise BadRequest(f"--{FLAGS[key].name} has no effect with --speed, which reads no images")
+    s.measure = measurable.find(s.measure)
+
+
 def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
     s.list_models = s.list_models or "*"
     useless = [key for key in given if key != "list_models"]
@@ -238,7 +252,7 @@ def check_hardware(s: SimpleNamespace) -> None:
     if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
-        s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        s.num_workers = min(8, cores())
 
 
 def image_size(given: int | None, model: str, side: int | None) -> int:

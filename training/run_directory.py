@@ -18,7 +18,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-lea
 
 
 class RunDirectory:
-    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, best.pth, predictions.npz, summary.json and plots."""
+    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, best.pth, predictions.npz, summary.json and plots;
+    robustness.json and cost.json where they were measured."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -31,6 +32,8 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
         self.confusion_table = path / "confusion.csv"
+        self.robustness = path / "robustness.json"
+        self.cost = path / "cost.json"
 
     def create(self, settings: dict[str, Any], overwrite: bool) -> str:
         """Makes the folder and writes settings.json. Returns the run's id at wandb.

@@ -1,0 +1,59 @@
+"""Which runs can be measured. Nothing heavy is imported here: the flag checks use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.run_directory import RunDirectory
+from utils import BadRequest, read_json
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """A finished run: its directory, its checkpoint with the selected weights, and its settings."""
+
+    directory: RunDirectory
+    checkpoint: Path
+    settings: dict[str, Any]
+
+
+def find(paths: list[str]) -> list[Measurable]:
+    """The runs in these folders, each once: run directories, and folders that hold some at any depth, of which the
+    unfinished ones are left out.
+
+    Raises BadRequest, naming the folder or file, where there is none, or a run that is named is not finished or has
+    lost its checkpoint.
+    """
+    found: dict[Path, Measurable] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise BadRequest(f"--measure {path}: {'is a file' if path.exists() else 'no such folder'}; it takes run"
+                             " directories, or folders that hold some")  # fmt: skip
+        directories = [RunDirectory(path)]
+        if not directories[0].settings.is_file():
+            directories = [RunDirectory(file.parent) for file in sorted(path.rglob("settings.json"))]
+            if not directories:
+                raise BadRequest(f"--measure {path}: there is no run in it (no settings.json)")
+            directories = [directory for directory in directories if directory.summary.is_file()]
+            if not directories:
+                raise BadRequest(f"--measure {path}: none of the runs in it is finished (no summary.json)")
+        for directory in directories:
+            found.setdefault(directory.path.resolve(), _read(directory))
+    return list(found.values())
+
+
+def _read(directory: RunDirectory) -> Measurable:
+    if not directory.summary.is_file():
+        raise BadRequest(
+            f"{directory.path}: the run is not finished (no {directory.summary.name}); --resume continues it"
+        )
+    content = read_json(directory.summary)
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or not isinstance(settings.get("dataset"), str):
+        raise BadRequest(f"{directory.summary}: damaged (no settings with a data set)")
+    checkpoint = Path(settings.get("evaluated") or directory.best)  # of an evaluation: the file that it scored
+    if not checkpoint.is_file():
+        raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there")
+    return Measurable(directory, checkpoint, settings)
