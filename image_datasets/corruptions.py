@@ -51,10 +51,10 @@ def corrupt(images: torch.Tensor, indices: Sequence[int], name: str, strength: i
 def parameter(name: str, strength: int, side: int) -> float | int | tuple[int, int]:
     """What a corruption does at a strength to images of `side` pixels; its function says what the number means."""
     corruption = CORRUPTIONS[name]
-    value = (corruption.small if side <= SMALL else corruption.large)[strength - 1]
-    if corruption.in_pixels:
-        value *= max(1.0, side / 32) if side <= SMALL else side / 224
-    return value
+    small, large = corruption.small[strength - 1], corruption.large[strength - 1]
+    if not corruption.in_pixels:
+        return small if side <= SMALL else large
+    return max(small, small * side / 32 if side <= SMALL else large * side / 224)
 
 
 def _gaussian_noise(images: torch.Tensor, deviation: float, generators: list[torch.Generator]) -> torch.Tensor:

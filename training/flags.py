@@ -386,7 +386,6 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
     ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
     ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
-    ("corrupt_images", lambda s: s.corruptions, "it needs --corruptions"),
     ("cache_dir", lambda s: s.cache_resized is not None, "it needs --cache-resized"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
     ("select_by", lambda s: s.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),

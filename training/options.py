@@ -46,7 +46,10 @@ def parse(
     known = {**model_flags.flags_of(None), **FLAGS}
     for key in given:
         if mode not in known[key].modes:
-            raise BadRequest(f"--{known[key].name} has no effect with --{MODE_FLAGS[mode]}")
+            reason = (
+                f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[known[key].modes[0]]}"
+            )
+            raise BadRequest(f"--{known[key].name} has no effect{reason}")
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
@@ -225,9 +228,9 @@ def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
         raise BadRequest("--batch-size auto is for training; give a number")
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
-    for key in ("data_path", "verify_checksum", "num_workers"):
+    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers"):
         if key in given and not s.corruptions:
-            raise BadRequest(f"--{FLAGS[key].name} has no effect with --speed, which reads no images")
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
     s.measure = measurable.find(s.measure)
 
 
