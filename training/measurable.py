@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from training.run_directory import RunDirectory
 from utils import BadRequest, read_json
@@ -12,11 +11,19 @@ from utils import BadRequest, read_json
 
 @dataclass(frozen=True)
 class Measurable:
-    """A finished run: its directory, its checkpoint with the selected weights, and its settings."""
+    """A finished run.
+
+    Attributes:
+        checkpoint: holds the selected weights.
+        dataset, data_path: what it reported on, and the folder that this was read from.
+        top1: what it reported.
+    """
 
     directory: RunDirectory
     checkpoint: Path
-    settings: dict[str, Any]
+    dataset: str
+    data_path: str | None
+    top1: float
 
 
 def find(paths: list[str]) -> list[Measurable]:
@@ -50,10 +57,13 @@ def _read(directory: RunDirectory) -> Measurable:
             f"{directory.path}: the run is not finished (no {directory.summary.name}); --resume continues it"
         )
     content = read_json(directory.summary)
-    settings = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(settings, dict) or not isinstance(settings.get("dataset"), str):
-        raise BadRequest(f"{directory.summary}: damaged (no settings with a data set)")
+    content = content if isinstance(content, dict) else {}
+    settings = content.get("settings") if isinstance(content.get("settings"), dict) else {}
+    kinds = {"dataset": str, "data_path": str | None, "evaluated": str | None}
+    wrong = [key for key, kind in kinds.items() if not isinstance(settings.get(key), kind)]
+    if wrong or not isinstance(content.get("top1"), float):
+        raise BadRequest(f"{directory.summary}: damaged (no {wrong[0] if wrong else 'top1'} of a run)")
     checkpoint = Path(settings.get("evaluated") or directory.best)  # of an evaluation: the file that it scored
     if not checkpoint.is_file():
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there")
-    return Measurable(directory, checkpoint, settings)
+    return Measurable(directory, checkpoint, settings["dataset"], settings.get("data_path"), content["top1"])

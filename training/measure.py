@@ -22,6 +22,7 @@ from utils import BadRequest, RunFailed, human, write_json
 
 BATCH_SIZES = {"cuda": 128}  # of cost.json, if none is given
 ELSEWHERE = 32
+STALE = 0.01  # by how much another precision may change top-1
 
 
 def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -68,12 +69,12 @@ def _measure(
         checkpoint.settle_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
         write_json(files["corruptions"], _robustness(run, s, model, content, dataset, device, precision))
     if "speed" in wanted:
-        write_json(files["speed"], _cost(run, s, given, model, content, device, precision))
+        write_json(files["speed"], _cost(run, given, model, content, device, precision))
 
 
 def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], datasets: dict[tuple, Dataset]) -> Dataset:
     """The run's data set, from the folder that is given, or else from where the run had it."""
-    name, path = run.settings["dataset"], s.data_path or run.settings.get("data_path")
+    name, path = run.dataset, s.data_path or run.data_path
     if (name, path) not in datasets:
         found = options.check_data(SimpleNamespace(**{**vars(s), "dataset": name, "data_path": path}), given)
         datasets.clear()
@@ -102,6 +103,8 @@ def _robustness(
     say(f"{run.directory.path}: top-1 {100 * found['clean']['top1']:.2f} %, mean corruption error"
         f" {100 * found['mean_corruption_error']:.2f} % on {count:,} images of {dataset.test_name}, {precision},"
         f" {time.perf_counter() - began:.1f} s")  # fmt: skip
+    if count == total and abs(found["clean"]["top1"] - run.top1) > STALE:
+        say(f"warning: the run itself reported a top-1 of {100 * run.top1:.2f} %: are these the same images?")
     for name, top1 in found["corruptions"].items():
         say(f"  {name:15}{'  '.join(f'{100 * value:6.2f} %' for value in top1)}")
     return {"split": dataset.test_name, **found, "device": device.type, "precision": precision}
@@ -109,7 +112,6 @@ def _robustness(
 
 def _cost(
     run: Measurable,
-    s: SimpleNamespace,
     given: dict[str, Any],
     model: torch.nn.Module,
     content: dict[str, Any],
@@ -117,11 +119,11 @@ def _cost(
     precision: str,
 ) -> dict[str, Any]:
     """The content of cost.json."""
-    if "optimizer" not in run.settings:
+    if "optimizer" not in content["settings"]:
         raise BadRequest(f"{run.checkpoint}: does not say how the model was trained, so --speed cannot repeat it")
     subject = Subject(
         model,
-        options.complete(run.settings, GROUPS),
+        options.complete(content["settings"], GROUPS),
         checkpoint.num_classes(content),
         content["img_size"],
         content["in_chans"],

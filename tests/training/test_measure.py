@@ -77,6 +77,13 @@ def test_a_run_is_measured_with_its_selected_weights_on_the_split_it_reported(le
     assert found["mean_corruption_error"] == pytest.approx(np.mean(errors))
     assert f"mean corruption error {100 * np.mean(errors):.2f} % on 359 images of test" in out
     assert found["parameters"]["jpeg"] == [80, 65, 58, 50, 40]
+    assert "warning" not in out
+
+
+def test_other_images_than_the_run_reported_on_are_noticed(learns, run):
+    summary = read(run / "summary.json")
+    (run / "summary.json").write_text(json.dumps({**summary, "top1": summary["top1"] - 0.02}))
+    assert "are these the same images?" in learns("--measure runs/a --corruptions").out
 
 
 class Witness(nn.Module):
@@ -276,8 +283,9 @@ def test_what_cannot_be_measured_is_said_in_one_line_before_anything_is_done(cli
     summary = (run / "summary.json").read_text()
     (run / "summary.json").write_text(summary[:100])
     assert "summary.json: cannot be read as JSON" in cli("--measure runs").err
-    (run / "summary.json").write_text('{"settings": []}')
-    assert "summary.json: damaged" in cli("--measure runs/a").err
+    for damaged in ("[]", '{"settings": []}', '{"settings": {"dataset": "digits"}}', '{"settings": {"dataset": 3}}'):
+        (run / "summary.json").write_text(damaged)
+        assert "summary.json: damaged" in cli("--measure runs/a").err
     (run / "summary.json").unlink()
     assert "--measure runs: none of the runs in it is finished" in cli("--measure runs").err
     (run / "summary.json").write_text(summary)
