@@ -187,14 +187,22 @@ class EvalBatches:
             self.loader = _file_loader(self, transform, False, sampler, self.workers)
 
     def __iter__(self) -> Batches:
+        for images, targets in self.unprepared():
+            yield self.prepare(images), targets
+
+    def unprepared(self) -> Batches:
+        """The batches in uint8 (N, C, H, W): images that are kept in memory as they are stored, others cut to
+        img_size."""
         if self.split.images is None:
             for batch in self.loader:
-                images, targets = _to_device(batch, self.device)
-                yield self.normalize(images), targets
+                yield _to_device(batch, self.device)
             return
         for start, end in self.bounds:
-            images = resize(self.images[start:end].permute(0, 3, 1, 2), self.img_size)
-            yield self.normalize(images), self.targets[start:end]
+            yield self.images[start:end].permute(0, 3, 1, 2), self.targets[start:end]
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model gets of a batch of `unprepared`."""
+        return self.normalize(resize(images, self.img_size))
 
 
 class _EpochSampler:
