@@ -174,7 +174,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER),
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
         Flag("batch-size", "images per batch, of each process; auto: in training, the largest power of two up to"
-             " 1,024 that fits into memory", default=128, check=count_or_auto, metavar="N", modes=(*EVERY_RUN, MEASURE)),
+             " 1,024 that fits into memory", default=128, check=count_or_auto, metavar="N",
+             modes=(*EVERY_RUN, MEASURE)),
         Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
              metavar="N"),
         Flag("optimizer", "sgd; muon-sgd, which is Muon for the filters of convolutions and Nesterov SGD for all else;"
