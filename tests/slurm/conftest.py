@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "munged", "pgrep")
-PATIENCE = 40  # seconds until something that must happen counts as not happening
+PATIENCE = 180  # seconds until something that must happen counts as not happening
 
 # Two GPUs a node that are none, so that SLURM counts them; partitions of which one preempts the other.
 CONFIGURATION = """\

@@ -6,16 +6,17 @@ from test_main import assert_same_run
 
 from utils import read_json
 
-LINE = "--dataset digits --model resnet20 --epochs 12 --batch-size 64 --checkpoint-every 10 --wandb disabled"
+LINE = "--dataset digits --model resnet20 --epochs 6 --batch-size 64 --checkpoint-every 10 --wandb disabled"
 
 
 def test_a_job_that_is_signalled_and_preempted_ends_with_the_same_bits_as_an_array_s_task(sbatch):
     seeds = sbatch("--array=0-1", "--nodelist=n1", "slurm/train.sbatch", *LINE.split(), "--run-name", "x")
     job = sbatch("--nodelist=n2", "slurm/train.sbatch", *LINE.split(), "--run-name", "disturbed", "--seed", "1")
-    saved = job.wait_for_file("runs/disturbed/last.pth")
+    job.wait_for_file("runs/disturbed/last.pth")
     job.command("scancel", "--signal=USR1", job.name)
     job.wait_for_requeue(1)
-    saved = job.wait_for_file("runs/disturbed/last.pth", after=saved)
+    saved = job.wait_for_file("runs/disturbed/last.pth")
+    job.wait_for_file("runs/disturbed/last.pth", after=saved)
     # A bad request besides, which is one line and no second attempt.
     urgent = sbatch("--partition=high", "--nodelist=n2", "--exclusive", "slurm/train.sbatch", "--epochs", "some")
     job.wait_for_requeue(2)
