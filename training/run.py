@@ -17,7 +17,7 @@ import models
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import batch_size, checkpoint, cost, lock, options, processes, recipes, results, teaching
+from training import batch_size, checkpoint, cost, distributed, lock, options, processes, recipes, results, teaching
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
@@ -43,20 +43,25 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
     """
     stop = Stop(s.max_minutes)
     with stop.listening():
-        _train_in_memory(s, found, stop)
+        try:
+            _train_in_memory(s, found, stop)
+        finally:
+            distributed.finish()
 
 
 def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
-        data = load_data(s, found)
+        distributed.start(device)
+        with distributed.first_one_first():
+            data = load_data(s, found)
     stop.check()
     step = functools.partial(_trial_step, s, data, device)
     if s.batch_size == "auto":
         first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = batch_size.largest_that_fits(step, first, device)
-        if s.batch_size is None:
+        s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
+        if not s.batch_size:
             raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
         say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
 
@@ -102,35 +107,25 @@ def _run_training(
 ) -> None:
     """Args: holding: what is let go of when the run ends."""
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    if s.resume:
+    if s.resume and distributed.is_first():
         holding.enter_context(lock.locked(directory.path))
         directory.sweep()
-    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
-    model = _build_model(s, data, with_weights=not continued)
-    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
-    model = _to_device(s, model, device)
-    s.precision = precision = processes.choose_precision(s.precision, device, model)
-    state = RunState(
-        model,
-        _make_optimizer(s, model),
-        Totals(len(data.dataset.class_names), device),
-        ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
-    )
-    if continued:
-        checkpoint.resume(state, directory)
+    state, flops, continued = _make_state(s, data, device, directory)
+    model, precision = state.model, s.precision
     _print_overview(s, data, model, flops, device, precision)
     train_batches = make_train_batches(s, data, device)
     val_batches = None
     if data.val is not None:
         val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
-    if 1 in train_batches.sizes:
+    if 1 in train_batches.own_sizes:
         cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
     stored = stored_settings(s)
     run_id = directory.stored_run_id() if s.resume else None
 
     def begin() -> str:
         """Writes the first file of a new run."""
+        if not distributed.is_first():
+            return ""
         holding.enter_context(lock.locked(directory.path))
         options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
         return directory.create(stored, s.overwrite)
@@ -144,7 +139,9 @@ def _run_training(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop
     )
     recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
-    forward = _forward(model, s.channels_last, s.compile)
+    if continued and not state.batch:
+        _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
+    forward = _forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
     if s.resume:
         say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
     stop.check()
@@ -158,14 +155,48 @@ def _run_training(
             saver.save()  # somewhere to go back to
         num_classes = len(data.dataset.class_names)
         train(state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, saver, s.select_by)
-        directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
+        if distributed.is_first():
+            directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
+        distributed.barrier()  # best.pth is the first process's to write
         facts = {"flops": flops, "teacher": teacher_facts}
         summary = _score_and_report(s, data, directory, state, device, precision, facts, stop)
     except BaseException as error:
         progress.close()
         wandb.stop(failed=not isinstance(error, Stopped))
         raise
+    distributed.barrier()
     wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+
+
+def _make_state(
+    s: SimpleNamespace, data: Data, device: torch.device, directory: RunDirectory
+) -> tuple[RunState, int, bool]:
+    """(the state that training starts from, the model's FLOPs per image, whether it is that of a checkpoint)."""
+    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
+    model = _build_model(s, data, with_weights=not continued)
+    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
+    model = _to_device(s, model, device)
+    s.precision = precision = processes.choose_precision(s.precision, device, model)
+    state = RunState(
+        model,
+        _make_optimizer(s, model),
+        Totals(len(data.dataset.class_names), device),
+        ema=None if s.ema is None else ModelEMA(model, s.ema),
+        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+    )
+    if continued:
+        with distributed.first_one_first():
+            checkpoint.resume(state, directory)
+    return state, flops, continued
+
+
+def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
+    """At the end of an epoch: among another number of processes one has another number of steps."""
+    step = state.epoch * steps_per_epoch
+    if step != state.step:
+        say(f"note          an epoch has {steps_per_epoch} steps with {distributed.ranks()} process(es) instead of"
+            f" {state.step // state.epoch}; the schedule goes on at the end of epoch {state.epoch}")  # fmt: skip
+        state.step = step
 
 
 def _position(state: RunState, epochs: int) -> str:
@@ -221,7 +252,7 @@ def _make_recipe(
             learning_rate,
             steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
             epochs=s.epochs,
-            lr=s.lr,
+            lr=s.lr * (distributed.ranks() if s.scale_lr else 1),
             schedule=s.schedule,
             warmup_epochs=s.warmup_epochs,
             min_lr=s.min_lr,
@@ -241,7 +272,27 @@ def _make_recipe(
 def _forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
     forward = torch.compile(model) if compile_model else model
-    return forward if channels_last else lambda images: forward(images.contiguous())
+    if channels_last:
+        return forward
+
+    def laid_out(images: torch.Tensor) -> torch.Tensor:
+        return forward(images.contiguous())
+
+    if hasattr(model, "no_sync"):
+        laid_out.no_sync = model.no_sync
+    return laid_out
+
+
+def _shared(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
+    """The model as several processes train it, with gradients, and if asked for the statistics of batch normalisation,
+    of the whole batch."""
+    if sync_bn:
+        from timm.layers import convert_sync_batchnorm
+
+        if device.type != "cuda":
+            raise BadRequest("--sync-bn needs GPUs: torch has no synchronised batch normalisation for other devices")
+        model = convert_sync_batchnorm(model)
+    return distributed.wrap(model, device)
 
 
 def _print_overview(
@@ -265,6 +316,10 @@ def _print_overview(
     if s.teacher is None and len(model.head_names) > 1:
         say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
     say(f"device        {processes.describe(device)}, {precision}")
+    if distributed.many():
+        ranks = distributed.ranks()
+        lr = f", learning rate {s.lr * ranks:g}" if s.scale_lr else ""
+        say(f"processes     {ranks}: batches of {s.batch_size} images each, {s.batch_size * ranks} in all{lr}")
     say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
 
 
@@ -294,6 +349,7 @@ def _score_and_report(
         "train_seconds": round(state.train_seconds, 3),
         "peak_memory": processes.peak_memory(device),
         "rollbacks": state.rollbacks,
+        "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
         "notes": data.dataset.notes,
         "settings": stored_settings(s),
@@ -301,5 +357,7 @@ def _score_and_report(
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision, stop)
     title = f"{s.model} on {data.dataset.name}"
     selected_there = s.select_on == "reported"
+    if not distributed.is_first():
+        return {}
     results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)
