@@ -30,6 +30,20 @@ trap 'rm -rf "$notes"' EXIT
 # SLURM sends SIGTERM to this shell as well: it goes on until the step has ended.
 trap : TERM
 
+# value_of FLAG ARGUMENTS...: the last value given for it, spelt with hyphens or underscores, with a space or with =.
+value_of() {
+    local flag=$1 name value=
+    shift
+    while (($#)); do
+        name=${1%%=*}
+        if [[ ${name//_/-} == "$flag" ]]; then
+            [[ $1 == *=* ]] && value=${1#*=} || value=${2:-}
+        fi
+        shift
+    done
+    echo "$value"
+}
+
 # The number of threads has a say in the last bits of a sum: it follows from what was asked for, not from the node.
 set_threads() { # set_threads PROCESSES_PER_NODE
     local processors=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
@@ -53,7 +67,7 @@ finish() {
     case $status in 130 | 138 | 143) ;; *) exit "$status" ;; esac
     state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
     if [[ $state != RUNNING ]]; then
-        say "stopped by SLURM (${state:-state unknown}); a job that is not queued again is continued by the same sbatch"
+        say "stopped by SLURM (${state:-state unknown}); where SLURM does not queue it again, the same sbatch continues it"
     elif [[ -z $(find "$folder" -name last.pth -newer "$notes/start" -print -quit 2>/dev/null) ]]; then
         say "stopped before there was a checkpoint of this attempt in $folder: a longer --time, or a later --signal, is needed"
     elif scontrol requeue "$job"; then

@@ -6,7 +6,7 @@ from test_main import assert_same_run
 
 from utils import read_json
 
-LINE = "--dataset digits --model resnet20 --epochs 6 --batch-size 64 --checkpoint-every 10 --wandb disabled"
+LINE = "--dataset digits --model resnet20 --epochs 5 --batch-size 64 --checkpoint-every 10 --wandb disabled"
 
 
 def test_a_job_that_is_signalled_and_preempted_ends_with_the_same_bits_as_an_array_s_task(sbatch):
@@ -23,6 +23,9 @@ def test_a_job_that_is_signalled_and_preempted_ends_with_the_same_bits_as_an_arr
     urgent.wait("FAILED")
     assert urgent.status == 2 and "--epochs" in urgent.log
     job.wait("COMPLETED", restarts=2)
+    # Both times it saved the step that it was in, although SLURM preempts with two SIGTERM at once.
+    for name in ("SIGUSR1", "SIGTERM"):
+        assert f"stopped by {name} after epoch" in job.log
     assert job.log.count("resumed") == 2
     for seed in (0, 1):
         seeds.task(seed).wait("COMPLETED")
