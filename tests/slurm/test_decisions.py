@@ -90,7 +90,7 @@ def test_a_failure_is_the_job_s_and_it_is_not_repeated(sbatch):
 def test_processes_on_several_nodes_are_told_and_waited_for(sbatch):
     """Two nodes with two GPUs each are four processes. Those that stop first must not take with them the one that is
     still saving."""
-    slow = "time.sleep(2) if rank == '0' else os._exit(138)"
+    slow = "signal.signal(15, signal.SIG_DFL), time.sleep(2) if rank == '0' else os._exit(138)"
     name = script(sbatch.folder, LISTENS.replace("saved)", f"lambda *_: ({slow}, saved(signal.SIGUSR1)))"))
     job = sbatch("--nodes=2", "--gpus-per-node=2", "slurm/train.sbatch", name, "--run-name", "x")
     for rank in range(4):
