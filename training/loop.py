@@ -37,6 +37,7 @@ class Recipe:
         accumulate: batches per optimiser step.
         clip_grad: largest global L2 norm of the gradients, None for no bound.
         distillation: the student learns a teacher's answers too.
+        smallest_batch: a batch that has fewer images left, because files cannot be read, is left out.
     """
 
     criterion: Criterion
@@ -47,6 +48,7 @@ class Recipe:
     accumulate: int = 1
     clip_grad: float | None = None
     distillation: Distillation | None = None
+    smallest_batch: int = 1
 
 
 def train_epoch(
@@ -65,58 +67,80 @@ def train_epoch(
 
     Raises RunFailed, naming epoch and step, where the loss is not finite.
     """
-    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    scaler = state.scaler
     device, dtype = batches.device, PRECISIONS[recipe.precision]
     sizes, last = batches.sizes, len(batches.sizes) - 1
-    train_mode(model)
+    taken = 0  # images whose gradients wait for the step of the optimiser
+    train_mode(state.model)
     for images, targets in batches.epoch(state.epoch, start=state.batch):
         batch = state.batch
-        # Mixing and dropout draw from here on, whatever was drawn before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
-        images, targets = recipe.mix(images, targets)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = forward(images)
-        heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        if recipe.distillation is not None:
-            answers = recipe.distillation.teacher(images, state.epoch, batch)
-            loss = recipe.distillation.loss(heads, answers, targets, recipe.criterion)
-        else:
-            losses = [recipe.criterion(logits, targets) for logits in heads]
-            loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
-
         group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
-        share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
-        scaled = loss * share
-        (scaled if scaler is None else scaler.scale(scaled)).backward()
+        together = sum(sizes[group : group + recipe.accumulate])
+        if len(images) >= min(recipe.smallest_batch, sizes[batch]):
+            # Mixing and dropout draw from here on, whatever was drawn before.
+            torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
+            images, targets = recipe.mix(images, targets)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                outputs = forward(images)
+            heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            loss = _loss(heads, images, targets, state, recipe)
+            scaled = loss * (len(images) / together)
+            (scaled if scaler is None else scaler.scale(scaled)).backward()
+            taken += len(images)
+            logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
+            state.totals.add(loss.detach(), logits.detach(), targets, batch)
 
         state.batch += 1
-        if state.batch % recipe.accumulate == 0 or batch == last:
-            lr = recipe.learning_rate(state.step)
-            for param_group in optimizer.param_groups:
-                param_group["lr"] = lr * param_group["lr_scale"]
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            if recipe.clip_grad is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            if state.ema is not None:
-                state.ema.update(model, state.step)
+        is_step = state.batch % recipe.accumulate == 0 or batch == last
+        if is_step and taken:
+            _take_step(state, recipe, taken / together)
+        if is_step:
             state.step += 1
+            taken = 0
 
-        logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
-        state.totals.add(loss.detach(), logits.detach(), targets, batch)
         progress.step(len(images), state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
         if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device
             _check_finite(state)
     _check_finite(state)
     means = state.totals.means()
     state.totals.reset()
+    if math.isnan(means["loss"]):
+        raise RunFailed(f"no training image could be read in epoch {state.epoch + 1}")
     return means
+
+
+def _loss(
+    heads: list[torch.Tensor], images: torch.Tensor, targets: torch.Tensor, state: RunState, recipe: Recipe
+) -> torch.Tensor:
+    if recipe.distillation is not None:
+        answers = recipe.distillation.teacher(images, state.epoch, state.batch)
+        return recipe.distillation.loss(heads, answers, targets, recipe.criterion)
+    losses = [recipe.criterion(logits, targets) for logits in heads]
+    return losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+
+
+def _take_step(state: RunState, recipe: Recipe, share: float) -> None:
+    """Args: share: of the step's images those that could be read; the gradients' sum becomes the mean over them."""
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    lr = recipe.learning_rate(state.step)
+    for param_group in optimizer.param_groups:
+        param_group["lr"] = lr * param_group["lr_scale"]
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if share < 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(share)
+    if recipe.clip_grad is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(model, state.step)
 
 
 def _check_finite(state: RunState) -> None:
@@ -232,7 +256,7 @@ def _validate(
     needs_logits = select_by in ("map", "f1")
     means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits)
     if needs_logits:
-        targets = torch.from_numpy(batches.split.targets)
+        targets = batches.targets_given()
         means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
     return means
 

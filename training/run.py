@@ -64,7 +64,7 @@ def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int
         freeze_backbone(model)
     train_mode(model)
     if count == 1:
-        model.eval()  # batch normalisation of one image may be undefined; `check_batch_of_one` says where it is
+        model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
     optimizer = _make_optimizer(s, model)
     dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
     images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
@@ -98,9 +98,12 @@ def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.de
     train_batches = make_train_batches(s, data, device)
     val_batches = None
     if data.val is not None:
-        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
-    if 1 in train_batches.sizes:
-        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
+        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
+    unfit = None
+    if 1 in train_batches.sizes or s.on_bad_image == "skip":
+        unfit = cost.unfit_for_one_image(model, data.img_size, data.dataset.in_chans)
+    if unfit and 1 in train_batches.sizes:
+        raise BadRequest(f"--batch-size: batches of one image are too small for this model ({unfit})")
     stored = stored_settings(s)
     run_id = directory.stored_run_id() if s.resume else None
     teacher_file = s.teacher_weights
@@ -111,11 +114,13 @@ def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.de
     distillation, teacher_facts = _make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches
     )
-    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
+    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation, 2 if unfit else 1)
     forward = _forward(model, s.channels_last, s.compile)
     if s.resume:
         say(f"resumed       after epoch {state.epoch} of {s.epochs}" if continued else "resumed       from the start")
     run_id = run_id or directory.create(stored, s.overwrite)
+    if s.on_bad_image == "skip":
+        data.bad_images.keep_in(directory.bad_images)
     wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
     say()
 
@@ -245,14 +250,15 @@ def _make_distillation(
         facts["note"] = "it was trained with another split: some of these validation images were in its training"
         say(f"              {facts['note']}")
     if s.cache_teacher:
-        _, logits = evaluate(teacher, _in_order(s, data, device), len(dataset.class_names), "fp32", keep_logits=True)
-        teacher = CachedTeacher(logits, train_batches)
+        batches = _in_order(s, data, device)
+        _, logits = evaluate(teacher, batches, len(dataset.class_names), "fp32", keep_logits=True)
+        teacher = CachedTeacher(logits, batches.given, train_batches)
     return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
 
 
 def _in_order(s: SimpleNamespace, data: Data, device: torch.device) -> EvalBatches:
     """The training images as they are."""
-    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device))
+    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device, "train"))
 
 
 def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
@@ -265,7 +271,12 @@ def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
 
 
 def _make_recipe(
-    s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int, distillation: Distillation | None
+    s: SimpleNamespace,
+    data: Data,
+    precision: str,
+    batches_per_epoch: int,
+    distillation: Distillation | None,
+    smallest_batch: int,
 ) -> Recipe:
     return Recipe(
         criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
@@ -287,6 +298,7 @@ def _make_recipe(
         accumulate=s.accumulate,
         clip_grad=s.clip_grad,
         distillation=distillation,
+        smallest_batch=smallest_batch,
     )
 
 
@@ -330,7 +342,8 @@ def _score_and_report(
     more_facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
-    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **batch_arguments(s, data, device))
+    arguments = batch_arguments(s, data, device, "test")
+    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **arguments)
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,
@@ -350,6 +363,7 @@ def _score_and_report(
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
     title = f"{s.model} on {data.dataset.name}"
+    facts["bad_images"] = data.bad_images.finish()
     selected_there = s.select_on == "reported"
     results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)

@@ -12,6 +12,7 @@ from torch import nn
 import image_datasets
 import models
 from data_transform import Normalize, image_transform
+from image_datasets.bad_images import BadImages
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
 from training import checkpoint, cost, options, processes, results
@@ -64,6 +65,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     test = dataset.test.with_channels(content["in_chans"])
+    bad_images = BadImages()
     batches = EvalBatches(
         test,
         content["img_size"],
@@ -73,6 +75,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.batch_size,
         s.num_workers,
         content["eval_crop"],
+        report=bad_images.of("test") if s.on_bad_image == "skip" else None,
     )
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
@@ -84,6 +87,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "run_name": s.run_name,
         "dataset": s.dataset,
         "data_path": s.data_path,
+        "on_bad_image": s.on_bad_image,
         "evaluated": s.evaluate,
     }
     facts = {
@@ -102,6 +106,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "settings": settings,
     }
     run_id = directory.create(settings, s.overwrite)
+    if s.on_bad_image == "skip":
+        bad_images.keep_in(directory.bad_images)
+    facts["bad_images"] = bad_images.finish()
     wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
     summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
