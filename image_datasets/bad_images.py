@@ -36,6 +36,7 @@ class BadImages:
     def __init__(self):
         self.found: dict[tuple[str, str], str] = {}
         self.file: Path | None = None
+        self.in_charge = True
 
     def add(self, split: str, path: str, reason: str) -> None:
         if (split, path) in self.found:
@@ -49,9 +50,13 @@ class BadImages:
         """What reports the files of a split, "train", "val" or "test"."""
         return functools.partial(self.add, split)
 
-    def keep_in(self, file: Path) -> None:
-        """From now on they are listed in `file`, those too that it holds already."""
-        self.file = file
+    def keep_in(self, file: Path, in_charge: bool = True) -> None:
+        """From now on they are listed in `file`, those too that it holds already.
+
+        Args:
+            in_charge: of several processes, all of which add to the file, one puts it in order.
+        """
+        self.file, self.in_charge = file, in_charge
         self._write()
 
     def finish(self) -> dict[str, int]:
@@ -63,7 +68,7 @@ class BadImages:
     def _write(self) -> None:
         if self.file is not None:
             self.found = {**_read(self.file), **self.found}
-            if self.found:
+            if self.found and self.in_charge:
                 write_text(self.file, "".join(self._line(key) for key in sorted(self.found)))
 
     def _line(self, key: tuple[str, str]) -> str:

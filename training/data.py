@@ -17,7 +17,7 @@ from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
-from training import options
+from training import distributed, options
 from utils import BadRequest
 
 
@@ -108,7 +108,8 @@ def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split:
     """What batches of every split, "train", "val" or "test", are made with."""
     report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "report": report}  # fmt: skip
+            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(),
+            "report": report}  # fmt: skip
 
 
 def make_mix(s: SimpleNamespace, data: Data) -> Mix:

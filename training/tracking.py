@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from training import distributed
 from training.metrics import Totals
 
 # Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
@@ -22,7 +23,9 @@ STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
 
 
 def say(text: str = "") -> None:
-    """A line on the terminal that does not tear a progress bar."""
+    """A line on the terminal that does not tear a progress bar; of several processes the first one speaks."""
+    if not distributed.is_first():
+        return
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stdout)
@@ -35,7 +38,7 @@ class Progress:
     def __init__(self, accuracy: str = "top-1"):
         """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
         self.accuracy = accuracy
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and distributed.is_first()
         self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
         self.bar = None
         self.just_shown = False
@@ -102,7 +105,7 @@ class Wandb:
     def __init__(self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]):
         """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
         self.run = None
-        if mode == "disabled":
+        if mode == "disabled" or not distributed.is_first():
             return
         if mode == "auto":
             mode = "online" if has_credentials() else "offline"

@@ -22,6 +22,7 @@ from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTr
 from image_datasets.copying import complete
 from image_datasets.decode import as_array, read_pixels
 from image_datasets.splits import Split
+from training.loop import evaluate
 from utils import BadRequest, RunFailed
 
 CPU = torch.device("cpu")
@@ -179,7 +180,7 @@ def load(root: Path, skip_bad: bool = True):
 
 def train_batches(split: Split, bad: BadImages | None, workers: int = 0, augment: Augment = EVERYTHING):
     report = None if bad is None else bad.of("train")
-    args = (split, augment, 12, MEAN, STD, CPU, 4, 3, report)
+    args = (split, augment, 12, MEAN, STD, CPU, 4, 3, 0, 1, report)
     return StreamedTrainBatches(*args, workers=workers) if split.images is None else ResidentTrainBatches(*args)
 
 
@@ -296,8 +297,9 @@ def test_a_split_of_which_nothing_can_be_read_is_an_error(files, small):
     for path in [*files.paths, *(str(path) for path in (small / "test").rglob("*.png"))]:
         Path(path).write_bytes(b"")
     for split in (files, load(small).test):
+        batches = EvalBatches(split, 14, MEAN, STD, CPU, 5, report=BadImages().of("test"))
         with pytest.raises(RunFailed, match=r"not one of .* images can be read"):
-            collect(EvalBatches(split, 14, MEAN, STD, CPU, 5, report=BadImages().of("test")))
+            evaluate(torch.nn.Identity(), batches, 4, "fp32")
     for path in (small / "train").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(BadRequest, match="none of the 20 training images can be read"):
