@@ -194,7 +194,7 @@ def test_stored_settings_with_other_values(place, damaged, more):
     assert_ends_well(main, ["--resume", "--run-name", "a", *more])
 
 
-@fuzz(150)
+@fuzz(100)
 @given(WHERE, HOW)
 def test_stored_settings_with_damaged_bytes(place, where, how):
     content = (place / "settings").read_bytes()
@@ -262,7 +262,7 @@ def use_it(file: Path, resumed: bool) -> int:
 STATE: dict[str, RunState] = {}
 
 
-@fuzz(300)
+@fuzz(150)
 @given(damages(), st.booleans())
 def test_checkpoints_with_other_values(place, whole, damaged, resumed):
     content = torch.load(io.BytesIO(whole), weights_only=True)
@@ -272,7 +272,7 @@ def test_checkpoints_with_other_values(place, whole, damaged, resumed):
     assert_ends_well(SimpleNamespace(main=lambda argv: use_it(place / "x.pth", resumed)), [])
 
 
-@fuzz(150)
+@fuzz(100)
 @given(WHERE, HOW)
 def test_checkpoints_with_damaged_bytes(place, whole, where, how):
     (place / "x.pth").write_bytes(bytes_damaged(whole, where, how))
