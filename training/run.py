@@ -116,7 +116,7 @@ def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.de
     if s.resume:
         say(f"resumed       after epoch {state.epoch} of {s.epochs}" if continued else "resumed       from the start")
     run_id = run_id or directory.create(stored, s.overwrite)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group)
     say()
 
     def save(is_best: bool) -> None:

@@ -102,7 +102,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "settings": settings,
     }
     run_id = directory.create(settings, s.overwrite)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
     summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
 
