@@ -121,12 +121,11 @@ def _selected(plan: Plan, s: SimpleNamespace) -> list[Run]:
 def _sort_out_changed(
     plan: Plan, found: list[tuple[Run, str, str]], overwrite: bool
 ) -> tuple[list[tuple[Run, str]], list[str]]:
-    """(runs to be done or skipped, with their states; a line for each that is neither, as its folder holds another run)."""
+    """(runs to be done or skipped, with their states; a line for each that is neither: its folder holds another run)."""
     todo, problems = [], []
     for run, state, reason in found:
         if state == CHANGED and not overwrite:
-            problems.append(f"{run.name}: is not the run of this study, {reason}; --overwrite repeats it, another --name"
-                            " keeps it")  # fmt: skip
+            problems.append(f"{run.name}: differs from the study, {reason}; --overwrite repeats it, --name keeps it")
         else:
             todo.append((run, state))
     return todo, problems

@@ -1,4 +1,4 @@
-"""What each training script offers: its flags, with its defaults. Studies check their flags by it, as the scripts do."""
+"""What each training script offers: its flags, with its defaults. Studies check flags by it, as the scripts do."""
 
 from __future__ import annotations
 
