@@ -20,7 +20,8 @@ from typing import Any
 import image_datasets
 import models
 from training import options
-from training.flags import COUNT, FLAGS, POSITIVE, Flag, text
+from training.flag_types import COUNT, POSITIVE, text
+from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest, write_json
 

@@ -24,7 +24,8 @@ from benchmarks.common import (
     read,
     script,
 )
-from training.flags import COUNT, Flag
+from training.flag_types import COUNT
+from training.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from benchmarks.common import Bench, Repeated, images_per_second, read, script
-from training.flags import COUNT, Flag
+from training.flag_types import COUNT
+from training.flags import Flag
 
 if TYPE_CHECKING:
     import torch

@@ -109,7 +109,10 @@ class Trainer:
     def train(self, batches: ReadyBatches | ResidentTrainBatches) -> dict[str, float | None]:
         """One epoch; returns its loss, top1 and top5."""
         self.state.batch = 0
-        return train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
+        train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
+        means = self.state.totals.means()
+        self.state.totals.reset()
+        return means
 
 
 def set_up(device: str | None) -> torch.device:

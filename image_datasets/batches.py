@@ -7,6 +7,9 @@ in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -229,6 +232,21 @@ def _as_it_is(batch):
     return batch
 
 
+def _let_the_main_process_decide(worker: int) -> None:
+    """In a loader worker: signals that are sent to the whole group of processes are the main process's to act on, which
+    finishes its step with the batches that come from here. One that it has forgotten leaves after a minute."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def leave_later(number: int, frame) -> None:
+        last_call = threading.Timer(60, os._exit, (128 + number,))
+        last_call.daemon = True
+        last_call.start()
+
+    signal.signal(signal.SIGTERM, leave_later)
+
+
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(
         _Files(owner.split, transform, random, len(owner.mean), owner.seed),
@@ -236,6 +254,7 @@ def _file_loader(owner, transform: Callable, random: bool, batch_sampler, worker
         num_workers=workers,
         collate_fn=_as_it_is,
         persistent_workers=workers > 0,
+        worker_init_fn=_let_the_main_process_decide,
         pin_memory=owner.device.type == "cuda",
     )
 

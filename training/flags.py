@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
+from training.flag_types import (
+    COUNT,
+    FRACTION,
+    POSITIVE,
+    PROBABILITY,
+    channels,
+    count_or_auto,
+    interval,
+    key_value,
+    milestones,
+    number,
+    one_of,
+    plain_name,
+    text,
+)
 from training.recipes import RECIPES
 
 TRAIN, EVALUATE, PREDICT, LIST, SUMMARY, INSPECT = "train", "evaluate", "predict", "list", "summary", "inspect"
@@ -16,80 +29,6 @@ EVERY_RUN = (TRAIN, EVALUATE)
 EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # of a data set's images
 EVERY_BUILDER = (TRAIN, SUMMARY)  # of a model
 EVERY_AUGMENTER = (TRAIN, INSPECT)
-
-
-def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
-    """An argparse type: an int or a float between two bounds, each included unless it is open."""
-
-    def check(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        above = value > low if open_low else value >= low
-        below = value < high if open_high else value <= high
-        if not (above and below and (kind is int or math.isfinite(value))):
-            noun = "a whole number" if kind is int else "a number"
-            bounds = f"{'above' if open_low else 'from'} {low:g}"
-            if high != math.inf:
-                bounds += f" {'to below' if open_high else 'to'} {high:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
-        return value
-
-    return check
-
-
-def one_of(*choices: str) -> Callable:
-    """An argparse type: one of some words, in any case."""
-
-    def check(text: str) -> str:
-        for choice in choices:
-            if text.lower() == choice.lower():
-                return choice
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
-
-    return check
-
-
-def channels(text: str) -> int:
-    """An argparse type: 1 or 3."""
-    if text not in ("1", "3"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
-    return int(text)
-
-
-def milestones(text: str) -> list[int]:
-    """An argparse type: growing epoch numbers with commas between them."""
-    try:
-        epochs = [int(part) for part in text.split(",")]
-    except ValueError:
-        epochs = []
-    if not epochs or epochs[0] < 1 or epochs != sorted(set(epochs)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of growing epochs such as 60,120,160")
-    return epochs
-
-
-def text(value: str) -> str:
-    """An argparse type: anything but nothing, which is what an unset variable of a shell leaves."""
-    if not value.strip():
-        raise argparse.ArgumentTypeError("is empty")
-    return value
-
-
-def key_value(text: str) -> tuple[str, str]:
-    """An argparse type: name=value."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
-    return key, value
-
-
-def plain_name(text: str) -> str:
-    """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
-    parts = text.split("/")
-    if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
-    return text
 
 
 @dataclass(frozen=True)
@@ -104,6 +43,7 @@ class Flag:
         modes: what main.py can be asked to do when this flag has an effect.
         may_change: a resumed run may be given another value, as its results do not depend on it.
         nargs: as in argparse; with "+" a flag that is given again adds to its values.
+        const: with nargs "?", the value when it is given without one.
         positional: given as a bare word, without its name.
     """
 
@@ -118,6 +58,7 @@ class Flag:
     modes: tuple[str, ...] = (TRAIN,)
     may_change: bool = False
     nargs: str | None = None
+    const: Any = None
     dest: str | None = None
     positional: bool = False
 
@@ -125,28 +66,6 @@ class Flag:
     def key(self) -> str:
         """Its name among the settings."""
         return self.dest or self.name.replace("-", "_")
-
-
-def counts(text: str) -> list[int]:
-    """An argparse type: whole numbers from 1 with commas between them."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = [0]
-    if min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 1, such as 64,128,256")
-    return values
-
-
-FRACTION = number(float, 0, 1, open_high=True)
-PROBABILITY = number(float, 0, 1)
-POSITIVE = number(float, 0, open_low=True)
-COUNT = number(int, 1)
-
-
-def count_or_auto(text: str) -> int | str:
-    """An argparse type: a whole number from 1, or auto."""
-    return "auto" if text.lower() == "auto" else COUNT(text)
 
 
 GROUPS: dict[str, list[Flag]] = {
@@ -264,6 +183,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("decay-all", "weight decay on these too", default=False),
         Flag("clip-grad", "scale gradients down to this global L2 norm", check=POSITIVE, metavar="NORM",
              default_text="no clipping"),
+        Flag("on-nonfinite", "where a loss or weight is no longer finite: stop, or rollback: go on from the last"
+             " checkpoint without the batches since, at most three times", default="stop",
+             check=one_of("stop", "rollback"), metavar="WHAT"),
         Flag("schedule", "learning rate over the epochs: cosine, linear, step, multistep or constant",
              default="cosine", check=one_of("cosine", "linear", "step", "multistep", "constant"), metavar="KIND"),
         Flag("warmup-epochs", "epochs over which the learning rate first grows linearly, part of --epochs", default=0.0,
@@ -328,7 +250,14 @@ GROUPS: dict[str, list[Flag]] = {
              aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
         Flag("runs-dir", "folder of the run directories", default="runs", check=text, metavar="PATH", modes=EVERY_RUN,
              may_change=True),
-        Flag("resume", "continue the stopped run of this name; its own flags are taken up again", default=False,
+        Flag("resume", "continue the stopped run of this name; its own flags are taken up again. --resume auto: start"
+             " it if it is not there, and continue it with the same flags if it is, as jobs do that are requeued",
+             check=one_of("auto"), nargs="?", const=True, metavar="auto", default_text="start a new run",
+             may_change=True),
+        Flag("checkpoint-every", "optimiser steps (500), or seconds (600s), between two checkpoints, besides those at"
+             " the end of each epoch", default="600s", check=interval, metavar="N|Ns", may_change=True),
+        Flag("max-minutes", "time after which the run is saved and leaves with status 143, to be resumed; in a SLURM"
+             " job also two minutes before its time limit", check=POSITIVE, metavar="M", default_text="no limit",
              may_change=True),
         Flag("overwrite", "delete the run directory of this name, if there is one", default=False, modes=EVERY_RUN,
              may_change=True),

@@ -13,11 +13,11 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import model_flags, recipes, resume
+from training import lock, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
 from training.run_directory import TEACHER
-from utils import BadRequest, suggestion
+from utils import BadRequest, RunFailed, Stopped, suggestion
 
 MODE_FLAGS = {
     EVALUATE: "evaluate",
@@ -49,6 +49,8 @@ def parse(
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if settings.resume == "auto":
+        settings.resume = resume.there_is(settings)
     if settings.recipe and not settings.resume:
         recipes.apply(settings, given)
     if mode == TRAIN:
@@ -132,8 +134,7 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
     _check_augmentation(s)
     _check_teacher(s)
-    if s.run_name is None:
-        s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
+    s.run_name = s.run_name or resume.default_name(s)
     directory = Path(s.runs_dir) / s.run_name
     check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
     if s.teacher_epochs is not None:
@@ -292,7 +293,7 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
     """
     if path.exists() and not path.is_dir():
         raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name != lock.NAME for entry in path.iterdir()):
         if not (resume or overwrite):
             continues = "" if resume is None else "--resume continues it, "
             raise BadRequest(f"{path}: there is such a run; {continues}--overwrite deletes it,"
@@ -311,15 +312,17 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
 
 
 def one_line_errors(main) -> int:
-    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed) or 2 (a bad request)."""
-    from utils import RunFailed
-
+    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
+    that of a run that left before its end (training/stopping.py)."""
     name = Path(sys.argv[0]).name
     try:
         return main() or 0
     except BadRequest as error:
         print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.status
     except RunFailed as error:
         print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
         return 1
@@ -330,6 +333,6 @@ def one_line_errors(main) -> int:
         other = any(
             word.split("=")[0] in [f"--{flag}" for flag in MODE_FLAGS.values()] for word in with_hyphens(sys.argv)
         )
-        advice = "" if other else "; --resume continues from the last finished epoch"
+        advice = "" if other else "; --resume continues from the last checkpoint"
         print(f"\n{name}: stopped{advice}", file=sys.stderr)
         return 130

@@ -96,6 +96,11 @@ def one_line_failures(need: Callable[[], str]):
             raise RunFailed(f"--deterministic is not possible here: {reason}") from None
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RunFailed(f"--compile does not work here: {reason}") from None
+        if reason.startswith("DataLoader worker"):
+            raise RunFailed(
+                f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
+                " --resume continues from the last checkpoint"
+            ) from None
         if "allocate" not in reason:
             raise
         failed = error

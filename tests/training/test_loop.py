@@ -47,7 +47,10 @@ def make_recipe(**changes) -> Recipe:
 def run_epoch(state: RunState, batches: ResidentTrainBatches, recipe: Recipe) -> dict:
     progress = Progress()
     progress.start_epoch(0, 1, len(batches.split), 0)
-    return train_epoch(state, state.model, batches, recipe, progress)
+    train_epoch(state, state.model, batches, recipe, progress)
+    means = state.totals.means()
+    state.totals.reset()
+    return means
 
 
 @pytest.mark.parametrize("count", [24, 23, 13])
