@@ -35,11 +35,11 @@ def setting(value: str) -> tuple[str, str]:
 
 
 def shard(value: str) -> tuple[int, int]:
-    """An argparse type: I/N with I from 1 to N."""
+    """An argparse type: I/N with I from 0 to N - 1."""
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
     i, n = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= i <= n:
-        raise argparse.ArgumentTypeError(f"{value!r} is not of the form I/N with I from 1 to N")
+    if i >= n:
+        raise argparse.ArgumentTypeError(f"{value!r} is not of the form I/N with I from 0 to N - 1")
     return i, n
 
 
@@ -49,7 +49,7 @@ GROUPS = {
         Flag("only", "variants to run", check=text, metavar="VARIANT", nargs="+", default_text="all"),
         Flag("seeds", "seeds to run, of those of the study", check=number(int, 0), metavar="N", nargs="+",
              default_text="all"),
-        Flag("shard", "every N-th of these runs, beginning with the I-th, from 1: for N machines, or the tasks of an"
+        Flag("shard", "every N-th of these runs, beginning with the I-th, from 0: for N machines, or the tasks of an"
              " array",
              check=shard, metavar="I/N", default_text="all"),
         Flag("set", "flags for all runs, which win over the study file's: data-path=PATH. With one on which results"
@@ -92,15 +92,21 @@ def main(argv: list[str] | None = None) -> int:
     todo, problems = _sort_out_changed(plan, todo, s.overwrite)
     print(_overview(plan, todo, problems), flush=True)
     if s.dry_run:
-        return _dry_run(plan, todo, settings, s, problems)
+        return _dry_run(plan, todo, settings, s.estimate, problems)
     plans.write(plan)
-    if not todo:
-        return 1 if problems else 0
+    for run, state in todo:
+        if state == CHANGED:
+            plan.clear(run)
     if s.launcher == "local":
         from experiments.execution import run_all
 
         return run_all(plan, todo, settings, s.jobs, problems)
-    return 0
+    from experiments.submission import submit
+
+    print(submit(plan, todo, s.launcher, s.jobs if "jobs" in given else None, dict(s.slurm or [])))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _check(s: SimpleNamespace, given: dict) -> None:
@@ -121,7 +127,7 @@ def _selected(plan: Plan, s: SimpleNamespace) -> list[Run]:
 def _sort_out_changed(
     plan: Plan, found: list[tuple[Run, str, str]], overwrite: bool
 ) -> tuple[list[tuple[Run, str]], list[str]]:
-    """(runs to be done or skipped, with their states; a line for each that is neither: its folder holds another run)."""
+    """(runs to be done or skipped, with their states; a line for each that is neither: its folder holds another)."""
     todo, problems = [], []
     for run, state, reason in found:
         if state == CHANGED and not overwrite:
@@ -141,15 +147,16 @@ def _overview(plan: Plan, todo: list[tuple[Run, str]], problems: list[str]) -> s
     return f"study         {plan.study.name}: {total}{chosen} runs ({', '.join(states)}) in {plan.folder}"
 
 
-def _dry_run(plan: Plan, todo: list[tuple[Run, str]], settings, s: SimpleNamespace, problems: list[str]) -> int:
+def _dry_run(plan: Plan, todo: list[tuple[Run, str]], settings, estimate: bool, problems: list[str]) -> int:
     for run, state in todo:
-        if state == FINISHED:
-            print(f"# {run.name}: finished")
-        else:
-            print(shlex.join(plan.command(run, "python", state)))
+        print(f"# {run.name}: finished" if state == FINISHED else shlex.join(plan.command(run, "python")))
     for problem in problems:
         print(f"# {problem}")
-    return 0
+    if not estimate:
+        return 0
+    from experiments.estimate import print_estimate
+
+    return print_estimate(plan, [run for run, state in todo if state != FINISHED], settings)
 
 
 if __name__ == "__main__":

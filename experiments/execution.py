@@ -19,6 +19,7 @@ from experiments.plan import FINISHED, Plan, Run
 from experiments.progress import StudyProgress
 
 POLL_SECONDS = 0.2
+SAME_REQUEST_SECONDS = 3.0
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 SAVED = [128 + number for number in SIGNALS]  # exit statuses of a run that left in order and can be continued
 
@@ -31,17 +32,24 @@ class Child:
 
 
 class Signals:
-    """Notes the signals that this process gets within `listening`, for it to hand on."""
+    """Notes the signals that this process gets within `listening`, for it to hand on.
+
+    A signal that follows another within moments is the same request: SLURM preempts with two SIGTERM at once, and a
+    training that is told a second time leaves without saving.
+    """
 
     def __init__(self):
         self.first: int | None = None
         self.fresh: list[int] = []
+        self.noted = 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         def note(number: int, frame) -> None:
-            self.first = self.first or number
-            self.fresh.append(number)
+            if self.first is None or time.monotonic() - self.noted > SAME_REQUEST_SECONDS:
+                self.first = self.first or number
+                self.noted = time.monotonic()
+                self.fresh.append(number)
 
         before = {}
         try:
@@ -55,7 +63,7 @@ class Signals:
 
     def hand_on(self, children: list[Child]) -> None:
         """Each signal once to each child. They are in sessions of their own, so a terminal's Ctrl-C reaches them this
-        way alone, and not a second time, which would end them before they have saved."""
+        way alone, and not a second time."""
         while self.fresh:
             number = self.fresh.pop(0)
             for child in children:
@@ -82,8 +90,8 @@ def run_all(
         try:
             while running or (pending and signals.first is None):
                 while pending and len(running) < jobs and signals.first is None:
-                    running.append(_start(plan, *pending.popleft(), jobs))
-                    run = running[-1].run
+                    run, _ = pending.popleft()
+                    running.append(_start(plan, run, jobs))
                     progress.begin(run.name, settings[run.name].epochs, plan.directory(run) / "metrics.csv")
                 time.sleep(POLL_SECONDS)
                 signals.hand_on(running)
@@ -91,11 +99,15 @@ def run_all(
                     running.remove(child)
                     _settle(plan, child, signals, progress, problems)
                 progress.refresh()
+        except BaseException:
+            signals.fresh.append(signal.SIGTERM)
+            signals.hand_on(running)
+            raise
         finally:
             progress.close()
     if signals.first is not None:
         name = signal.Signals(signals.first).name
-        print(f"stopped by {name}: what was running is saved; the same command continues", file=sys.stderr)
+        print(f"study.py: stopped by {name}; the same command continues", file=sys.stderr)
     for problem in problems:
         print(problem, file=sys.stderr)
     if signals.first is not None:
@@ -103,8 +115,8 @@ def run_all(
     return 1 if problems else 0
 
 
-def _start(plan: Plan, run: Run, state: str, jobs: int) -> Child:
-    command = plan.command(run, sys.executable, state)
+def _start(plan: Plan, run: Run, jobs: int) -> Child:
+    command = plan.command(run, sys.executable)
     environment = dict(os.environ)
     if jobs > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 from experiments.study_file import Study
 from training import model_flags, options
 from training.flags import FLAGS, TRAIN
+from training.run_directory import TEACHER
 from training.scripts import SCRIPTS
 from utils import BadRequest, read_json, suggestion, write_json
 
@@ -59,7 +61,7 @@ class Plan:
         return self.folder / "logs" / f"{run.name}.log"
 
     def arguments(self, run: Run) -> list[str]:
-        """Of the script, but for those that say what to do about a run that is there."""
+        """Of the script, but for what to do about a run that is there."""
         tracked = run.flags.get("wandb") != "disabled"
         return [
             *words({**run.flags, "seed": run.seed}),
@@ -67,11 +69,15 @@ class Plan:
             *("--runs-dir", self.runs_dir, "--run-name", f"{self.study.name}/{run.name}"),
         ]
 
-    def command(self, run: Run, python: str, state: str) -> list[str]:
-        """What is run for a run in this state (`inspect`)."""
-        script = os.path.relpath(ROOT / self.study.script)
-        how = {NEW: [], STOPPED: ["--resume"], CHANGED: ["--overwrite"]}[state]
-        return [python, script, *self.arguments(run), *how]
+    def command(self, run: Run, python: str) -> list[str]:
+        """What starts the run, continues it, or finds it finished."""
+        return [python, os.path.relpath(ROOT / self.study.script), *self.arguments(run), "--resume", "auto"]
+
+    def clear(self, run: Run) -> None:
+        """Deletes what is there of a run, its teacher's run with it."""
+        for directory in (self.directory(run), self.directory(run).with_name(run.name + TEACHER)):
+            if directory.is_dir():
+                shutil.rmtree(directory)
 
     def settings(self, run: Run) -> tuple[SimpleNamespace, dict[str, Any]]:
         """(the settings that the script will make of the flags, those that were given). Raises BadRequest."""
@@ -81,6 +87,11 @@ class Plan:
             raise BadRequest(f"{self.study.file}: variant {run.variant}: {error}") from None
         assert mode == TRAIN  # a study file knows no other flags
         return settings, given
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process that imports this package from wherever it is started."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def make(study: Study, runs_dir: str) -> Plan:
@@ -122,7 +133,7 @@ def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: t
     """The runs that are asked for. Raises BadRequest for a variant or a seed that the study has not.
 
     Args:
-        shard: (i, n): every n-th of them, beginning with the i-th, from 1.
+        shard: (i, n): every n-th of them, beginning with the i-th, from 0.
     """
     study = plan.study
     for variant in only or []:
@@ -135,7 +146,7 @@ def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: t
     found = [run for run in plan.runs if run.variant in (only or study.variants) and run.seed in (seeds or study.seeds)]
     if shard is None:
         return found
-    return found[shard[0] - 1 :: shard[1]]
+    return found[shard[0] :: shard[1]]
 
 
 def check_all(plan: Plan, with_data: bool) -> dict[str, SimpleNamespace]:
@@ -209,9 +220,7 @@ def write(plan: Plan) -> Path:
         "fractions": study.fractions,
         "variants": study.variants,
         "published": study.published,
-        "runs": [
-            {**vars(run), "command": shlex.join(["python", study.script, *plan.arguments(run)])} for run in plan.runs
-        ],
+        "runs": [{**vars(run), "command": shlex.join(plan.command(run, "python"))} for run in plan.runs],
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

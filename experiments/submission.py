@@ -1,4 +1,4 @@
-"""Runs of a study as jobs of SLURM, one an array's task, through submitit; or of submitit's local executor, to try that.
+"""Runs of a study as jobs of SLURM, an array's tasks, through submitit; or of submitit's local executor, to try that.
 
 A job is submitted and left alone. Told that its time is over, it lets the run save, and queues itself again.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import submitit
 
 from experiments.execution import SAVED, last_line
-from experiments.plan import FINISHED, Plan, Run
+from experiments.plan import FINISHED, Plan, Run, python_path
 from utils import BadRequest, RunFailed
 
 POLL_SECONDS = 0.5
@@ -41,10 +41,15 @@ class Job:
         with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(self.command)}\n")
             log.flush()
-            # submitit's own signal may reach the job's whole tree, and would end what does not expect it.
-            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
-                                             stderr=subprocess.STDOUT, start_new_session=True,
-                                             preexec_fn=lambda: signal.signal(_time_is_over(), signal.SIG_IGN))  # fmt: skip
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # It may reach all of the job's processes, and would end one that does not expect it.
+                preexec_fn=lambda: signal.signal(_time_is_over(), signal.SIG_IGN),
+            )
         self._cancelled = False
         signal.signal(signal.SIGTERM, lambda number, frame: self._cancel())
         while self._process.poll() is None:
@@ -93,13 +98,14 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
     Raises BadRequest for a parameter that there is not, and where there is no SLURM.
     """
     runs = [
-        Job(run.name, plan.command(run, sys.executable, state), str(plan.log(run).resolve()),
+        Job(run.name, plan.command(run, sys.executable), str(plan.log(run).resolve()),
             str((plan.directory(run) / "summary.json").resolve()))
         for run, state in todo if state != FINISHED
     ]  # fmt: skip
     if not runs:
         return "nothing to submit"
     folder = plan.folder.resolve() / "jobs"
+    os.environ["PYTHONPATH"] = python_path()  # the jobs inherit it, wherever they start
     plan.log(todo[0][0]).parent.mkdir(parents=True, exist_ok=True)
     executor = _executor(launcher, folder, plan.study.name, jobs, parameters)
     with executor.batch():

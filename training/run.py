@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,12 @@ import models
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import batch_size, checkpoint, cost, lock, options, processes, recipes, results, teaching
+from training import batch_size, checkpoint, cost, lock, options, processes, recipes, results, teaching, trial
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
-from training.loop import PRECISIONS, Recipe, train
+from training.loop import PRECISIONS, Recipe, train, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
@@ -53,12 +54,7 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
         data = load_data(s, found)
     stop.check()
     step = functools.partial(_trial_step, s, data, device)
-    if s.batch_size == "auto":
-        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = batch_size.largest_that_fits(step, first, device)
-        if s.batch_size is None:
-            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
-        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
+    _settle_batch_size(s, data, device, step)
 
     def advice() -> str:
         fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
@@ -66,6 +62,16 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
 
     with processes.one_line_failures(advice), contextlib.ExitStack() as holding:
         _run_training(s, found, data, device, stop, holding)
+
+
+def _settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
+    """Makes a number of --batch-size auto."""
+    if s.batch_size == "auto":
+        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
+        s.batch_size = batch_size.largest_that_fits(step, first, device)
+        if s.batch_size is None:
+            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
+        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
 
 
 def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
@@ -106,17 +112,8 @@ def _run_training(
         holding.enter_context(lock.locked(directory.path))
         directory.sweep()
     continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
-    model = _build_model(s, data, with_weights=not continued)
-    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
-    model = _to_device(s, model, device)
-    s.precision = precision = processes.choose_precision(s.precision, device, model)
-    state = RunState(
-        model,
-        _make_optimizer(s, model),
-        Totals(len(data.dataset.class_names), device),
-        ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
-    )
+    state, flops = _make_state(s, data, device, with_weights=not continued)
+    model, precision = state.model, s.precision
     if continued:
         checkpoint.resume(state, directory)
     _print_overview(s, data, model, flops, device, precision)
@@ -176,6 +173,22 @@ def _position(state: RunState, epochs: int) -> str:
 def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
     """The settings that belong to the run, for settings.json, checkpoints and wandb."""
     return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
+
+
+def _make_state(s: SimpleNamespace, data: Data, device: torch.device, with_weights: bool) -> tuple[RunState, int]:
+    """(a run that has not begun, its model's FLOPs per image). Settles the precision."""
+    model = _build_model(s, data, with_weights)
+    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
+    model = _to_device(s, model, device)
+    s.precision = processes.choose_precision(s.precision, device, model)
+    state = RunState(
+        model,
+        _make_optimizer(s, model),
+        Totals(len(data.dataset.class_names), device),
+        ema=None if s.ema is None else ModelEMA(model, s.ema),
+        scaler=torch.amp.GradScaler(device.type) if s.precision == "fp16" else None,
+    )
+    return state, flops
 
 
 def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
@@ -303,3 +316,39 @@ def _score_and_report(
     selected_there = s.select_on == "reported"
     results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)
+
+
+def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
+    """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
+    image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
+    averaged weights are scored too) and test_images. Writes nothing.
+
+    A teacher, which need not be trained yet, and a resized copy of the images, which need not be there, are left out.
+    """
+    s.teacher, s.cache_resized = None, None
+    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}"):
+        device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
+        data = load_data(s, found)
+        _settle_batch_size(s, data, device, functools.partial(_trial_step, s, data, device))
+        state, _ = _make_state(s, data, device, with_weights=True)
+        batches = make_train_batches(s, data, device)
+        recipe = _make_recipe(s, data, s.precision, len(batches.sizes), None)
+        forward = _forward(state.model, s.channels_last, s.compile)
+        timer = trial.StepTimer(device)
+        with contextlib.suppress(trial.Enough):
+            progress = Progress()
+            progress.start_epoch(0, 1, len(data.train), 0)
+            train_epoch(state, forward, batches, recipe, progress, timer)
+        eval_seconds = trial.evaluation_seconds(
+            state.model, data, s.precision, s.num_workers, batch_arguments(s, data, device)
+        )
+        return {
+            "step_seconds": timer.seconds(),
+            "step_images": s.batch_size * s.accumulate,
+            "eval_seconds": eval_seconds,
+            "measuring_seconds": time.perf_counter() - timer.ends[0],
+            "peak_memory": processes.peak_memory(device),
+            "train_images": len(data.train),
+            "val_images": len(data.val or ()) * (1 if s.ema is None else 2),
+            "test_images": len(data.dataset.test),
+        }
