@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shlex
 import sys
@@ -13,9 +14,10 @@ from types import SimpleNamespace
 
 from experiments import plan as plans
 from experiments import study_file
-from experiments.plan import CHANGED, FINISHED, Plan, Run
+from experiments.plan import CHANGED, FINISHED, NEW, STOPPED, Plan, Run
 from training import options
-from training.flags import COUNT, FLAGS, Flag, number, one_of, text
+from training.flag_types import COUNT, number, one_of, text
+from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
 
@@ -66,8 +68,9 @@ GROUPS = {
         Flag("launcher", "local: here; slurm: as an array of jobs, which is submitted and left alone; submitit-local:"
              " like slurm, but here, to try that", default="local", check=one_of("local", "slurm", "submitit-local"),
              metavar="NAME"),
-        Flag("slurm", "parameters of the jobs, in the words of submitit: partition=gpu timeout_min=240 gpus_per_node=1"
-             " cpus_per_task=8 mem_gb=32", check=setting, metavar="NAME=VALUE", nargs="+", default_text="none"),
+        Flag("slurm", "options of sbatch for the jobs: partition=gpu gpus_per_node=1 cpus_per_task=8 mem=32GB time=240"
+             " (minutes, by default 60, after which a job queues itself again)", check=setting, metavar="NAME=VALUE",
+             nargs="+", default_text="none"),
     ],
     "looking before running": [
         Flag("dry-run", "print every command line, with an estimate of time and memory, and run nothing",
@@ -88,15 +91,13 @@ def main(argv: list[str] | None = None) -> int:
     study = study_file.read(Path(s.study), sets, s.name)
     plan = plans.make(study, s.runs_dir)
     settings = plans.check_all(plan, with_data=not s.dry_run or s.estimate)
-    todo = [(run, *plans.inspect(plan, run, settings[run.name])) for run in _selected(plan, s)]
-    todo, problems = _sort_out_changed(plan, todo, s.overwrite)
+    selected = plans.select(plan, s.only, s.seeds, s.shard)
+    found = [(run, *plans.inspect(plan, run, settings[run.name])) for run in selected]
+    todo, problems = _sort_out_changed(found, s.overwrite)
     print(_overview(plan, todo, problems), flush=True)
     if s.dry_run:
         return _dry_run(plan, todo, settings, s.estimate, problems)
     plans.write(plan)
-    for run, state in todo:
-        if state == CHANGED:
-            plan.clear(run)
     if s.launcher == "local":
         from experiments.execution import run_all
 
@@ -114,19 +115,15 @@ def _check(s: SimpleNamespace, given: dict) -> None:
         raise BadRequest(f"--{'' if s.estimate else 'no-'}estimate has no effect: it needs --dry-run")
     if "slurm" in given and s.launcher != "slurm":
         raise BadRequest("--slurm has no effect: it needs --launcher slurm")
+    if s.launcher != "local" and importlib.util.find_spec("submitit") is None:
+        raise BadRequest(f"--launcher {s.launcher} needs the package submitit: pip install submitit")
     for name, pairs in (("set", s.set), ("slurm", s.slurm)):
         twice = [key for key, count in Counter(key for key, _ in pairs or []).items() if count > 1]
         if twice:
             raise BadRequest(f"--{name} {twice[0]}: given twice")
 
 
-def _selected(plan: Plan, s: SimpleNamespace) -> list[Run]:
-    return plans.select(plan, s.only, s.seeds, s.shard)
-
-
-def _sort_out_changed(
-    plan: Plan, found: list[tuple[Run, str, str]], overwrite: bool
-) -> tuple[list[tuple[Run, str]], list[str]]:
+def _sort_out_changed(found: list[tuple[Run, str, str]], overwrite: bool) -> tuple[list[tuple[Run, str]], list[str]]:
     """(runs to be done or skipped, with their states; a line for each that is neither: its folder holds another)."""
     todo, problems = [], []
     for run, state, reason in found:
@@ -139,12 +136,13 @@ def _sort_out_changed(
 
 def _overview(plan: Plan, todo: list[tuple[Run, str]], problems: list[str]) -> str:
     counts = Counter(state for _, state in todo)
-    states = [f"{counts[state]} {state}" for state in (FINISHED, "stopped", "new") if counts[state]]
+    states = [f"{counts[state]} {state}" for state in (FINISHED, STOPPED, NEW) if counts[state]]
     states += [f"{counts[CHANGED]} to be repeated"] if counts[CHANGED] else []
     states += [f"{len(problems)} with other settings"] if problems else []
     total = len(todo) + len(problems)
     chosen = "" if total == len(plan.runs) else f" of {len(plan.runs)}"
-    return f"study         {plan.study.name}: {total}{chosen} runs ({', '.join(states)}) in {plan.folder}"
+    which = f"{total}{chosen} run{'' if len(plan.runs) == 1 else 's'}"
+    return f"study         {plan.study.name}: {which} ({', '.join(states) or 'none of them here'}) in {plan.folder}"
 
 
 def _dry_run(plan: Plan, todo: list[tuple[Run, str]], settings, estimate: bool, problems: list[str]) -> int:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from experiments.plan import FINISHED, Plan, Run
+from experiments.plan import CHANGED, FINISHED, Plan, Run
 from experiments.progress import StudyProgress
+from utils import BadRequest
 
 POLL_SECONDS = 0.2
 SAME_REQUEST_SECONDS = 3.0
@@ -84,13 +85,19 @@ def run_all(
     """
     pending = deque(item for item in todo if item[1] != FINISHED)
     problems, running, signals = list(problems), [], Signals()
-    plan.log(todo[0][0]).parent.mkdir(parents=True, exist_ok=True)
+    plan.logs.mkdir(parents=True, exist_ok=True)
     progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
     with signals.listening():
         try:
             while running or (pending and signals.first is None):
                 while pending and len(running) < jobs and signals.first is None:
-                    run, _ = pending.popleft()
+                    run, state = pending.popleft()
+                    try:
+                        if state == CHANGED:
+                            plan.clear(run)
+                    except BadRequest as error:
+                        problems.append(f"{run.name}: {error}")
+                        continue
                     running.append(_start(plan, run, jobs))
                     progress.begin(run.name, settings[run.name].epochs, plan.directory(run) / "metrics.csv")
                 time.sleep(POLL_SECONDS)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.study_file import Study
-from training import model_flags, options
+from training import lock, model_flags, options
 from training.flags import FLAGS, TRAIN
 from training.run_directory import TEACHER
 from training.scripts import SCRIPTS
@@ -22,6 +22,15 @@ NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
 # What `options.check_data` looks at: runs that agree in these need one check together.
 OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
            "cache_dir", "num_workers", "check_images")  # fmt: skip
+
+BY_DATA = (
+    "img_size",
+    "in_chans",
+    "flip",
+    "crop",
+    "crop_padding",
+    "val_fraction",
+)  # settled by the data where not given
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,13 @@ class Plan:
     def directory(self, run: Run) -> Path:
         return self.folder / run.name
 
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
     def log(self, run: Run) -> Path:
         """What the run's processes print, one after the other."""
-        return self.folder / "logs" / f"{run.name}.log"
+        return self.logs / f"{run.name}.log"
 
     def arguments(self, run: Run) -> list[str]:
         """Of the script, but for what to do about a run that is there."""
@@ -74,10 +87,11 @@ class Plan:
         return [python, os.path.relpath(ROOT / self.study.script), *self.arguments(run), "--resume", "auto"]
 
     def clear(self, run: Run) -> None:
-        """Deletes what is there of a run, its teacher's run with it."""
+        """Deletes what is there of a run and of its teacher's. Raises BadRequest where a process is at work on it."""
         for directory in (self.directory(run), self.directory(run).with_name(run.name + TEACHER)):
             if directory.is_dir():
-                shutil.rmtree(directory)
+                with lock.locked(directory):
+                    shutil.rmtree(directory)
 
     def settings(self, run: Run) -> tuple[SimpleNamespace, dict[str, Any]]:
         """(the settings that the script will make of the flags, those that were given). Raises BadRequest."""
@@ -106,8 +120,7 @@ def make(study: Study, runs_dir: str) -> Plan:
                 share = {} if fraction is None else {"train_fraction": fraction}
                 name = f"{variant}{'' if fraction is None else f'-f{fraction:g}'}-seed{seed}"
                 if name in runs:
-                    pair = f"{runs[name].variant} and {variant}"
-                    raise BadRequest(f"{study.file}: the variants {pair} both have a run {name}; rename one of them")
+                    raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
                 runs[name] = Run(name, variant, seed, fraction, {**flags, **share})
     return Plan(study, runs_dir, list(runs.values()))
 
@@ -194,7 +207,9 @@ def differences(stored: dict[str, Any], settings: SimpleNamespace) -> list[str]:
         if TRAIN not in flag.modes or flag.may_change or key in ("run_name", "model_args"):
             continue
         asked, has = getattr(settings, key), stored.get(key, flag.default)  # a flag that is newer than the run
-        left_open = asked in (None, "auto") or (key, asked) == ("normalization", "dataset")
+        left_open = (
+            asked == "auto" or (asked is None and key in BY_DATA) or (key, asked) == ("normalization", "dataset")
+        )
         if not left_open and asked != has:
             found.append(f"--{flag.name} {has} in place of {asked}")
     built_with = stored["model_args"]

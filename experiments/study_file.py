@@ -117,7 +117,7 @@ def read(file: Path, sets: dict[str, str] | None = None, name: str | None = None
     _check_published(file, content["published"], variants)
     return Study(
         file,
-        _plain(file, "name", name or own_name),
+        _plain(file, "name", own_name) if name is None else _plain(file, "--name", name),
         script,
         _numbers(file, content, "seeds", [0], _is_seed, f"whole numbers from 0 to {LARGEST_SEED}"),
         _numbers(file, content, "fractions", [None], _is_fraction, "numbers above 0 and up to 1"),
@@ -158,8 +158,8 @@ def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[s
         if flag is None and isinstance(value, dict):
             raise BadRequest(f'{place}: {name}: is no flag; a name with a dot in it needs quotation marks, as "a-0.5"')
         if flag is None:
-            names = [known_flag.name for known_flag in known.values()]
-            raise BadRequest(f"{place}: unknown flag --{name}.{suggestion(name.replace('_', '-'), names)}")
+            names = [f"--{known_flag.name}" for known_flag in known.values()]
+            raise BadRequest(f"{place}: unknown flag --{name}.{suggestion(f'--{name}'.replace('_', '-'), names)}")
         if flag.key in MANAGED:
             raise BadRequest(f"{place}: {name}: a study sets that itself; write {MANAGED[flag.key]}")
         if flag.key in flags:

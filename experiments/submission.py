@@ -19,11 +19,11 @@ from typing import Any
 import submitit
 
 from experiments.execution import SAVED, last_line
-from experiments.plan import FINISHED, Plan, Run, python_path
+from experiments.plan import CHANGED, FINISHED, Plan, Run, python_path
 from utils import BadRequest, RunFailed
 
 POLL_SECONDS = 0.5
-DEFAULTS = {"timeout_min": 60}  # submitit's own are minutes; what is stopped by it goes on in the same job
+MINUTES = 60  # a job's time limit where none is given; what is stopped by it goes on in the same job
 REQUEUES = 100  # how often a job may be stopped by its time limit
 
 
@@ -93,7 +93,7 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
         todo: runs with their states.
         launcher: "slurm" or "submitit-local".
         jobs: how many may run at once; None: as many as the cluster lets.
-        parameters: of the jobs, by the names that submitit has for them.
+        parameters: of the jobs, by the names of sbatch's options with underscores, and signal_delay_s.
 
     Raises BadRequest for a parameter that there is not, and where there is no SLURM.
     """
@@ -106,14 +106,17 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
         return "nothing to submit"
     folder = plan.folder.resolve() / "jobs"
     os.environ["PYTHONPATH"] = python_path()  # the jobs inherit it, wherever they start
-    plan.log(todo[0][0]).parent.mkdir(parents=True, exist_ok=True)
+    plan.logs.mkdir(parents=True, exist_ok=True)
     executor = _executor(launcher, folder, plan.study.name, jobs, parameters)
+    for run, state in todo:
+        if state == CHANGED:
+            plan.clear(run)
     with executor.batch():
         submitted = [executor.submit(job) for job in runs]
     first = submitted[0].job_id.partition("_")[0]
     which = f"array {first}" if launcher == "slurm" and len(runs) > 1 else f"job {first}"
     also = "" if launcher == "slurm" or len(runs) == 1 else f" and {len(runs) - 1} more"
-    return f"submitted     {len(runs)} runs as {which}{also}; logs in {plan.log(todo[0][0]).parent}"
+    return f"submitted     {len(runs)} run{'' if len(runs) == 1 else 's'} as {which}{also}; logs in {plan.logs}"
 
 
 def _executor(
@@ -121,7 +124,7 @@ def _executor(
 ) -> submitit.Executor:
     if launcher == "submitit-local":
         executor = submitit.LocalExecutor(folder, max_num_timeout=REQUEUES)
-        executor.update_parameters(**DEFAULTS)
+        executor.update_parameters(timeout_min=MINUTES)
         return executor
     values: dict[str, Any] = {key: int(value) if value.isdecimal() else value for key, value in parameters.items()}
     if jobs is not None:
@@ -131,7 +134,7 @@ def _executor(
     except RuntimeError:
         raise BadRequest("--launcher slurm: there is no SLURM here (no srun)") from None
     try:
-        executor.update_parameters(**{**DEFAULTS, "job_name": name, **values})
+        executor.update_parameters(**{"time": MINUTES, "job_name": name, **values})
     except (ValueError, TypeError) as error:
         raise BadRequest(f"--slurm: {' '.join(str(error).split())}") from None
     return executor
