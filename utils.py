@@ -48,6 +48,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def shorten(items: Iterable[Any], most: int = 5) -> str:
     """The first few items as text, with the number of those left out."""
     items = [str(item) for item in items]

@@ -18,7 +18,6 @@ from benchmarks.common import (
     TIMM,
     USUAL,
     Bench,
-    Repeated,
     images_per_second,
     milliseconds,
     read,
@@ -26,6 +25,7 @@ from benchmarks.common import (
 )
 from training.flag_types import COUNT
 from training.flags import Flag
+from training.timing import Repeated
 from utils import BadRequest
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     script, *flags = sys.argv[1:] if argv is None else argv
     _, settings, given = SCRIPTS[script].parse([*flags, "--overwrite"])  # which is not carried out
     found = options.check_data(settings, given)
-    from training.run import measure
+    from training.trial import measure
 
     print(json.dumps(measure(settings, found)))
     return 0

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.weights import check_sums, read_checkpoint
-from training import earlier
+from training import distributed, earlier
 from training.metrics import Totals
 from training.optim import ModelEMA
 from training.run_directory import RunDirectory
@@ -72,7 +72,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.model.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "totals": self.totals.sums.cpu(),
+            "totals": distributed.stacked(self.totals.sums.cpu()),  # a row for each process
             **{name: copy.deepcopy(getattr(self, name)) for name in self.PLAIN},
         }
 
@@ -83,8 +83,15 @@ class RunState:
             self.ema.model.load_state_dict(state["ema"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        rows = state["totals"].view(-1, len(self.totals.sums))
+        if state["batch"] and len(rows) != distributed.ranks():
+            raise BadRequest(
+                f"the last checkpoint is of {len(rows)} process{'es' if len(rows) > 1 else ''}, within epoch"
+                f" {state['epoch'] + 1}: only as many can go on from there (others can from the end of an epoch)"
+            )
         self.totals.reset()
-        self.totals.sums.copy_(state["totals"])
+        if len(rows) == distributed.ranks():
+            self.totals.sums.copy_(rows[distributed.rank()])
         for name in self.PLAIN:
             if name in state:  # checkpoints of earlier versions lack the last ones
                 setattr(self, name, state[name])
@@ -104,9 +111,13 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
     Args:
         data: class_names, mean, std and so on: what using the model on other images takes.
 
+    Of several processes all call it, and the first one writes.
+
     Raises RunFailed, naming the file and the space that it needs, where it cannot be written; what was there is kept.
     """
     content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
+    if not distributed.is_first():
+        return
     try:
         with replacing(directory.last) as temporary:
             with temporary.open("wb") as file:
@@ -117,12 +128,20 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
             if directory.last.is_file():
                 copy_checkpoint(directory.last, directory.previous)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        reason = _reason(error)
         free = shutil.disk_usage(directory.path).free
         raise RunFailed(
             f"{directory.last}: cannot be saved ({reason}); it takes {human(_size(content))}B, {human(free)}B are free"
             " there. The checkpoint before it is kept: --resume continues from it"
         ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where torch has covered it with an error of its own."""
+    told: BaseException | None = error
+    while told is not None and not (isinstance(told, OSError) and told.strerror):
+        told = told.__context__
+    return " ".join(str(error if told is None else told.strerror).split())[:200]
 
 
 def _size(value: Any) -> int:
@@ -235,7 +254,7 @@ def resume(state: RunState, directory: RunDirectory) -> None:
     Raises BadRequest where a checkpoint is of another run, or the best epoch's weights are lost.
     """
     restore(state, load_newest(directory), directory.last)
-    if not state.best:
+    if not state.best or not distributed.is_first():
         return
     if _holds_best(state.epoch, state.batch, state.best):
         copy_checkpoint(directory.last, directory.best)

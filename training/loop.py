@@ -5,6 +5,7 @@ Nothing in a step waits for the device. Sums are read when they are shown, at th
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from data_transform import Mix
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from training import metrics
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, own
+from training import distributed, metrics
 from training.checkpoint import Diverged, RunState, check_weights
 from training.distillation import Distillation
 from training.losses import Criterion
@@ -53,6 +54,17 @@ class Recipe:
     distillation: Distillation | None = None
     roll_back: bool = False
 
+    def loss(self, heads: list[torch.Tensor], answers: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+        """The mean of the heads' losses, or with distillation the labels' for the first and the teacher's for the last.
+
+        Args:
+            heads: logits (N, K) of each; answers: the teacher's logits, where there is one.
+        """
+        if self.distillation is not None:
+            return self.distillation.loss(heads, answers, targets, self.criterion)
+        losses = [self.criterion(logits, targets) for logits in heads]
+        return losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+
 
 def train_epoch(
     state: RunState,
@@ -66,8 +78,7 @@ def train_epoch(
 
     Args:
         forward: the model in `state`, possibly compiled. A model with several heads (DeiT's distillation token) gives a
-            tuple of logits, and answers by their mean. The loss is the mean of the heads', or with distillation the
-            labels' for the first and the teacher's for the last.
+            tuple of logits, and answers by their mean.
         saver: writes the checkpoints within the epoch.
 
     Raises Diverged, naming epoch and step, where the loss is not finite, and Stopped where the run has to leave.
@@ -75,29 +86,31 @@ def train_epoch(
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     device, dtype = batches.device, PRECISIONS[recipe.precision]
     sizes, last = batches.sizes, len(batches.sizes) - 1
+    seeds = own(batches.rank)
+    no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
     train_mode(model)
     for images, targets in batches.epoch(state.epoch, start=state.batch):
         batch = state.batch
         # Mixing and dropout draw from here on, whatever was drawn before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
+        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch, *seeds))
         images, targets = recipe.mix(images, targets)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = forward(images)
-        heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        if recipe.distillation is not None:
-            answers = recipe.distillation.teacher(images, state.epoch, batch)
-            loss = recipe.distillation.loss(heads, answers, targets, recipe.criterion)
-        else:
-            losses = [recipe.criterion(logits, targets) for logits in heads]
-            loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+        is_step = (batch + 1) % recipe.accumulate == 0 or batch == last
+        with contextlib.nullcontext() if is_step else no_sync():
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                outputs = forward(images)
+            heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            answers = None
+            if recipe.distillation is not None:
+                answers = recipe.distillation.teacher(images, state.epoch, batch)
+            loss = recipe.loss(heads, answers, targets)
 
-        group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
-        share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
-        scaled = loss * share
-        (scaled if scaler is None else scaler.scale(scaled)).backward()
+            group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
+            # Each image counts the same, in whichever batch, and with whichever process, it is.
+            share = batches.own_sizes[batch] * batches.ranks / sum(sizes[group : group + recipe.accumulate])
+            scaled = loss * share
+            (scaled if scaler is None else scaler.scale(scaled)).backward()
 
         state.batch += 1
-        is_step = state.batch % recipe.accumulate == 0 or batch == last
         if is_step:
             lr = recipe.learning_rate(state.step)
             for param_group in optimizer.param_groups:
@@ -118,8 +131,8 @@ def train_epoch(
 
         logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
         state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler is not None)
-        progress.step(len(images), state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
-        if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device
+        progress.step(sizes[batch], state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
+        if not distributed.many() and (device.type == "cpu" or progress.just_shown):  # else reading it costs a wait
             _check_finite(state)
         if is_step and saver is not None:
             saver.after_step()
@@ -130,7 +143,8 @@ def _check_finite(state: RunState) -> None:
     step = state.totals.first_bad_step()
     if step is None and state.scaler is not None and state.scaler.get_scale() < LEAST_SCALE:
         step = state.batch - 1
-    if step is not None:
+    step = distributed.largest(-1 if step is None else step)
+    if step >= 0:
         raise Diverged(
             f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which a lower --lr, a longer"
             " --warmup-epochs or --clip-grad 1 may help",
@@ -163,7 +177,9 @@ def evaluate(
         totals.add(nn.functional.cross_entropy(logits, targets), logits, targets, step)
         if keep_logits:
             kept.append(logits)
-    return totals.means(), torch.cat(kept).cpu() if keep_logits else None
+    totals.sums = distributed.total(totals.sums)
+    logits = distributed.rows(kept, batches.bounds, len(batches.split), num_classes) if keep_logits else None
+    return totals.means(), logits
 
 
 def train(
@@ -214,6 +230,7 @@ def train(
 def _row(state: RunState, recipe: Recipe, scores: dict[str, dict]) -> dict[str, float | None]:
     """The finished epoch in the history."""
     mixed = "agreement_" if recipe.mix.mixers else ""
+    state.totals.sums = distributed.total(state.totals.sums)
     means = state.totals.means()
     row = {
         "epoch": state.epoch + 1,
@@ -240,6 +257,7 @@ def _validate_all(
     """What `_validate` gives for the weights, "raw", and for their average, "ema", where there is one; nothing
     without a validation split. Raises Diverged where a loss is not finite."""
     scores = {}
+    distributed.share_buffers(state.model, state.ema and state.ema.model)
     for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
         if model is not None and batches is not None:
             model.eval()

@@ -13,14 +13,15 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import lock, model_flags, recipes, resume
-from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
+from training import distributed, lock, measurable, model_flags, recipes, resume
+from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
 from training.run_directory import TEACHER
-from utils import BadRequest, RunFailed, Stopped, suggestion
+from utils import BadRequest, RunFailed, Stopped, cores, suggestion
 
 MODE_FLAGS = {
     EVALUATE: "evaluate",
+    MEASURE: "measure",
     PREDICT: "predict",
     LIST: "list-models",
     SUMMARY: "summary",
@@ -45,10 +46,15 @@ def parse(
     known = {**model_flags.flags_of(None), **FLAGS}
     for key in given:
         if mode not in known[key].modes:
-            raise BadRequest(f"--{known[key].name} has no effect with --{MODE_FLAGS[mode]}")
+            reason = (
+                f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[known[key].modes[0]]}"
+            )
+            raise BadRequest(f"--{known[key].name} has no effect{reason}")
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if distributed.many():
+        _check_processes(mode, settings)
     if settings.resume == "auto":
         settings.resume = resume.there_is(settings)
     if settings.recipe and not settings.resume:
@@ -65,6 +71,8 @@ def parse(
         _check_list(settings, given)
     elif mode in (EVALUATE, PREDICT):
         _check_use(settings)
+    elif mode == MEASURE:
+        _check_measure(settings, given)
     elif mode == INSPECT:
         _check_augmentation(settings)
         check_output_file("--inspect-data", settings.inspect_data)
@@ -88,6 +96,18 @@ def _mode(given: dict[str, Any]) -> str:
     if len(asked) > 1:
         raise BadRequest(f"--{MODE_FLAGS[asked[0]]} and --{MODE_FLAGS[asked[1]]} cannot be done at once")
     return asked[0] if asked else TRAIN
+
+
+def _check_processes(mode: str, s: SimpleNamespace) -> None:
+    """What several processes cannot do. Started again by torchrun, they go on with the run that they had begun."""
+    if mode != TRAIN:
+        raise BadRequest(f"--{MODE_FLAGS[mode]} is for a single process; torchrun starts several")
+    if s.gpu is not None or ":" in (s.device or ""):
+        raise BadRequest("--gpu and --device cuda:N are for a single process; torchrun gives each a GPU of its own")
+    if s.download:
+        raise BadRequest("--download is for a single process; fetch the data first")
+    if distributed.restarted():
+        s.resume, s.overwrite = s.resume or "auto", False
 
 
 def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -218,6 +238,17 @@ def _check_use(s: SimpleNamespace) -> None:
         check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
 
 
+def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    if s.batch_size == "auto":
+        raise BadRequest("--batch-size auto is for training; give a number")
+    if not (s.corruptions or s.speed):
+        s.corruptions = s.speed = True
+    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers"):
+        if key in given and not s.corruptions:
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
+    s.measure = measurable.find(s.measure)
+
+
 def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
     s.list_models = s.list_models or "*"
     useless = [key for key in given if key != "list_models"]
@@ -239,7 +270,7 @@ def check_hardware(s: SimpleNamespace) -> None:
     if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
-        s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        s.num_workers = min(8, cores())
 
 
 def image_size(given: int | None, model: str, side: int | None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +17,12 @@ import models
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import batch_size, checkpoint, cost, lock, options, processes, recipes, results, teaching, trial
+from training import batch_size, checkpoint, cost, distributed, lock, options, processes, recipes, results, teaching
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
-from training.loop import PRECISIONS, Recipe, train, train_epoch
+from training.loop import PRECISIONS, Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
@@ -44,17 +43,22 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
     """
     stop = Stop(s.max_minutes)
     with stop.listening():
-        _train_in_memory(s, found, stop)
+        try:
+            _train_in_memory(s, found, stop)
+        finally:
+            distributed.finish()
 
 
 def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
-        data = load_data(s, found)
+        distributed.start(device)
+        with distributed.first_one_first():
+            data = load_data(s, found)
     stop.check()
-    step = functools.partial(_trial_step, s, data, device)
-    _settle_batch_size(s, data, device, step)
+    step = functools.partial(trial_step, s, data, device)
+    settle_batch_size(s, data, device, step)
 
     def advice() -> str:
         fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
@@ -64,17 +68,17 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
         _run_training(s, found, data, device, stop, holding)
 
 
-def _settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
+def settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
     """Makes a number of --batch-size auto."""
     if s.batch_size == "auto":
         first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = batch_size.largest_that_fits(step, first, device)
-        if s.batch_size is None:
+        s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
+        if not s.batch_size:
             raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
         say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
 
 
-def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
+def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
     """A training step of `count` images with a model that is thrown away, as far as memory is concerned: without a
     teacher."""
     chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
@@ -89,7 +93,7 @@ def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int
     dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
     images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = _forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
+        outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
     sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
     optimizer.step()
 
@@ -108,26 +112,25 @@ def _run_training(
 ) -> None:
     """Args: holding: what is let go of when the run ends."""
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    if s.resume:
+    if s.resume and distributed.is_first():
         holding.enter_context(lock.locked(directory.path))
         directory.sweep()
-    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
-    state, flops = _make_state(s, data, device, with_weights=not continued)
+    state, flops, continued = make_state(s, data, device, directory)
     model, precision = state.model, s.precision
-    if continued:
-        checkpoint.resume(state, directory)
     _print_overview(s, data, model, flops, device, precision)
     train_batches = make_train_batches(s, data, device)
     val_batches = None
     if data.val is not None:
         val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
-    if 1 in train_batches.sizes:
+    if 1 in train_batches.own_sizes:
         cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
     stored = stored_settings(s)
     run_id = directory.stored_run_id() if s.resume else None
 
     def begin() -> str:
         """Writes the first file of a new run."""
+        if not distributed.is_first():
+            return ""
         holding.enter_context(lock.locked(directory.path))
         options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
         return directory.create(stored, s.overwrite)
@@ -140,8 +143,10 @@ def _run_training(
     distillation, teacher_facts = teaching.make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop
     )
-    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
-    forward = _forward(model, s.channels_last, s.compile)
+    recipe = make_recipe(s, data, precision, len(train_batches.sizes), distillation)
+    if continued and not state.batch:
+        _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
+    forward = make_forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
     if s.resume:
         say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
     stop.check()
@@ -155,14 +160,48 @@ def _run_training(
             saver.save()  # somewhere to go back to
         num_classes = len(data.dataset.class_names)
         train(state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, saver, s.select_by)
-        directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
+        if distributed.is_first():
+            directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
+        distributed.barrier()  # best.pth is the first process's to write
         facts = {"flops": flops, "teacher": teacher_facts}
         summary = _score_and_report(s, data, directory, state, device, precision, facts, stop)
     except BaseException as error:
         progress.close()
         wandb.stop(failed=not isinstance(error, Stopped))
         raise
+    distributed.barrier()
     wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+
+
+def make_state(
+    s: SimpleNamespace, data: Data, device: torch.device, directory: RunDirectory
+) -> tuple[RunState, int, bool]:
+    """(the state that training starts from, the model's FLOPs per image, whether it is that of a checkpoint)."""
+    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
+    model = _build_model(s, data, with_weights=not continued)
+    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
+    model = _to_device(s, model, device)
+    s.precision = precision = processes.choose_precision(s.precision, device, model)
+    state = RunState(
+        model,
+        _make_optimizer(s, model),
+        Totals(len(data.dataset.class_names), device),
+        ema=None if s.ema is None else ModelEMA(model, s.ema),
+        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+    )
+    if continued:
+        with distributed.first_one_first():
+            checkpoint.resume(state, directory)
+    return state, flops, continued
+
+
+def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
+    """At the end of an epoch: among another number of processes one has another number of steps."""
+    step = state.epoch * steps_per_epoch
+    if step != state.step:
+        say(f"note          an epoch has {steps_per_epoch} steps with {distributed.ranks()} process(es) instead of"
+            f" {state.step // state.epoch}; the schedule goes on at the end of epoch {state.epoch}")  # fmt: skip
+        state.step = step
 
 
 def _position(state: RunState, epochs: int) -> str:
@@ -173,22 +212,6 @@ def _position(state: RunState, epochs: int) -> str:
 def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
     """The settings that belong to the run, for settings.json, checkpoints and wandb."""
     return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
-
-
-def _make_state(s: SimpleNamespace, data: Data, device: torch.device, with_weights: bool) -> tuple[RunState, int]:
-    """(a run that has not begun, its model's FLOPs per image). Settles the precision."""
-    model = _build_model(s, data, with_weights)
-    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
-    model = _to_device(s, model, device)
-    s.precision = processes.choose_precision(s.precision, device, model)
-    state = RunState(
-        model,
-        _make_optimizer(s, model),
-        Totals(len(data.dataset.class_names), device),
-        ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if s.precision == "fp16" else None,
-    )
-    return state, flops
 
 
 def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
@@ -224,7 +247,7 @@ def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimiz
     return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
 
 
-def _make_recipe(
+def make_recipe(
     s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int, distillation: Distillation | None
 ) -> Recipe:
     return Recipe(
@@ -234,7 +257,7 @@ def _make_recipe(
             learning_rate,
             steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
             epochs=s.epochs,
-            lr=s.lr,
+            lr=s.lr * (distributed.ranks() if s.scale_lr else 1),
             schedule=s.schedule,
             warmup_epochs=s.warmup_epochs,
             min_lr=s.min_lr,
@@ -251,10 +274,30 @@ def _make_recipe(
     )
 
 
-def _forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
     forward = torch.compile(model) if compile_model else model
-    return forward if channels_last else lambda images: forward(images.contiguous())
+    if channels_last:
+        return forward
+
+    def laid_out(images: torch.Tensor) -> torch.Tensor:
+        return forward(images.contiguous())
+
+    if hasattr(model, "no_sync"):
+        laid_out.no_sync = model.no_sync
+    return laid_out
+
+
+def _shared(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
+    """The model as several processes train it, with gradients, and if asked for the statistics of batch normalisation,
+    of the whole batch."""
+    if sync_bn:
+        from timm.layers import convert_sync_batchnorm
+
+        if device.type != "cuda":
+            raise BadRequest("--sync-bn needs GPUs: torch has no synchronised batch normalisation for other devices")
+        model = convert_sync_batchnorm(model)
+    return distributed.wrap(model, device)
 
 
 def _print_overview(
@@ -278,6 +321,10 @@ def _print_overview(
     if s.teacher is None and len(model.head_names) > 1:
         say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
     say(f"device        {processes.describe(device)}, {precision}")
+    if distributed.many():
+        ranks = distributed.ranks()
+        lr = f", learning rate {s.lr * ranks:g}" if s.scale_lr else ""
+        say(f"processes     {ranks}: batches of {s.batch_size} images each, {s.batch_size * ranks} in all{lr}")
     say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
 
 
@@ -307,6 +354,7 @@ def _score_and_report(
         "train_seconds": round(state.train_seconds, 3),
         "peak_memory": processes.peak_memory(device),
         "rollbacks": state.rollbacks,
+        "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
         "notes": data.dataset.notes,
         "settings": stored_settings(s),
@@ -314,41 +362,7 @@ def _score_and_report(
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision, stop)
     title = f"{s.model} on {data.dataset.name}"
     selected_there = s.select_on == "reported"
+    if not distributed.is_first():
+        return {}
     results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)
-
-
-def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
-    """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
-    image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
-    averaged weights are scored too) and test_images. Writes nothing.
-
-    A teacher, which need not be trained yet, and a resized copy of the images, which need not be there, are left out.
-    """
-    s.teacher, s.cache_resized = None, None
-    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}"):
-        device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
-        data = load_data(s, found)
-        _settle_batch_size(s, data, device, functools.partial(_trial_step, s, data, device))
-        state, _ = _make_state(s, data, device, with_weights=True)
-        batches = make_train_batches(s, data, device)
-        recipe = _make_recipe(s, data, s.precision, len(batches.sizes), None)
-        forward = _forward(state.model, s.channels_last, s.compile)
-        timer = trial.StepTimer(device)
-        with contextlib.suppress(trial.Enough):
-            progress = Progress()
-            progress.start_epoch(0, 1, len(data.train), 0)
-            train_epoch(state, forward, batches, recipe, progress, timer)
-        eval_seconds = trial.evaluation_seconds(
-            state.model, data, s.precision, s.num_workers, batch_arguments(s, data, device)
-        )
-        return {
-            "step_seconds": timer.seconds(),
-            "step_images": s.batch_size * s.accumulate,
-            "eval_seconds": eval_seconds,
-            "measuring_seconds": time.perf_counter() - timer.ends[0],
-            "peak_memory": processes.peak_memory(device),
-            "train_images": len(data.train),
-            "val_images": len(data.val or ()) * (1 if s.ema is None else 2),
-            "test_images": len(data.dataset.test),
-        }

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-lea
 
 class RunDirectory:
     """runs/<run-name>/ with settings.json, metrics.csv, last.pth, previous.pth, best.pth, predictions.npz, summary.json
-    and plots."""
+    and plots; robustness.json and cost.json where they were measured."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -34,6 +34,8 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
         self.confusion_table = path / "confusion.csv"
+        self.robustness = path / "robustness.json"
+        self.cost = path / "cost.json"
 
     def clear(self, keep: tuple[str, ...] = ()) -> None:
         """Deletes what lies in the folder, but for the names to keep."""

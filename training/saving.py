@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from training import checkpoint
+from training import checkpoint, distributed
 from training.checkpoint import Diverged, RunState
 from training.run_directory import RunDirectory
-from training.stopping import Stop
+from training.stopping import TIME_LIMIT, Stop
 from training.tracking import say
 from utils import Stopped
 
@@ -39,6 +39,7 @@ class Saver:
         self.stop, self.log = stop, log
         self.seconds = float(every[:-1]) if every.endswith("s") else None
         self.steps = None if self.seconds is not None else int(every)
+        self.vote = distributed.Vote()
         self._saved_now()
         self.start_clock()
 
@@ -57,11 +58,13 @@ class Saver:
     def after_step(self) -> None:
         """Called after each optimiser step. Saves where it is time for it, or where the run has to leave: then it
         raises Stopped."""
-        told = self.stop.told()
-        if told or self.due():
+        told, due = (self.vote.outcome() or (False, False)) if distributed.many() else (self.stop.told(), self.due())
+        if told or due:
             self.save()
         if told:
             self._leave()
+        if distributed.many():
+            self.vote.cast(self.stop.told(), self.due())
 
     def check(self) -> None:
         """Called between steps, where nothing of the model has changed since the last one: saves and raises Stopped
@@ -74,9 +77,9 @@ class Saver:
     def _leave(self) -> None:
         state = self.state
         raise Stopped(
-            f"stopped by {self.stop.reason} after epoch {state.epoch}, step {state.step}; saved in"
+            f"stopped by {self.stop.reason or 'another process'} after epoch {state.epoch}, step {state.step}; saved in"
             f" {self.directory.path}, --resume continues it",
-            self.stop.status,
+            self.stop.status or TIME_LIMIT,
         )
 
     def save(self) -> None:
@@ -90,6 +93,8 @@ class Saver:
 
     def after_epoch(self, is_best: bool) -> None:
         self.save()
+        if not distributed.is_first():
+            return
         if is_best:
             # Killed before this, the run finds on resuming that last.pth holds the best epoch.
             checkpoint.copy_checkpoint(self.directory.last, self.directory.best)

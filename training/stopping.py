@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+from training import distributed
 from utils import Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
@@ -46,8 +47,9 @@ class Stop:
         return bool(self.status)
 
     def check(self) -> None:
-        """Raises Stopped where the run has to leave, and there is nothing to save."""
-        if self.told():
+        """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
+        after a step, and not here."""
+        if not distributed.many() and self.told():
             raise Stopped(f"stopped by {self.reason}", self.status)
 
     @contextlib.contextmanager
