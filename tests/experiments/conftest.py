@@ -73,7 +73,8 @@ class Studies:
             lines += [f"[variants.{name}]", flags]
         (self.folder / "s.toml").write_text("\n".join(lines))
 
-    def start(self, *flags: str) -> subprocess.Popen:
+    def start(self, *flags: str, terminal: int | None = None) -> subprocess.Popen:
+        """Args: terminal: where its output and errors go."""
         code = (
             "import sys; from pathlib import Path; import study; from experiments import plan;"
             " from training import options;"
@@ -84,7 +85,7 @@ class Studies:
         # Files and no pipes: what is submitted keeps those open.
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
             return subprocess.Popen([sys.executable, "-c", code, "s.toml", *flags], cwd=self.folder, env=environment,
-                                    stdout=out, stderr=err)  # fmt: skip
+                                    stdout=terminal or out, stderr=terminal or err)  # fmt: skip
 
     def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
         """(exit status, output, errors) of what was started."""

@@ -1,8 +1,14 @@
 """A study runs to its end whatever becomes of one run, goes on where it was stopped, and hands signals on."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
+import termios
 
 import pytest
 
@@ -97,3 +103,21 @@ def test_a_study_with_set_has_a_folder_of_its_own(studies):
     # What results do not depend on may be set without a new name, and asks for no new run.
     status, out, _ = studies.run("--set", "device=cpu")
     assert status == 0 and "1 run (1 finished)" in out
+
+
+def test_a_terminal_gets_a_bar_for_the_study_and_one_for_each_run(studies):
+    studies.write(a="model = 'vgg16'", b="model = 'vgg16'\nlr = 0.5")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+    process = studies.start("--jobs", "2", terminal=slave)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal reads
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "study: 100%" in text and "2/2 [" in text and "a-seed0:   0%" in text and "b-seed0:   0%" in text
+    pieces = re.split(r"\x1b\[A|[\r\n]", text)
+    assert max(len(piece) for piece in pieces if "%|" in piece) <= 70
