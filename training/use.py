@@ -15,7 +15,7 @@ from data_transform import Normalize, image_transform
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
 from image_datasets.splits import Split
-from training import checkpoint, cost, options, processes, results
+from training import checkpoint, cost, lock, options, processes, results
 from training.run_directory import RunDirectory
 from training.tracking import Wandb, say
 from utils import BadRequest
@@ -101,9 +101,11 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "notes": dataset.notes,
         "settings": settings,
     }
-    run_id = directory.create(settings, s.overwrite)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
-    summary = results.write(directory, scores, facts, dataset.class_names)
+    with lock.locked(directory.path):
+        options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)  # another may have come first
+        run_id = directory.create(settings, s.overwrite)
+        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
+        summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
 
 
