@@ -11,6 +11,12 @@ import struct
 import termios
 
 import pytest
+from stand_in import Studies
+
+
+@pytest.fixture
+def studies(tmp_path):
+    return Studies(tmp_path)
 
 
 def test_a_failure_stops_nothing_and_is_reported_at_the_end(studies):

@@ -5,9 +5,15 @@ import signal
 import time
 
 import pytest
+from stand_in import Studies
 
 from experiments import plan, study_file, submission
 from utils import BadRequest
+
+
+@pytest.fixture
+def studies(tmp_path):
+    return Studies(tmp_path)
 
 
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(studies):

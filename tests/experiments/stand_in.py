@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 REPO = Path(__file__).resolve().parents[2]
 
 # What a training does as far as a study can see: settings.json first, a row of metrics.csv an epoch, summary.json at
@@ -109,8 +107,3 @@ class Studies:
 
     def summary(self, run: str) -> Path:
         return self.folder / "runs/s" / run / "summary.json"
-
-
-@pytest.fixture
-def studies(tmp_path) -> Studies:
-    return Studies(tmp_path)
