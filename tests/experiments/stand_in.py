@@ -26,6 +26,7 @@ def note(text):
     with notes.open("a") as file:
         file.write(f"{{folder.name}} {{text}}\\n")
 
+signal.alarm(120)  # it does not outlive a test that failed
 told = []
 def hear(number, frame):
     note(f"signal {{number}}")

@@ -16,7 +16,13 @@ def studies(tmp_path):
     return Studies(tmp_path)
 
 
-def test_a_job_whose_time_is_over_saves_and_is_queued_again(studies):
+def child_of(process: int | str) -> int:
+    return int(os.popen(f"pgrep -P {process}").read())
+
+
+@pytest.mark.parametrize("who", ["the scheduler", "the run itself"])
+def test_a_job_whose_time_is_over_saves_and_is_queued_again(studies, who):
+    """Whichever of the two sees the end of the time first."""
     studies.write(a="model = 'vgg13'", b="model = 'resnet18'")
     status, out, err = studies.run("--launcher", "submitit-local")
     assert status == 0 and "submitted     2 runs as job" in out, err
@@ -24,7 +30,11 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(studies):
     jobs = studies.folder / "runs/s/jobs"
     for name in {file.name.split("_")[0] for file in jobs.glob("*_submitted.pkl")}:
         if "a-seed0" in (jobs / f"{name}_submitted.pkl").read_bytes().decode("latin-1"):
-            os.kill(int(os.popen(f"pgrep -P {name}").read()), signal.SIGUSR2)
+            job = child_of(name)
+            if who == "the scheduler":
+                os.kill(job, signal.SIGUSR2)
+            else:
+                os.kill(child_of(job), signal.SIGTERM)
     studies.await_note("a-seed0 ends")
     studies.await_note("b-seed0 ends")
     assert [line for line in studies.notes() if line.startswith("a-")] == [
