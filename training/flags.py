@@ -47,6 +47,7 @@ class Flag:
         may_change: a resumed run may be given another value, as its results do not depend on it.
         nargs: as in argparse; with "+" a flag that is given again adds to its values.
         const: with nargs "?", the value when it is given without one.
+        positional: given as a bare word, without its name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Flag:
     nargs: str | None = None
     const: Any = None
     dest: str | None = None
+    positional: bool = False
 
     @property
     def key(self) -> str:
@@ -284,6 +286,8 @@ GROUPS: dict[str, list[Flag]] = {
              may_change=True),
         Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=text,
              metavar="NAME", modes=EVERY_RUN, may_change=True),
+        Flag("wandb-group", "group of the run at Weights & Biases; the runs of a study have its name", check=text,
+             metavar="NAME", default_text="none", modes=EVERY_RUN, may_change=True),
     ],
 }  # fmt: skip
 
@@ -334,4 +338,5 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
     ("sync_bn", lambda s: distributed.many(), "there is a single process (torchrun starts several)"),
     ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
+    ("wandb_group", lambda s: s.wandb != "disabled", "--wandb is disabled"),
 ]

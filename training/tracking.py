@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training import distributed
-from training.metrics import Totals
+
+if TYPE_CHECKING:
+    from training.metrics import Totals
 
 # Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
 INIT_SECONDS = 60
@@ -102,7 +104,16 @@ class Wandb:
     """Weights & Biases, where it is installed and wanted. It never asks, never stops a run, and holds none up for long:
     whatever goes wrong is said once, and the run goes on without it."""
 
-    def __init__(self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]):
+    def __init__(
+        self,
+        mode: str,
+        project: str,
+        name: str,
+        run_id: str,
+        directory: Path,
+        config: dict[str, Any],
+        group: str | None = None,
+    ):
         """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
         self.run = None
         if mode == "disabled" or not distributed.is_first():
@@ -123,8 +134,8 @@ class Wandb:
         )
 
         def init():
-            return wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(directory), config=config,
-                              mode=mode, settings=settings)  # fmt: skip
+            return wandb.init(project=project, name=name, group=group, id=run_id, resume="allow", dir=str(directory),
+                              config=config, mode=mode, settings=settings)  # fmt: skip
 
         try:
             self.run = _within(INIT_SECONDS, init)
