@@ -104,6 +104,7 @@ class Flag:
         modes: what main.py can be asked to do when this flag has an effect.
         may_change: a resumed run may be given another value, as its results do not depend on it.
         nargs: as in argparse; with "+" a flag that is given again adds to its values.
+        positional: given as a bare word, without its name.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Flag:
     may_change: bool = False
     nargs: str | None = None
     dest: str | None = None
+    positional: bool = False
 
     @property
     def key(self) -> str:

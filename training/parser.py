@@ -47,11 +47,12 @@ def with_hyphens(argv: list[str]) -> list[str]:
 
 def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:
     """Flags that are not given are absent from its result: their defaults are the caller's part."""
+    bare = [flag.metavar for flags in groups.values() for flag in flags if flag.positional]
     epilog = "Hyphens and underscores are the same: --batch-size is --batch_size."
     if "model" in groups:
         epilog += " --model NAME --help shows the flags of that architecture."
     parser = _Parser(
-        usage="%(prog)s [flags]",
+        usage=" ".join(["%(prog)s", *bare, "[flags]"]),
         description=description,
         epilog=epilog,
         allow_abbrev=False,
@@ -72,6 +73,9 @@ def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> 
 
 
 def _add(group, flag: Flag, visible: bool) -> None:
+    if flag.positional:
+        group.add_argument(flag.key, help=flag.help, type=flag.check, metavar=flag.metavar, nargs=flag.nargs)
+        return
     names = [f"--{name}" for name in (flag.name, *flag.aliases)]
     text = f"{flag.help} (default: {_default_text(flag)})".replace("%", "%%") if visible else argparse.SUPPRESS
     if flag.check is None:

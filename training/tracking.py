@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from training.metrics import Totals
+if TYPE_CHECKING:
+    from training.metrics import Totals
 
 
 def say(text: str = "") -> None:
@@ -90,7 +91,16 @@ class Wandb:
     """Weights & Biases, where it is installed and wanted. It never asks, and never stops a run: whatever goes wrong is
     said once, and the run goes on without it."""
 
-    def __init__(self, mode: str, project: str, name: str, run_id: str, directory: Path, config: dict[str, Any]):
+    def __init__(
+        self,
+        mode: str,
+        project: str,
+        name: str,
+        run_id: str,
+        directory: Path,
+        config: dict[str, Any],
+        group: str | None = None,
+    ):
         """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
         self.run = None
         if mode == "disabled":
@@ -107,6 +117,7 @@ class Wandb:
             self.run = wandb.init(
                 project=project,
                 name=name,
+                group=group,
                 id=run_id,
                 resume="allow",
                 dir=str(directory),
@@ -135,6 +146,21 @@ class Wandb:
             self.run.finish()
 
         self._try(publish)
+
+    def publish(self, page: Path, tables: dict[str, tuple[list[str], list[list[str]]]], files: dict[str, Path]) -> None:
+        """A finished report: the page, tables as (columns, rows), and all its files as an artifact, by name there."""
+
+        def send():
+            import wandb
+
+            self.run.log({"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)})
+            self.run.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()})
+            artifact = wandb.Artifact(f"report-{self.run.id}", type="report")
+            for name, path in files.items():
+                artifact.add_file(str(path), name=name)
+            self.run.log_artifact(artifact)
+
+        self._try(send)
 
     def stop(self, failed: bool) -> None:
         """Closes a run that has not come to its end."""
