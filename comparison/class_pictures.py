@@ -63,7 +63,8 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
         shares: (K, K) each; signed: they are differences of two models.
     """
     shares, k = shares[:MOST_PANELS], len(class_names)
-    columns = min(3 if k <= NUMBERED else 2, len(shares))
+    columns = 2 if k > NUMBERED or len(shares) == 4 else 3
+    columns = min(columns, len(shares))
     rows = -(-len(shares) // columns)
     width = min(WIDTH, 5.2 * columns)
     figure = plots.new_figure(figsize=(width, 0.7 + rows * (0.35 + 0.82 * width / columns)))
@@ -111,6 +112,10 @@ def _confusion_numbers(axis, percent: np.ndarray, signed: bool, top: float) -> N
                       color="white" if bright else INK)  # fmt: skip
 
 
+def two_places(value: float) -> str:
+    return "–" if np.isnan(value) else f"{round(value, 2) + 0:.2f}"  # + 0: no minus before 0.00
+
+
 def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
     """A heat map of Cohen's kappa between models (M, M); on the diagonal between seeds of one model."""
     m = len(models)
@@ -119,7 +124,7 @@ def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
     picture = axis.imshow(kappa, cmap="cividis", vmin=min(0.0, np.nanmin(kappa)), vmax=1)
     for i, j in np.ndindex(kappa.shape):
         known = not np.isnan(kappa[i, j])
-        axis.text(j, i, f"{kappa[i, j]:.2f}" if known else "–", ha="center", va="center", fontsize=10,
+        axis.text(j, i, two_places(kappa[i, j]), ha="center", va="center", fontsize=10,
                   color="white" if known and kappa[i, j] < 0.6 else INK)  # fmt: skip
     names = [plots.plain(model.variant, 26) for model in models]
     _model_ticks(axis.xaxis, models)

@@ -7,7 +7,7 @@ from itertools import combinations, product
 import numpy as np
 
 from comparison import class_pictures, statistics
-from comparison.class_pictures import MOST_CLASSES, MOST_PANELS, class_accuracy, confusion_share
+from comparison.class_pictures import MOST_CLASSES, MOST_PANELS, class_accuracy, confusion_share, two_places
 from comparison.document import Section, Table
 from comparison.groups import Model
 from comparison.pairs import Pair
@@ -125,7 +125,11 @@ def consistency(context: Context) -> Section | None:
         i, j = models.index(pair.first), models.index(pair.second)
         wrong = [(~a.scores.right & ~b.scores.right).mean() for a, b in product(pair.first.runs, pair.second.runs)]
         rows.append(
-            [pair.variants, *(_two(kappa[place]) for place in ((i, j), (i, i), (j, j))), f"{100 * np.mean(wrong):.2f}"]
+            [
+                pair.variants,
+                *(two_places(kappa[place]) for place in ((i, j), (i, i), (j, j))),
+                f"{100 * np.mean(wrong):.2f}",
+            ]
         )
     columns = ["models", "κ between them", "κ within the first", "κ within the second", "both wrong (%)"]
     note = (
@@ -139,10 +143,6 @@ def consistency(context: Context) -> Section | None:
         text = "Cohen's κ of right and wrong answers; on the diagonal between seeds of one model."
         parts.append(context.picture("error_consistency", figure, "Error consistency between models", text))
     return Section("Common errors", parts)
-
-
-def _two(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.2f}"
 
 
 def calibration(context: Context) -> Section:

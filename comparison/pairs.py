@@ -132,7 +132,7 @@ def _sentence(pair: Pair, metric: str) -> str:
     if math.isnan(found.interval.low):
         return _without_interval(pair, metric, better.variant, worse.variant, size, what)
     half = f"{kind.scale * found.interval.half:.{_decimals(metric)}f}"
-    tested = f"p = {show_p(p)}, {_count(pair, found)}"
+    tested = f"{_p_name(pair)} = {show_p(p)}, {_count(pair, found)}".replace("= <", "<")
     if p < LEVEL:
         lead = f"{better.variant} is better than {worse.variant} by {size} ± {half} {what}"
         return f"{lead}, {tested}{_on_images(pair, metric)}."
@@ -149,9 +149,14 @@ def _without_interval(pair: Pair, metric: str, better: str, worse: str, size: st
     lead = f"{better} has {size} {what} more than {worse}" if METRICS[metric].more_is_better else (
         f"{better} has {size} {what} less than {worse}")  # fmt: skip
     lead = lead if found.mean else f"{better} and {worse} have the same {METRICS[metric].title}"
-    tested = f"p = {show_p(pair.mcnemar_adjusted)} by McNemar's exact test on the same images"
+    p = f"{_p_name(pair)} = {show_p(pair.mcnemar_adjusted)}".replace("= <", "<")
+    tested = f"{p} by McNemar's exact test on the same images"
     return (f"{lead} with one seed each ({tested}). That compares two trained networks: whether other seeds would say"
             " the same is not known.")  # fmt: skip
+
+
+def _p_name(pair: Pair) -> str:
+    return "Holm-corrected p" if pair.tests > 1 else "p"
 
 
 def _count(pair: Pair, found: Difference) -> str:

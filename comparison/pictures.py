@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from comparison import document, statistics
-from comparison.cost import COSTS, front
+from comparison.cost import COSTS, Cost, front
 from comparison.groups import Cohort, Model
 from comparison.metrics import METRICS
 from comparison.pairs import Pair, Resampled
@@ -140,7 +140,8 @@ def draw_differences(pairs: list[Pair], metric: str, title: str):
 def draw_cost(models: list[Model], metric: str, title: str):
     """Quality over each cost that is known of every model, with the Pareto front. None where none is."""
     kind = METRICS[metric]
-    known = [cost for cost in COSTS if all(cost.of(model) is not None for model in models)]
+    known = [cost for cost in COSTS if _tells(cost, models)]
+    known = [cost for cost in known if cost.instead not in [other.key for other in known]]
     if not known or len(models) < 2:
         return None
     columns = min(3, len(known))
@@ -173,15 +174,24 @@ def draw_cost(models: list[Model], metric: str, title: str):
     return figure
 
 
+def _tells(cost: Cost, models: list[Model]) -> bool:
+    """Whether it is known of every model, and not the same of all."""
+    values = [cost.of(model) for model in models]
+    return None not in values and max(values) > 1.01 * min(values)
+
+
 def _cost_axis(axis, spent: np.ndarray) -> None:
-    """Logarithmic; some three labelled ticks, whatever the range."""
+    """Logarithmic; a few labelled ticks, whatever the range."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axis.set_xscale("log")
-    wide = spent.max() > 30 * spent.min()
-    axis.set_xlim(spent.min() / 1.35, spent.max() * 1.35)
-    axis.xaxis.set_major_locator(LogLocator(numticks=5) if wide else MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
-    axis.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)) if wide else NullLocator())
+    low, high = spent.min() / 1.35, spent.max() * 1.35
+    axis.set_xlim(low, high)
+    if high < 5 * low:
+        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,), numticks=8))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(lambda value, _: _short(value))
 
