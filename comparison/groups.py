@@ -159,7 +159,8 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
     flat = {key: value for key, value in settings.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
-    return {**flat, **(flat.pop("model_args", None) or {})}
+    arguments = flat.pop("model_args", None) or {}
+    return {**flat, **arguments}
 
 
 def _distinct_seeds(model: Model) -> None:

@@ -90,7 +90,8 @@ class ScoredSplit:
             with_map: without it, "map" is NaN.
         """
         counts = np.ones((1, len(self.targets))) if counts is None else counts
-        sums = np.asarray((self.columns.T @ counts.T).T)
+        by_image = np.ascontiguousarray(counts.T)  # (N, B): its rows are gathered and summed several times as quickly
+        sums = np.asarray(self.columns.T @ by_image).T
         n, right, top5, loss, support, answered, hits, confidence, right_in_bin = np.split(sums, self.edges, axis=1)
         n = n[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -105,24 +106,24 @@ class ScoredSplit:
             "precision": np.nanmean(precision, axis=1),
             "recall": np.nanmean(recall, axis=1),
             "f1": np.nanmean(f1, axis=1),
-            "map": self._mean_average_precision(counts) if with_map else np.full(len(n), np.nan),
+            "map": self._mean_average_precision(by_image) if with_map else np.full(len(n), np.nan),
             "ece": np.abs(right_in_bin - confidence).sum(1) / n,
         }
 
-    def _mean_average_precision(self, counts: np.ndarray) -> np.ndarray:
-        """(B,): sum over thresholds of (gain in recall) x precision, equal scores being one threshold."""
+    def _mean_average_precision(self, by_image: np.ndarray) -> np.ndarray:
+        """(N, B) -> (B,): sum over thresholds of (gain in recall) x precision, equal scores being one threshold."""
         if self._ranked is None:
             self._ranked = [self._rank(label) for label in range(self.num_classes)]
         found = []
         for order, positives, ends, last_positive in self._ranked:
             if not len(positives):
                 continue
-            ranked = counts[:, order]
-            answered = ranked.cumsum(1)[:, ends]
-            weights = ranked[:, positives]
-            hits = weights.cumsum(1)[:, last_positive]
+            ranked = by_image[order]
+            answered = ranked.cumsum(0)[ends]
+            weights = ranked[positives]
+            hits = weights.cumsum(0)[last_positive]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found.append(np.where(weights > 0, weights * hits / answered, 0).sum(1) / weights.sum(1))
+                found.append(np.where(weights > 0, weights * hits / answered, 0).sum(0) / weights.sum(0))
         return np.nanmean(found, axis=0)
 
     def _rank(self, label: int) -> tuple[np.ndarray, ...]:

@@ -17,14 +17,15 @@ ORDER = list(METRICS)
 
 
 class Resampled:
-    """Every metric of every run of a cohort on the same 1,000 resampled splits."""
+    """Every metric of every run of a cohort on the same resampled splits."""
 
-    def __init__(self, cohort: Cohort):
+    def __init__(self, cohort: Cohort, resamples: int = statistics.RESAMPLES):
         runs = cohort.runs
         with_map = len(cohort.targets) * len(cohort.class_names) <= MAP_LIMIT
         values = statistics.resample_images(
             len(cohort.targets),
             lambda counts: np.array([list(run.scores.values(counts, with_map).values()) for run in runs]),
+            resamples,
         )
         self._of_run = {id(run): values[i] for i, run in enumerate(runs)}  # (metrics, resamples) each
 

@@ -37,6 +37,7 @@ def save(figure, folder: Path, name: str, vector: bool = True) -> None:
 
     plots.save(figure, folder / document.PICTURES / f"{name}.png")
     if vector:
+        figure.set_layout_engine("none")  # all is in its place since the first file
         with (
             replacing(folder / document.PICTURES / f"{name}.svg") as temporary,
             matplotlib.rc_context({"svg.hashsalt": name}),

@@ -108,7 +108,7 @@ def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
         with np.load(path, allow_pickle=False) as file:
             logits, targets, names = (file[key] for key in ("logits", "targets", "class_names"))
     except KeyError as error:
-        raise BadRequest(f"{path}: has no {str(error).split()[0]}") from None
+        raise BadRequest(f"{path}: has no {error.args[0].split()[0]!r}") from None
     except Exception as error:  # zipfile, zlib and numpy raise many kinds on damaged files
         raise BadRequest(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     fits = logits.ndim == 2 and logits.dtype.kind == "f" and targets.shape == logits.shape[:1]

@@ -153,7 +153,7 @@ def _main_table(context: Context) -> Table:
         ])  # fmt: skip
     rows += [[one.label, "–", kind.show(one.metrics[context.metric]), *["–"] * 4]
              for one in context.published if context.metric in one.metrics]  # fmt: skip
-    note = "n: seeds. ±: half of the 95 % Student t interval of the mean; with one seed there is none."
+    note = "n: seeds. ±: half of the 95 % Student t interval of the mean; with one seed, or one result, there is none."
     return context.table("models", f"{kind.title} of each model", columns, rows, note, data=_metric_data(context))
 
 

@@ -37,14 +37,12 @@ NOTHING = Interval(math.nan, math.nan)
 
 
 def seed_interval(values: Sequence[float]) -> Interval:
-    """The 95 % Student t interval of the mean over seeds; NaN with one seed."""
+    """The 95 % Student t interval of the mean over seeds; NaN with one seed, or with the same value for every seed."""
     from scipy import stats
 
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) < 1e-12:
         return NOTHING
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # equal values: the interval is a point, the p-value is not read
-        return Interval(*map(float, stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)))
+    return Interval(*map(float, stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)))
 
 
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Difference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def write_run(
     accuracy: float = 0.9,
     truth: np.ndarray | None = None,
     history: int = 3,
+    class_names: list[str] | None = None,
     summary: dict[str, Any] | None = None,
     robustness: bool = False,
     cost: bool = False,
@@ -44,8 +46,8 @@ def write_run(
     """
     path.mkdir(parents=True)
     truth = targets() if truth is None else truth
-    names = np.array([f"class {i}" for i in range(10)])
-    answers = logits(truth, accuracy, seed=int.from_bytes(f"{model}{seed}{settings}".encode()[-7:], "big"))
+    names = np.array([f"class {i}" for i in range(10)] if class_names is None else class_names)
+    answers = logits(truth, accuracy, seed=zlib.crc32(f"{model}{seed}{settings}".encode()))
     np.savez(path / "predictions.npz", logits=answers, targets=truth.astype(np.int64), class_names=names)
     scores = {name: float(value[0]) for name, value in ScoredSplit(answers, truth).values().items()}
     settings = {"dataset": "digits", "model": model, "seed": seed, "run_name": path.name, "data_path": None,
