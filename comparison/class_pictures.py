@@ -52,8 +52,10 @@ def draw_classes(models: list[Model], class_names: list[str], title: str):
 
 def _model_ticks(axis, models: list[Model]) -> None:
     names = [plots.plain(model.variant, 26) for model in models]
-    long = max(map(len, names)) > 14
-    axis.set_ticks(range(len(names)), names, rotation=25 if long else 0, ha="right" if long else "center", fontsize=9)
+    long = max(map(len, names)) * len(names) > 60  # letters, side by side
+    axis.set_ticks(range(len(names)), names, rotation=35 if long else 0, ha="right" if long else "center", fontsize=9)
+    for label in axis.get_ticklabels():
+        label.set_rotation_mode("anchor")
 
 
 def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: list[str], title: str, signed: bool):
@@ -85,7 +87,7 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
     bar = figure.colorbar(picture, ax=grid, fraction=0.03, pad=0.02, shrink=0.7)
     bar.outline.set_visible(False)
     if signed:
-        bar.set_label("difference (percentage points)")
+        bar.set_label("difference (percentage points)", labelpad=8)
     else:
         bar.set_ticks([0, 0.1**0.5, 0.5, 0.5**0.5, 1], labels=["0", "10", "25", "50", "100 %"])
     head(figure, title)
@@ -119,12 +121,13 @@ def two_places(value: float) -> str:
 def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
     """A heat map of Cohen's kappa between models (M, M); on the diagonal between seeds of one model."""
     m = len(models)
-    figure = plots.new_figure(figsize=(min(WIDTH, 3.6 + 1.1 * m), 2.2 + 0.75 * m))
+    cell = min(1.0, (WIDTH - 3.2) / m)  # inches
+    figure = plots.new_figure(figsize=(3.2 + cell * m, 1.7 + cell * m))
     axis = figure.subplots()
     picture = axis.imshow(kappa, cmap="cividis", vmin=min(0.0, np.nanmin(kappa)), vmax=1)
     for i, j in np.ndindex(kappa.shape):
         known = not np.isnan(kappa[i, j])
-        axis.text(j, i, two_places(kappa[i, j]), ha="center", va="center", fontsize=10,
+        axis.text(j, i, two_places(kappa[i, j]), ha="center", va="center", fontsize=10 if m <= 8 else 7,
                   color="white" if known and kappa[i, j] < 0.6 else INK)  # fmt: skip
     names = [plots.plain(model.variant, 26) for model in models]
     _model_ticks(axis.xaxis, models)

