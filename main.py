@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from training import options
-from training.flags import EVALUATE, LIST, PREDICT, SUMMARY, TRAIN
+from training.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
 from training.menu import run_menu
 from utils import BadRequest
 
@@ -29,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         from training.use import run_evaluation
 
         run_evaluation(settings, given)
+    elif mode == MEASURE:
+        from training.measure import run_measurements
+
+        run_measurements(settings, given)
     elif mode == PREDICT:
         from training.use import run_prediction
 

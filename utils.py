@@ -21,6 +21,18 @@ class RunFailed(Exception):
     """A run that had started could not go on: the scripts print it as one line and leave with status 1."""
 
 
+class Stopped(Exception):
+    """A run was told to leave before its end, and can be continued: the scripts print it as one line.
+
+    Args:
+        status: the exit status that they leave with.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) that depends on every part and nothing else.
 
@@ -34,6 +46,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """`` Did you mean X?`` for a name that differs from a known one by a typo, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.7)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:
@@ -69,8 +86,19 @@ def replacing(path: Path):
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        _flush_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Puts a rename on disk too, where folders can be opened for that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from training import options
-from training.flags import COUNT, FLAGS, Flag, number, text
+from training.flag_types import COUNT, number, text
+from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
 

@@ -6,7 +6,6 @@ Nothing heavy is imported here, so a wrong flag is refused at once.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import statistics
 import sys
@@ -20,8 +19,10 @@ from typing import Any
 import image_datasets
 import models
 from training import options
-from training.flags import COUNT, FLAGS, POSITIVE, Flag, text
+from training.flag_types import COUNT, POSITIVE, text
+from training.flags import FLAGS, Flag
 from training.parser import read_flags
+from training.timing import spread
 from utils import BadRequest, write_json
 
 USUAL, TIMM, SUITE = "usual", "timm", "suite"
@@ -100,40 +101,6 @@ def milliseconds(seconds: float) -> float:
     return 1000 * seconds
 
 
-class Repeated:
-    """A measurement of how long `work` takes, as a mean over so many repetitions that they take `seconds`. Their number
-    is found at the first measurement, the warm-up.
-
-    Args:
-        work: called with the number of repetitions.
-        synchronize: waits for the device.
-        result: turns the seconds of one repetition into the value that is returned.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[int], Any],
-        seconds: float,
-        synchronize: Callable[[], None],
-        result: Callable[[float], float] = float,
-    ):
-        self.work, self.seconds, self.synchronize, self.result = work, seconds, synchronize, result
-        self.count: int | None = None
-
-    def __call__(self) -> float:
-        if self.count is None:
-            self.work(1)  # compiles, allocates, chooses algorithms
-            self.count = max(1, math.ceil(self.seconds / self._time(1)))
-        return self.result(self._time(self.count) / self.count)
-
-    def _time(self, count: int) -> float:
-        self.synchronize()
-        began = time.perf_counter()
-        self.work(count)
-        self.synchronize()
-        return time.perf_counter() - began
-
-
 def images_per_second(
     epoch: Callable[[int], Iterable],
     seconds: float,
@@ -161,10 +128,6 @@ def images_per_second(
 
 
 # ------------------------------------------------------------------------------------------------------------- results
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "all": values}
 
 
 @dataclass

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import cases
 from benchmarks.common import DATA, Bench, read, script
-from training.flags import COUNT, Flag
+from training.flag_types import COUNT
+from training.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Repeated, spread
 from training.run_directory import versions
+from training.timing import Repeated, cpu_name, spread, synchronizer
+from utils import cores
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,8 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
     found = {
         "versions": versions(),
         "system": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_name(),
+        "cores": cores(),
         "threads": None,
         "gpu": None,
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
@@ -37,24 +38,6 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
         found["threads"] = torch.get_num_threads()
         found["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return found
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """A function that waits until the device has done all that it was asked for."""
-    import torch
-
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: int, quick: bool) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from benchmarks import cases
-from benchmarks.common import SUITE, USUAL, Bench, Repeated, read, script
+from benchmarks.common import SUITE, USUAL, Bench, read, script
+from training.timing import Repeated
 
 if TYPE_CHECKING:
     import torch

@@ -18,13 +18,14 @@ from benchmarks.common import (
     TIMM,
     USUAL,
     Bench,
-    Repeated,
     images_per_second,
     milliseconds,
     read,
     script,
 )
-from training.flags import COUNT, Flag
+from training.flag_types import COUNT
+from training.flags import Flag
+from training.timing import Repeated
 from utils import BadRequest
 
 if TYPE_CHECKING:

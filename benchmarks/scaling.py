@@ -14,8 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from benchmarks.common import Bench, Repeated, images_per_second, read, script
-from training.flags import COUNT, Flag
+from benchmarks.common import Bench, images_per_second, read, script
+from training.flag_types import COUNT
+from training.flags import Flag
+from training.timing import Repeated
 
 if TYPE_CHECKING:
     import torch

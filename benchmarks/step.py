@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from benchmarks import cases
-from benchmarks.common import SUITE, TIMM, USUAL, Bench, Repeated, milliseconds, read, script
+from benchmarks.common import SUITE, TIMM, USUAL, Bench, milliseconds, read, script
 from training.flags import Flag
+from training.timing import Repeated
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +39,10 @@ def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: to
     """Two rows: whole steps, and the optimiser's alone."""
     import torch
 
-    from benchmarks import hardware, suite, ways
+    from benchmarks import hardware, ways
     from benchmarks.data import CLASSES
     from training.cost import count_flops
+    from training.speed import ReadyBatches
 
     trainers = ways.trainers(case, CLASSES, device, precision, s.compile)
     flops = 3 * count_flops(ways.make_model(case, CLASSES), case.img_size, 3, case.model)  # backward: twice the forward
@@ -50,7 +52,7 @@ def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: to
     batches = {
         USUAL: lambda count: itertools.repeat((images, targets), count),
         TIMM: lambda count: itertools.repeat((channels_last, targets), count),
-        SUITE: lambda count: suite.ReadyBatches(channels_last, targets, count),
+        SUITE: lambda count: ReadyBatches(channels_last, targets, count),
     }
 
     def steps(name: str) -> Callable[[int], None]:

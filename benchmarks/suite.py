@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,32 +14,11 @@ from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTr
 from image_datasets.registry import Dataset
 from training import processes
 from training.checkpoint import RunState
-from training.loop import Recipe, train_epoch
+from training.loop import Recipe
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import make_optimizer, parameter_groups
-from training.tracking import Progress
-
-
-@dataclass
-class ReadyBatches:
-    """One batch that is on the device already, given `count` times: training batches that cost nothing."""
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    count: int
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(self.targets)] * self.count
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for _ in range(start, self.count):
-            yield self.images, self.targets
+from training.speed import SteadyTrainer
 
 
 @dataclass
@@ -77,7 +55,7 @@ def streamed_batches(
     )
 
 
-class Trainer:
+class Trainer(SteadyTrainer):
     """A model, its optimiser and the suite's loop.
 
     Args:
@@ -98,18 +76,12 @@ class Trainer:
         lr, weight_decay = (0.01, 5e-4) if optimizer == "sgd" else (1e-4, 0.05)
         groups = parameter_groups(model, weight_decay)
         self.optimizer = make_optimizer(groups, optimizer, lr, momentum=0.9, nesterov=False)
-        self.state = RunState(model, self.optimizer, Totals(num_classes, device))
-        self.forward = torch.compile(model) if compile_model else model
         mix = Mix("none", num_classes, 1.0, 1.0, 1.0)
-        self.recipe = Recipe(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision)
-        self.progress = Progress()
-        self.progress.terminal, self.progress.interval = False, math.inf  # a bar would tear what is printed
-        self.progress.start_epoch(0, 1, 0, 0)
-
-    def train(self, batches: ReadyBatches | ResidentTrainBatches) -> dict[str, float | None]:
-        """One epoch; returns its loss, top1 and top5."""
-        self.state.batch = 0
-        return train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
+        super().__init__(
+            RunState(model, self.optimizer, Totals(num_classes, device)),
+            torch.compile(model) if compile_model else model,
+            Recipe(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision),
+        )
 
 
 def set_up(device: str | None) -> torch.device:

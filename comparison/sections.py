@@ -98,9 +98,11 @@ def conclusions(context: Context) -> Section:
     items = [sentence(pair, context.metric) for pair in context.told]
     if len(context.told) < len(context.all_pairs):
         shown = sum(pair.adjusted[context.metric] < statistics.LEVEL for pair in context.all_pairs)
-        items.append(f"These are the pairs with the best model. Of all {len(context.all_pairs)} pairs, {shown} differ"
-                     f" with p < 0.05 after Holm's correction; tables/{context.prefix}differences.csv has them."
-                     " So many pairs hide all but large differences: --baseline MODEL compares each model with one.")  # fmt: skip
+        items.append(
+            f"These are the pairs with the best model. Of all {len(context.all_pairs)} pairs, {shown} differ with p < 0.05"
+            f" after Holm's correction; tables/{context.prefix}differences.csv has them. So many pairs hide all but large"
+            " differences: --baseline MODEL compares each model with one."
+        )
     single = [model.label for model in context.cohort.models if len(model.runs) == 1]
     if single:
         items.append(f"One seed only, and so no interval over seeds: {', '.join(single)}.")

@@ -7,6 +7,9 @@ in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -30,19 +33,34 @@ from utils import BadRequest, RunFailed, derive_seed
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
-def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """(start, end) of each batch; all images are covered. A last batch of one image, for which batch normalisation is
-    undefined, is joined to the one before."""
-    starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and batch_size > 1 and count - starts[-1] == 1:
+def batch_bounds(count: int, batch_size: int, ranks: int = 1) -> list[tuple[int, int]]:
+    """(start, end) of each batch; all images are covered. A last batch that has but one image for one of the processes
+    that share it, for which batch normalisation is undefined, is joined to the one before.
+
+    Args:
+        batch_size: of each of the `ranks` processes.
+    """
+    starts = list(range(0, count, batch_size * ranks))
+    if len(starts) > 1 and batch_size > 1 and count - starts[-1] < 2 * ranks:
         starts.pop()
     return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def share_of(bound: tuple[int, int], rank: int, ranks: int) -> tuple[int, int]:
+    """The part of a batch that process `rank` has: parts are equal, or differ by one image."""
+    start, end = bound
+    return start + (end - start) * rank // ranks, start + (end - start) * (rank + 1) // ranks
 
 
 def _seed(*parts: int | str) -> None:
     """Seeds the CPU's generator, from which every augmentation draws. torch.manual_seed would seed all accelerators
     too, for as much time as a batch of small images takes."""
     torch.default_generator.manual_seed(derive_seed(*parts))
+
+
+def own(rank: int) -> tuple[int, ...]:
+    """What the seed of a process's own draws has behind those of the first."""
+    return (rank,) if rank else ()
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -58,6 +76,10 @@ class _TrainBatches:
     Attributes:
         img_size: side of the images that the model gets.
         mean, std: per channel, of pixel values in [0, 1].
+        batch_size: of each process.
+        rank, ranks: which of the processes that share each batch this is, from 0, and how many they are.
+        sizes: of the batches; own_sizes: of the parts that this process has of them, and bounds: (start, end) of these
+            in the order of the epoch.
     """
 
     split: Split
@@ -68,11 +90,21 @@ class _TrainBatches:
     device: torch.device
     batch_size: int
     seed: int
+    rank: int = 0
+    ranks: int = 1
 
     def __post_init__(self):
-        self.bounds = batch_bounds(len(self.split), self.batch_size)
-        self.sizes = [end - start for start, end in self.bounds]
+        whole = batch_bounds(len(self.split), self.batch_size, self.ranks)
+        self.sizes = [end - start for start, end in whole]
+        self.bounds = [share_of(bound, self.rank, self.ranks) for bound in whole]
+        self.own_sizes = [end - start for start, end in self.bounds]
+        if 0 in self.own_sizes:
+            raise BadRequest(f"{len(self.split)} training images cannot be shared by {self.ranks} processes")
         self.normalize = Normalize(self.mean, self.std, self.device)
+
+    def _seed(self, epoch: int, step: int) -> None:
+        """Before the augmentation of a batch: each process draws for its own part."""
+        _seed(self.seed, "augment", epoch, step, *own(self.rank))
 
     def _finish(self, images: torch.Tensor) -> torch.Tensor:
         images = self.normalize(images)
@@ -97,7 +129,7 @@ class ResidentTrainBatches(_TrainBatches):
         order = self.order(epoch)
         for step in range(start, len(self.bounds)):
             index = order[slice(*self.bounds[step])]
-            _seed(self.seed, "augment", epoch, step)
+            self._seed(epoch, step)
             images = augment_batch(self.images, index, self.augment, self.img_size)
             yield self._finish(images), self.targets[index]
 
@@ -116,7 +148,7 @@ class StreamedTrainBatches(_TrainBatches):
         self.sampler.epoch, self.sampler.start = epoch, start
         for step, batch in enumerate(self.loader, start):
             images, targets = _to_device(batch, self.device)
-            _seed(self.seed, "augment", epoch, step)
+            self._seed(epoch, step)
             yield self._finish(images), targets
 
 
@@ -124,6 +156,7 @@ class StreamedTrainBatches(_TrainBatches):
 class EvalBatches:
     """A split in its own order, nothing random. Iterating gives (images, targets).
 
+    Of several processes each has every `ranks`-th batch, from number `rank` on: every image is in one of them.
     Where the images are not kept in memory, `workers` processes decode them, and the centre crop keeps the share
     `eval_crop` of the short side.
     """
@@ -137,11 +170,14 @@ class EvalBatches:
     workers: int = 0
     eval_crop: float = EVAL_CROP
     seed: int = 0
+    rank: int = 0
+    ranks: int = 1
 
     def __post_init__(self):
         self.normalize = Normalize(self.mean, self.std, self.device)
         starts = range(0, len(self.split), self.batch_size)
-        self.bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
+        bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
+        self.bounds = bounds[self.rank :: self.ranks]
         if self.split.images is not None:
             self.images = torch.from_numpy(self.split.images).to(self.device)
             self.targets = torch.from_numpy(self.split.targets).to(self.device)
@@ -151,14 +187,22 @@ class EvalBatches:
             self.loader = _file_loader(self, transform, False, sampler, self.workers)
 
     def __iter__(self) -> Batches:
+        for images, targets in self.unprepared():
+            yield self.prepare(images), targets
+
+    def unprepared(self) -> Batches:
+        """The batches in uint8 (N, C, H, W): images that are kept in memory as they are stored, others cut to
+        img_size."""
         if self.split.images is None:
             for batch in self.loader:
-                images, targets = _to_device(batch, self.device)
-                yield self.normalize(images), targets
+                yield _to_device(batch, self.device)
             return
         for start, end in self.bounds:
-            images = resize(self.images[start:end].permute(0, 3, 1, 2), self.img_size)
-            yield self.normalize(images), self.targets[start:end]
+            yield self.images[start:end].permute(0, 3, 1, 2), self.targets[start:end]
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model gets of a batch of `unprepared`."""
+        return self.normalize(resize(images, self.img_size))
 
 
 class _EpochSampler:
@@ -229,6 +273,21 @@ def _as_it_is(batch):
     return batch
 
 
+def _let_the_main_process_decide(worker: int) -> None:
+    """In a loader worker: signals that are sent to the whole group of processes are the main process's to act on, which
+    finishes its step with the batches that come from here. One that it has forgotten leaves after a minute."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def leave_later(number: int, frame) -> None:
+        last_call = threading.Timer(60, os._exit, (128 + number,))
+        last_call.daemon = True
+        last_call.start()
+
+    signal.signal(signal.SIGTERM, leave_later)
+
+
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(
         _Files(owner.split, transform, random, len(owner.mean), owner.seed),
@@ -236,6 +295,7 @@ def _file_loader(owner, transform: Callable, random: bool, batch_sampler, worker
         num_workers=workers,
         collate_fn=_as_it_is,
         persistent_workers=workers > 0,
+        worker_init_fn=_let_the_main_process_decide,
         pin_memory=owner.device.type == "cuda",
     )
 

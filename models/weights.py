@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -66,11 +67,13 @@ def find_state_dict(path: Path, content: dict) -> dict[str, torch.Tensor]:
 def read_checkpoint(path: Path) -> dict:
     """What `torch.save` wrote to `path`, on the CPU, read without running any code that it may hold.
 
-    Raises BadRequest, naming the file, where it is missing, damaged, or not a checkpoint.
+    Raises BadRequest, naming the file, where it is missing, damaged (its checksums are checked, which `torch.load` does
+    not), or not a checkpoint.
     """
     if not path.is_file():
         raise BadRequest(f"{path}: no such checkpoint file")
     try:
+        check_sums(path)
         # A namespace of flags runs no code; training scripts store theirs.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of old formats; what matters is raised below
@@ -83,6 +86,18 @@ def read_checkpoint(path: Path) -> dict:
     if not isinstance(content, dict):
         raise BadRequest(f"{path}: not a checkpoint (holds a {type(content).__name__}, not a dict)")
     return content
+
+
+def check_sums(path: Path) -> None:
+    """Reads a file of `torch.save` and compares every part with its CRC-32. Files from before torch 1.6 have none.
+
+    Raises zipfile.BadZipFile, or OSError, where it is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged!r}")
 
 
 def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:

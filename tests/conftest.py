@@ -23,7 +23,7 @@ from image_datasets import decode
 from training import options
 
 # Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
-NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--help")
+NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--measure", "--help")
 
 
 @dataclass

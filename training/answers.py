@@ -14,7 +14,7 @@ from image_datasets.batches import EvalBatches
 from image_datasets.registry import Dataset
 from training import answer_sheet, checkpoint, explain, options, processes
 from training.tracking import say
-from training.use import read_for_use
+from training.use import batches_for, read_for_use
 from utils import RunFailed, derive_seed
 
 
@@ -28,11 +28,8 @@ class Contestant:
     content: dict[str, Any]
 
     def batches(self, dataset: Dataset, index: torch.Tensor, s: SimpleNamespace, device: torch.device) -> EvalBatches:
-        split = dataset.test.subset(index.numpy()).with_channels(self.content["in_chans"])
-        mean, std = (tuple(self.content[key]) for key in ("mean", "std"))
         workers = s.num_workers if len(index) >= s.batch_size else 0  # a handful is decoded before they have started
-        return EvalBatches(split, self.content["img_size"], mean, std, device, s.batch_size, workers,
-                           self.content["eval_crop"])  # fmt: skip
+        return batches_for(self.content, dataset.test.subset(index.numpy()), device, s.batch_size, workers)
 
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:

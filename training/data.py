@@ -16,7 +16,7 @@ from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
-from training import options
+from training import distributed, options
 from utils import BadRequest
 
 
@@ -105,7 +105,7 @@ def make_train_batches(
 def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device) -> dict[str, Any]:
     """What batches of every split are made with."""
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size}  # fmt: skip
+            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks()}  # fmt: skip
 
 
 def make_mix(s: SimpleNamespace, data: Data) -> Mix:

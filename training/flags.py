@@ -2,94 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
+from training import distributed
+from training.flag_types import (
+    COUNT,
+    FRACTION,
+    POSITIVE,
+    PROBABILITY,
+    channels,
+    count_or_auto,
+    interval,
+    key_value,
+    milestones,
+    number,
+    one_of,
+    plain_name,
+    text,
+)
 from training.recipes import RECIPES
 
-TRAIN, EVALUATE, PREDICT, LIST, SUMMARY, INSPECT = "train", "evaluate", "predict", "list", "summary", "inspect"
+TRAIN, EVALUATE, MEASURE, PREDICT = "train", "evaluate", "measure", "predict"
+LIST, SUMMARY, INSPECT = "list", "summary", "inspect"
 EVERY_RUN = (TRAIN, EVALUATE)
 EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # of a data set's images
+EVERY_USER = (TRAIN, EVALUATE, PREDICT, MEASURE)  # of a model
 EVERY_BUILDER = (TRAIN, SUMMARY)  # of a model
 EVERY_AUGMENTER = (TRAIN, INSPECT)
-
-
-def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
-    """An argparse type: an int or a float between two bounds, each included unless it is open."""
-
-    def check(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        above = value > low if open_low else value >= low
-        below = value < high if open_high else value <= high
-        if not (above and below and (kind is int or math.isfinite(value))):
-            noun = "a whole number" if kind is int else "a number"
-            bounds = f"{'above' if open_low else 'from'} {low:g}"
-            if high != math.inf:
-                bounds += f" {'to below' if open_high else 'to'} {high:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
-        return value
-
-    return check
-
-
-def one_of(*choices: str) -> Callable:
-    """An argparse type: one of some words, in any case."""
-
-    def check(text: str) -> str:
-        for choice in choices:
-            if text.lower() == choice.lower():
-                return choice
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
-
-    return check
-
-
-def channels(text: str) -> int:
-    """An argparse type: 1 or 3."""
-    if text not in ("1", "3"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
-    return int(text)
-
-
-def milestones(text: str) -> list[int]:
-    """An argparse type: growing epoch numbers with commas between them."""
-    try:
-        epochs = [int(part) for part in text.split(",")]
-    except ValueError:
-        epochs = []
-    if not epochs or epochs[0] < 1 or epochs != sorted(set(epochs)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of growing epochs such as 60,120,160")
-    return epochs
-
-
-def text(value: str) -> str:
-    """An argparse type: anything but nothing, which is what an unset variable of a shell leaves."""
-    if not value.strip():
-        raise argparse.ArgumentTypeError("is empty")
-    return value
-
-
-def key_value(text: str) -> tuple[str, str]:
-    """An argparse type: name=value."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
-    return key, value
-
-
-def plain_name(text: str) -> str:
-    """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
-    parts = text.split("/")
-    if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
-    return text
 
 
 @dataclass(frozen=True)
@@ -104,6 +46,7 @@ class Flag:
         modes: what main.py can be asked to do when this flag has an effect.
         may_change: a resumed run may be given another value, as its results do not depend on it.
         nargs: as in argparse; with "+" a flag that is given again adds to its values.
+        const: with nargs "?", the value when it is given without one.
         positional: given as a bare word, without its name.
     """
 
@@ -118,6 +61,7 @@ class Flag:
     modes: tuple[str, ...] = (TRAIN,)
     may_change: bool = False
     nargs: str | None = None
+    const: Any = None
     dest: str | None = None
     positional: bool = False
 
@@ -127,32 +71,13 @@ class Flag:
         return self.dest or self.name.replace("-", "_")
 
 
-def counts(text: str) -> list[int]:
-    """An argparse type: whole numbers from 1 with commas between them."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = [0]
-    if min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 1, such as 64,128,256")
-    return values
-
-
-FRACTION = number(float, 0, 1, open_high=True)
-PROBABILITY = number(float, 0, 1)
-POSITIVE = number(float, 0, open_low=True)
-COUNT = number(int, 1)
-
-
-def count_or_auto(text: str) -> int | str:
-    """An argparse type: a whole number from 1, or auto."""
-    return "auto" if text.lower() == "auto" else COUNT(text)
-
-
 GROUPS: dict[str, list[Flag]] = {
     "what to do (training, unless one of these is given)": [
         Flag("evaluate", "score the model in this checkpoint instead of training; writes a run directory",
              check=text, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
+        Flag("measure", "measure finished runs, given as run directories or as folders that hold some: writes"
+             " robustness.json and cost.json into each, unless they are there", check=text, metavar="RUN", nargs="+",
+             default_text="train", modes=(MEASURE,)),
         Flag("predict", "print the five most probable classes of images: the checkpoint, then the image files",
              check=text, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
         Flag("list-models", "print a table of the models that match a pattern such as 'resnet*', their parameters and"
@@ -165,16 +90,23 @@ GROUPS: dict[str, list[Flag]] = {
              " training images as they are augmented into this file, replacing it", check=text,
              metavar="PNG", default_text="train", modes=(INSPECT,)),
     ],
+    "what to measure (with --measure; both, unless one of these is given)": [
+        Flag("corruptions", "top-1 under eight corruptions, each at five strengths", default=False, modes=(MEASURE,)),
+        Flag("speed", "training and inference rates, latency and memory; by default with --batch-size 128 on GPUs, 32"
+             " elsewhere", default=False, modes=(MEASURE,)),
+        Flag("corrupt-images", "number of images to corrupt, evenly spread over the split that is reported",
+             check=COUNT, metavar="N", default_text="all", modes=(MEASURE,)),
+    ],
     "data": [
         Flag("dataset", f"name of the data set: {', '.join(list_datasets())}",
              check=text, metavar="NAME", default_text="cifar100 with --datapath, else digits",
              modes=(*EVERY_READER, LIST, SUMMARY)),
         Flag("data-path", "folder that holds the data set", check=text, metavar="PATH", aliases=("datapath",),
-             default_text="none; digits needs none", modes=(*EVERY_READER, LIST, SUMMARY), may_change=True),
+             default_text="none; digits needs none", modes=(*EVERY_READER, MEASURE, LIST, SUMMARY), may_change=True),
         Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_READER,
              may_change=True),
         Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
-             " CIFAR, plain data only", default=True, negatable=True, modes=EVERY_READER, may_change=True),
+             " CIFAR, plain data only", default=True, negatable=True, modes=(*EVERY_READER, MEASURE), may_change=True),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
              metavar="PX",
              default_text="that of the data set; 224 where its images differ in size, and for some models",
@@ -203,7 +135,7 @@ GROUPS: dict[str, list[Flag]] = {
              default_text=".resized in --data-path", may_change=True),
         Flag("num-workers", "processes (threads, for sets kept in memory) that decode image files",
              check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
-             modes=EVERY_READER, may_change=True),
+             modes=(*EVERY_READER, MEASURE), may_change=True),
     ],
     "augmentation (of training images only)": [
         Flag("augmentation", "mixing of images: none, cutmix, mixup, or cutmix+mixup (either, by chance)",
@@ -243,8 +175,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("recipe", f"values for a set of flags, of which those that are given win: {', '.join(RECIPES)}",
              check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER),
         Flag("epochs", "passes over the training images", default=100, check=COUNT, metavar="N"),
-        Flag("batch-size", "images per batch; auto: in training, the largest power of two up to 1,024 that fits into"
-             " memory", default=128, check=count_or_auto, metavar="N", modes=EVERY_RUN),
+        Flag("batch-size", "images per batch, of each process; auto: in training, the largest power of two up to"
+             " 1,024 that fits into memory", default=128, check=count_or_auto, metavar="N",
+             modes=(*EVERY_RUN, MEASURE)),
         Flag("accumulate", "batches whose gradients make up one step of the optimiser", default=1, check=COUNT,
              metavar="N"),
         Flag("optimizer", "sgd; muon-sgd, which is Muon for the filters of convolutions and Nesterov SGD for all else;"
@@ -252,6 +185,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=str.lower, metavar="NAME"),
         Flag("lr", "peak learning rate, per step of the optimiser", check=POSITIVE, metavar="LR",
              default_text="0.1 for sgd and muon-sgd, 0.001 for others"),
+        Flag("scale-lr", "multiply --lr by the number of processes (torchrun), as the batches are so much larger",
+             default=False),
         Flag("head-lr", "peak learning rate of the head, where it differs from --lr", check=POSITIVE, metavar="LR",
              default_text="--lr"),
         Flag("layer-decay", "factor of the learning rate from each layer to the one below it, 1 at the head",
@@ -264,6 +199,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("decay-all", "weight decay on these too", default=False),
         Flag("clip-grad", "scale gradients down to this global L2 norm", check=POSITIVE, metavar="NORM",
              default_text="no clipping"),
+        Flag("on-nonfinite", "where a loss or weight is no longer finite: stop, or rollback: go on from the last"
+             " checkpoint without the batches since, at most three times", default="stop",
+             check=one_of("stop", "rollback"), metavar="WHAT"),
         Flag("schedule", "learning rate over the epochs: cosine, linear, step, multistep or constant",
              default="cosine", check=one_of("cosine", "linear", "step", "multistep", "constant"), metavar="KIND"),
         Flag("warmup-epochs", "epochs over which the learning rate first grows linearly, part of --epochs", default=0.0,
@@ -310,14 +248,15 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "hardware": [
         Flag("device", "cpu, cuda, cuda:N or mps", check=text, metavar="NAME", default_text="a GPU if there is one",
-             modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
+             modes=EVERY_USER, may_change=True),
         Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
-             metavar="N", default_text="the first", modes=(TRAIN, EVALUATE, PREDICT), may_change=True),
+             metavar="N", default_text="the first", modes=EVERY_USER, may_change=True),
         Flag("precision", "fp32 (with TF32 matrix products on GPUs, unless --deterministic), bf16, fp16, or auto:"
              " bf16 on GPUs and CPUs that have matrix units for it, but fp32 on CPUs for depthwise convolutions",
              default="auto",
-             check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_RUN),
+             check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=(*EVERY_RUN, MEASURE)),
         Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
+        Flag("sync-bn", "batch normalisation over the batches of all processes (GPUs only)", default=False),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
         Flag("deterministic", "insist on deterministic algorithms on GPUs too, at some cost in speed", default=False),
         Flag("seed", "seed of every random draw: split, initialisation, order, augmentation, dropout", default=0,
@@ -328,10 +267,17 @@ GROUPS: dict[str, list[Flag]] = {
              aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
         Flag("runs-dir", "folder of the run directories", default="runs", check=text, metavar="PATH", modes=EVERY_RUN,
              may_change=True),
-        Flag("resume", "continue the stopped run of this name; its own flags are taken up again", default=False,
+        Flag("resume", "continue the stopped run of this name; its own flags are taken up again. --resume auto: start"
+             " it if it is not there, and continue it with the same flags if it is, as jobs do that are requeued",
+             check=one_of("auto"), nargs="?", const=True, metavar="auto", default_text="start a new run",
              may_change=True),
-        Flag("overwrite", "delete the run directory of this name, if there is one", default=False, modes=EVERY_RUN,
+        Flag("checkpoint-every", "optimiser steps (500), or seconds (600s), between two checkpoints, besides those at"
+             " the end of each epoch", default="600s", check=interval, metavar="N|Ns", may_change=True),
+        Flag("max-minutes", "time after which the run is saved and leaves with status 143, to be resumed; in a SLURM"
+             " job also two minutes before its time limit", check=POSITIVE, metavar="M", default_text="no limit",
              may_change=True),
+        Flag("overwrite", "delete the run directory of this name, if there is one; with --measure: measure anew",
+             default=False, modes=(*EVERY_RUN, MEASURE), may_change=True),
         Flag("wandb", "Weights & Biases: online, offline, disabled, or auto: online with credentials, else offline",
              default="auto", check=one_of("auto", "online", "offline", "disabled"), metavar="MODE", modes=EVERY_RUN,
              may_change=True),
@@ -378,16 +324,13 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
     ("cache_dir", lambda s: s.cache_resized is not None, "it needs --cache-resized"),
     ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
-    (
-        "select_by",
-        lambda s: s.val_fraction != 0,
-        "without a validation split (--val-fraction 0) the last epoch is reported",
-    ),
+    ("select_by", lambda s: s.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),
     ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
     ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
     ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
+    ("sync_bn", lambda s: distributed.many(), "there is a single process (torchrun starts several)"),
     ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
 ]

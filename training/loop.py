@@ -5,8 +5,8 @@ Nothing in a step waits for the device. Sums are read when they are shown, at th
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,17 +14,20 @@ import torch
 from torch import nn
 
 from data_transform import Mix
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from training import metrics
-from training.checkpoint import RunState
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, own
+from training import distributed, metrics
+from training.checkpoint import Diverged, RunState, check_weights
 from training.distillation import Distillation
 from training.losses import Criterion
 from training.metrics import Totals
 from training.optim import train_mode
+from training.saving import Saver
+from training.stopping import Stop
 from training.tracking import Progress
-from utils import RunFailed, derive_seed
+from utils import Stopped, derive_seed
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Recipe:
         accumulate: batches per optimiser step.
         clip_grad: largest global L2 norm of the gradients, None for no bound.
         distillation: the student learns a teacher's answers too.
+        roll_back: where numbers are no longer finite, training goes on from the last checkpoint and leaves out the
+            batches that led there.
     """
 
     criterion: Criterion
@@ -47,6 +52,18 @@ class Recipe:
     accumulate: int = 1
     clip_grad: float | None = None
     distillation: Distillation | None = None
+    roll_back: bool = False
+
+    def loss(self, heads: list[torch.Tensor], answers: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+        """The mean of the heads' losses, or with distillation the labels' for the first and the teacher's for the last.
+
+        Args:
+            heads: logits (N, K) of each; answers: the teacher's logits, where there is one.
+        """
+        if self.distillation is not None:
+            return self.distillation.loss(heads, answers, targets, self.criterion)
+        losses = [self.criterion(logits, targets) for logits in heads]
+        return losses[0] if len(heads) == 1 else torch.stack(losses).mean()
 
 
 def train_epoch(
@@ -55,42 +72,46 @@ def train_epoch(
     batches: ResidentTrainBatches | StreamedTrainBatches,
     recipe: Recipe,
     progress: Progress,
-) -> dict[str, float | None]:
-    """Trains from where `state` is to the end of its epoch. Returns the epoch's loss, top1 and top5.
+    saver: Saver | None = None,
+) -> None:
+    """Trains from where `state` is to the end of its epoch, whose sums `state.totals` holds then.
 
     Args:
         forward: the model in `state`, possibly compiled. A model with several heads (DeiT's distillation token) gives a
-            tuple of logits, and answers by their mean. The loss is the mean of the heads', or with distillation the
-            labels' for the first and the teacher's for the last.
+            tuple of logits, and answers by their mean.
+        saver: writes the checkpoints within the epoch.
 
-    Raises RunFailed, naming epoch and step, where the loss is not finite.
+    Raises Diverged, naming epoch and step, where the loss is not finite, and Stopped where the run has to leave.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     device, dtype = batches.device, PRECISIONS[recipe.precision]
     sizes, last = batches.sizes, len(batches.sizes) - 1
+    seeds = own(batches.rank)
+    no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
     train_mode(model)
     for images, targets in batches.epoch(state.epoch, start=state.batch):
         batch = state.batch
         # Mixing and dropout draw from here on, whatever was drawn before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch))
+        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch, *seeds))
         images, targets = recipe.mix(images, targets)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = forward(images)
-        heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        if recipe.distillation is not None:
-            answers = recipe.distillation.teacher(images, state.epoch, batch)
-            loss = recipe.distillation.loss(heads, answers, targets, recipe.criterion)
-        else:
-            losses = [recipe.criterion(logits, targets) for logits in heads]
-            loss = losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+        is_step = (batch + 1) % recipe.accumulate == 0 or batch == last
+        with contextlib.nullcontext() if is_step else no_sync():
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                outputs = forward(images)
+            heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            answers = None
+            if recipe.distillation is not None:
+                answers = recipe.distillation.teacher(images, state.epoch, batch)
+            loss = recipe.loss(heads, answers, targets)
 
-        group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
-        share = sizes[batch] / sum(sizes[group : group + recipe.accumulate])
-        scaled = loss * share
-        (scaled if scaler is None else scaler.scale(scaled)).backward()
+            group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
+            # Each image counts the same, in whichever batch, and with whichever process, it is.
+            share = batches.own_sizes[batch] * batches.ranks / sum(sizes[group : group + recipe.accumulate])
+            scaled = loss * share
+            (scaled if scaler is None else scaler.scale(scaled)).backward()
 
         state.batch += 1
-        if state.batch % recipe.accumulate == 0 or batch == last:
+        if is_step:
             lr = recipe.learning_rate(state.step)
             for param_group in optimizer.param_groups:
                 param_group["lr"] = lr * param_group["lr_scale"]
@@ -109,22 +130,25 @@ def train_epoch(
             state.step += 1
 
         logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
-        state.totals.add(loss.detach(), logits.detach(), targets, batch)
-        progress.step(len(images), state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
-        if device.type == "cpu" or progress.just_shown:  # elsewhere reading it would wait for the device
+        state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler is not None)
+        progress.step(sizes[batch], state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
+        if not distributed.many() and (device.type == "cpu" or progress.just_shown):  # else reading it costs a wait
             _check_finite(state)
+        if is_step and saver is not None:
+            saver.after_step()
     _check_finite(state)
-    means = state.totals.means()
-    state.totals.reset()
-    return means
 
 
 def _check_finite(state: RunState) -> None:
     step = state.totals.first_bad_step()
-    if step is not None:
-        raise RunFailed(
-            f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}; the last good checkpoint is kept."
-            " A lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"
+    if step is None and state.scaler is not None and state.scaler.get_scale() < LEAST_SCALE:
+        step = state.batch - 1
+    step = distributed.largest(-1 if step is None else step)
+    if step >= 0:
+        raise Diverged(
+            f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which a lower --lr, a longer"
+            " --warmup-epochs or --clip-grad 1 may help",
+            step,
         )
 
 
@@ -135,19 +159,27 @@ def evaluate(
     num_classes: int,
     precision: str,
     keep_logits: bool = False,
+    stop: Stop | None = None,
 ) -> tuple[dict[str, float | None], torch.Tensor | None]:
-    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for."""
+    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
+
+    Raises Stopped where `stop` says so.
+    """
     device, dtype = batches.device, PRECISIONS[precision]
     totals = Totals(num_classes, device)
     kept = []
     for step, (images, targets) in enumerate(batches):
+        if stop is not None:
+            stop.check()
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             logits = forward(images)
         logits = logits.float()
         totals.add(nn.functional.cross_entropy(logits, targets), logits, targets, step)
         if keep_logits:
             kept.append(logits)
-    return totals.means(), torch.cat(kept).cpu() if keep_logits else None
+    totals.sums = distributed.total(totals.sums)
+    logits = distributed.rows(kept, batches.bounds, len(batches.split), num_classes) if keep_logits else None
+    return totals.means(), logits
 
 
 def train(
@@ -159,7 +191,7 @@ def train(
     epochs: int,
     num_classes: int,
     progress: Progress,
-    save: Callable[[bool], None],
+    saver: Saver,
     select_by: str = "top1",
 ) -> None:
     """Trains `state` up to `epochs`: after each one validates, adds a row to the history, and saves.
@@ -167,58 +199,77 @@ def train(
     Without validation batches every epoch is the best so far: the last one is reported.
 
     Args:
-        save: called with True when the epoch is the best so far.
         select_by: the validation metric of the best epoch, "top1", "map", "f1" or "loss".
     """
-    mixed = "agreement_" if recipe.mix.mixers else ""
     while state.epoch < epochs:
-        began = time.perf_counter()
+        saver.start_clock()
         progress.start_epoch(state.epoch, epochs, sum(train_batches.sizes), sum(train_batches.sizes[: state.batch]))
-        means = train_epoch(state, forward, train_batches, recipe, progress)
-        row = {
-            "epoch": state.epoch + 1,
-            "lr": recipe.learning_rate(state.step - 1),
-            "train_loss": means["loss"],
-            f"train_{mixed}top1": means["top1"],
-            f"train_{mixed}top5": means["top5"],
-        }
-        scores = {}
-        if val_batches is not None:
-            for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
-                if model is not None:
-                    model.eval()
-                    # Only the raw model is compiled; the averaged one is not worth a second compilation.
-                    call = forward if weights == "raw" else model
-                    means = _validate(call, val_batches, num_classes, recipe.precision, select_by)
-                    prefix = "val_" if weights == "raw" else "val_ema_"
-                    row.update({prefix + name: value for name, value in means.items()})
-                    scores[weights] = means
-            _check_scores(scores, state.epoch)
-        _check_weights(state)
+        try:
+            train_epoch(state, forward, train_batches, recipe, progress, saver)
+            scores = _validate_all(state, forward, val_batches, num_classes, recipe.precision, select_by, saver.stop)
+            check_weights(state)
+        except Diverged as diverged:
+            if not recipe.roll_back:
+                raise
+            saver.roll_back(diverged, len(train_batches.sizes) - 1, recipe.accumulate)
+            continue
+        except Stopped:
+            saver.check()
+            raise
+        row = _row(state, recipe, scores)
+        state.totals.reset()
         state.history.append(row)
         state.epoch += 1
         state.batch = 0
         is_best = _update_best(state, scores, select_by)
-        state.train_seconds += time.perf_counter() - began
-        save(is_best)
+        saver.after_epoch(is_best)
         progress.end_epoch(row, is_best)
     progress.close()
 
 
-def _check_weights(state: RunState) -> None:
-    """The last step of an epoch may spoil the weights, when its own loss was still finite."""
-    values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
-    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
-        raise RunFailed(f"weights are not finite after epoch {state.epoch + 1}; the last good checkpoint is kept")
+def _row(state: RunState, recipe: Recipe, scores: dict[str, dict]) -> dict[str, float | None]:
+    """The finished epoch in the history."""
+    mixed = "agreement_" if recipe.mix.mixers else ""
+    state.totals.sums = distributed.total(state.totals.sums)
+    means = state.totals.means()
+    row = {
+        "epoch": state.epoch + 1,
+        "lr": recipe.learning_rate(state.step - 1),
+        "train_loss": means["loss"],
+        f"train_{mixed}top1": means["top1"],
+        f"train_{mixed}top5": means["top5"],
+    }
+    for weights, values in scores.items():
+        prefix = "val_" if weights == "raw" else "val_ema_"
+        row.update({prefix + name: value for name, value in values.items()})
+    return row
 
 
-def _check_scores(scores: dict[str, dict], epoch: int) -> None:
-    for weights, means in scores.items():
-        if not math.isfinite(means["loss"]):
-            raise RunFailed(
-                f"the validation loss of the {weights} weights is not finite after epoch {epoch + 1};"
-                " the last good checkpoint is kept"
-            )
+def _validate_all(
+    state: RunState,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    batches: EvalBatches | None,
+    num_classes: int,
+    precision: str,
+    select_by: str,
+    stop: Stop,
+) -> dict[str, dict[str, float | None]]:
+    """What `_validate` gives for the weights, "raw", and for their average, "ema", where there is one; nothing
+    without a validation split. Raises Diverged where a loss is not finite."""
+    scores = {}
+    distributed.share_buffers(state.model, state.ema and state.ema.model)
+    for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
+        if model is not None and batches is not None:
+            model.eval()
+            # Only the raw model is compiled; the averaged one is not worth a second compilation.
+            call = forward if weights == "raw" else model
+            scores[weights] = _validate(call, batches, num_classes, precision, select_by, stop)
+            if not math.isfinite(scores[weights]["loss"]):
+                raise Diverged(
+                    f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
+                    state.batch - 1,
+                )
+    return scores
 
 
 def _validate(
@@ -227,10 +278,11 @@ def _validate(
     num_classes: int,
     precision: str,
     select_by: str,
+    stop: Stop,
 ) -> dict[str, float | None]:
     """Loss, top1, top5, and the metric that selects, where it is none of these."""
     needs_logits = select_by in ("map", "f1")
-    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits)
+    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
     if needs_logits:
         targets = torch.from_numpy(batches.split.targets)
         means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.flags import COUNT, POSITIVE
+from training.flag_types import COUNT, POSITIVE
 from utils import BadRequest, RunFailed
 
 ITEMS = ("Initialize Dataset (CIFAR-10)", "Test Dataset", "Train MobileNetV3-Small", "Train DeiT-Tiny", "Exit")

@@ -27,13 +27,20 @@ class Totals:
         self.bad_step.fill_(-1)
 
     @torch.no_grad()
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, step: int) -> None:
-        """Args: loss: mean over the batch; step: remembered if it is the first whose loss is not finite."""
+    def add(
+        self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, step: int, scaled: bool = False
+    ) -> None:
+        """Args: loss: mean over the batch; step: remembered if it is the first whose loss is not finite; scaled: by a
+        scaler, which leaves steps out whose numbers are not finite: they do not count here either."""
         best = logits.topk(5 if self.top5 else 1).indices
         hits = targets.gather(1, best) if targets.ndim == 2 else (best == targets[:, None]).to(self.sums.dtype)
         count = torch.full((), len(logits), dtype=self.sums.dtype, device=self.sums.device)
-        self.sums += torch.stack([count, loss.to(count.dtype) * len(logits), hits[:, 0].sum().to(count.dtype),
-                                  hits.sum().to(count.dtype)])  # fmt: skip
+        sums = torch.stack([count, loss.to(count.dtype) * len(logits), hits[:, 0].sum().to(count.dtype),
+                            hits.sum().to(count.dtype)])  # fmt: skip
+        if scaled:
+            self.sums += torch.where(torch.isfinite(loss), sums, 0)
+            return
+        self.sums += sums
         bad = ~torch.isfinite(loss) & (self.bad_step < 0)
         self.bad_step = torch.where(bad, step, self.bad_step)
 

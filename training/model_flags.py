@@ -8,7 +8,8 @@ from typing import Any
 
 import models
 from models.arguments import BASIC, Argument
-from training.flags import COUNT, EVERY_BUILDER, FLAGS, FRACTION, POSITIVE, Flag, counts, one_of
+from training.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
+from training.flags import EVERY_BUILDER, FLAGS, Flag
 from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}

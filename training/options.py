@@ -13,14 +13,15 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import model_flags, recipes, resume
-from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
+from training import distributed, lock, measurable, model_flags, recipes, resume
+from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags, with_hyphens
 from training.run_directory import TEACHER
-from utils import BadRequest, suggestion
+from utils import BadRequest, RunFailed, Stopped, cores, suggestion
 
 MODE_FLAGS = {
     EVALUATE: "evaluate",
+    MEASURE: "measure",
     PREDICT: "predict",
     LIST: "list-models",
     SUMMARY: "summary",
@@ -45,10 +46,17 @@ def parse(
     known = {**model_flags.flags_of(None), **FLAGS}
     for key in given:
         if mode not in known[key].modes:
-            raise BadRequest(f"--{known[key].name} has no effect with --{MODE_FLAGS[mode]}")
+            reason = (
+                f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[known[key].modes[0]]}"
+            )
+            raise BadRequest(f"--{known[key].name} has no effect{reason}")
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if distributed.many():
+        _check_processes(mode, settings)
+    if settings.resume == "auto":
+        settings.resume = resume.there_is(settings)
     if settings.recipe and not settings.resume:
         recipes.apply(settings, given)
     if mode == TRAIN:
@@ -63,6 +71,8 @@ def parse(
         _check_list(settings, given)
     elif mode in (EVALUATE, PREDICT):
         _check_use(settings)
+    elif mode == MEASURE:
+        _check_measure(settings, given)
     elif mode == INSPECT:
         _check_augmentation(settings)
         check_output_file("--inspect-data", settings.inspect_data)
@@ -86,6 +96,18 @@ def _mode(given: dict[str, Any]) -> str:
     if len(asked) > 1:
         raise BadRequest(f"--{MODE_FLAGS[asked[0]]} and --{MODE_FLAGS[asked[1]]} cannot be done at once")
     return asked[0] if asked else TRAIN
+
+
+def _check_processes(mode: str, s: SimpleNamespace) -> None:
+    """What several processes cannot do. Started again by torchrun, they go on with the run that they had begun."""
+    if mode != TRAIN:
+        raise BadRequest(f"--{MODE_FLAGS[mode]} is for a single process; torchrun starts several")
+    if s.gpu is not None or ":" in (s.device or ""):
+        raise BadRequest("--gpu and --device cuda:N are for a single process; torchrun gives each a GPU of its own")
+    if s.download:
+        raise BadRequest("--download is for a single process; fetch the data first")
+    if distributed.restarted():
+        s.resume, s.overwrite = s.resume or "auto", False
 
 
 def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -132,8 +154,7 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
     _check_augmentation(s)
     _check_teacher(s)
-    if s.run_name is None:
-        s.run_name = f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
+    s.run_name = s.run_name or resume.default_name(s)
     directory = Path(s.runs_dir) / s.run_name
     check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
     if s.teacher_epochs is not None:
@@ -217,6 +238,17 @@ def _check_use(s: SimpleNamespace) -> None:
         check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
 
 
+def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    if s.batch_size == "auto":
+        raise BadRequest("--batch-size auto is for training; give a number")
+    if not (s.corruptions or s.speed):
+        s.corruptions = s.speed = True
+    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers"):
+        if key in given and not s.corruptions:
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
+    s.measure = measurable.find(s.measure)
+
+
 def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
     s.list_models = s.list_models or "*"
     useless = [key for key in given if key != "list_models"]
@@ -238,7 +270,7 @@ def check_hardware(s: SimpleNamespace) -> None:
     if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
-        s.num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        s.num_workers = min(8, cores())
 
 
 def image_size(given: int | None, model: str, side: int | None) -> int:
@@ -292,7 +324,7 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
     """
     if path.exists() and not path.is_dir():
         raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name != lock.NAME for entry in path.iterdir()):
         if not (resume or overwrite):
             continues = "" if resume is None else "--resume continues it, "
             raise BadRequest(f"{path}: there is such a run; {continues}--overwrite deletes it,"
@@ -311,15 +343,17 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
 
 
 def one_line_errors(main) -> int:
-    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed) or 2 (a bad request)."""
-    from utils import RunFailed
-
+    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
+    that of a run that left before its end (training/stopping.py)."""
     name = Path(sys.argv[0]).name
     try:
         return main() or 0
     except BadRequest as error:
         print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.status
     except RunFailed as error:
         print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
         return 1
@@ -330,6 +364,6 @@ def one_line_errors(main) -> int:
         other = any(
             word.split("=")[0] in [f"--{flag}" for flag in MODE_FLAGS.values()] for word in with_hyphens(sys.argv)
         )
-        advice = "" if other else "; --resume continues from the last finished epoch"
+        advice = "" if other else "; --resume continues from the last checkpoint"
         print(f"\n{name}: stopped{advice}", file=sys.stderr)
         return 130

@@ -84,7 +84,7 @@ def _add(group, flag: Flag, visible: bool) -> None:
     else:
         action = "extend" if flag.nargs == "+" else "store"
         group.add_argument(*names, help=text, dest=flag.key, action=action, type=flag.check, metavar=flag.metavar,
-                           nargs=flag.nargs)  # fmt: skip
+                           nargs=flag.nargs, const=flag.const)  # fmt: skip
 
 
 def _named_model(argv: list[str], default: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from training import distributed
 from training.tracking import say
 from utils import BadRequest, RunFailed
 
@@ -62,6 +63,8 @@ def set_up(device: str | None, gpu: int | None, precision: str = "fp32", determi
 
     Raises BadRequest for fp16 where there is no loss scaling for it.
     """
+    if distributed.many() and device is None and torch.cuda.is_available():
+        device = f"cuda:{distributed.local_rank()}"
     chosen, warning = choose_device(device, gpu)
     if warning:
         say(f"warning: {warning}")
@@ -96,6 +99,15 @@ def one_line_failures(need: Callable[[], str]):
             raise RunFailed(f"--deterministic is not possible here: {reason}") from None
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RunFailed(f"--compile does not work here: {reason}") from None
+        if reason.startswith("DataLoader worker"):
+            raise RunFailed(
+                f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
+                " --resume continues from the last checkpoint"
+            ) from None
+        if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
+            raise RunFailed(
+                f"process {distributed.rank()} lost another one of the {distributed.ranks()}: {reason}"
+            ) from None
         if "allocate" not in reason:
             raise
         failed = error

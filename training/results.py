@@ -12,17 +12,23 @@ from training import plots
 from training.loop import evaluate
 from training.metrics import report
 from training.run_directory import RunDirectory, versions
+from training.stopping import Stop
 from training.tracking import say
 from utils import RunFailed, human, write_json
 
 
 def score(
-    model: nn.Module, content: dict[str, Any], batches: EvalBatches, class_names: list[str], precision: str
+    model: nn.Module,
+    content: dict[str, Any],
+    batches: EvalBatches,
+    class_names: list[str],
+    precision: str,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """The full report on a split with the weights that `content`, a checkpoint, was selected for.
 
     Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
-    Also holds "logits" and "targets". `model` is left with the selected weights.
+    Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
     """
     selected = content["best"]["weights"]
     scores: dict[str, Any] = {}
@@ -32,7 +38,7 @@ def score(
     ):
         model.load_state_dict(both[name])
         model.eval()
-        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected)
+        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected, stop=stop)
         if content["ema"] is not None:
             scores[name] = means
     if not bool(logits.isfinite().all()):

@@ -15,8 +15,7 @@ SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it cam
 
 def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the stored settings of the run to be resumed in the place of the defaults."""
-    if s.overwrite:
-        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
+    _refuse_overwrite(s)
     if s.run_name is None:
         raise BadRequest("--resume needs --run-name: which run is to be continued?")
     stored = read_run_settings(Path(s.runs_dir) / s.run_name)
@@ -38,6 +37,23 @@ def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     replaced = {"runs_dir", *(key for key in given if key not in SETTLED)}
     vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in replaced})
     s.model_args = built_with
+
+
+def _refuse_overwrite(s: SimpleNamespace) -> None:
+    if s.overwrite:
+        raise BadRequest("--resume and --overwrite contradict each other: give one of them")
+
+
+def there_is(s: SimpleNamespace) -> bool:
+    """Whether --resume auto finds a run to continue. A run that is not named has the name that its flags give it."""
+    _refuse_overwrite(s)
+    s.run_name = s.run_name or default_name(s)
+    return (Path(s.runs_dir) / s.run_name / "settings.json").is_file()
+
+
+def default_name(s: SimpleNamespace) -> str:
+    """Of a run that is not named."""
+    return f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:

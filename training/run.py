@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -13,36 +14,54 @@ import torch
 from torch import nn
 
 import models
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import batch_size, checkpoint, cost, model_flags, processes, recipes, results, resume
+from training import batch_size, checkpoint, cost, distributed, lock, options, processes, recipes, results, teaching
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
-from training.loop import PRECISIONS, Recipe, evaluate, train
+from training.loop import PRECISIONS, Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
-from training.run_directory import TEACHER, RunDirectory
-from training.teacher import CachedTeacher, Teacher, load_teacher
+from training.run_directory import RunDirectory
+from training.saving import Saver
+from training.stopping import Stop
 from training.tracking import Progress, Wandb, say
-from utils import BadRequest, RunFailed, derive_seed, human
+from utils import BadRequest, RunFailed, Stopped, derive_seed, human
 
-NOT_STORED = ("resume", "overwrite", "download", "check_images")  # asks of one command, not properties of the run
+# Asks of one command, not properties of the run.
+NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes")
 
 
 def run_training(s: SimpleNamespace, found: Found) -> None:
-    """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way."""
+    """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way.
+
+    Raises Stopped where it is told to leave before that (see training/stopping.py).
+    """
+    stop = Stop(s.max_minutes)
+    with stop.listening():
+        try:
+            _train_in_memory(s, found, stop)
+        finally:
+            distributed.finish()
+
+
+def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
+    """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
-        data = load_data(s, found)
+        distributed.start(device)
+        with distributed.first_one_first():
+            data = load_data(s, found)
+    stop.check()
     step = functools.partial(_trial_step, s, data, device)
     if s.batch_size == "auto":
         first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = batch_size.largest_that_fits(step, first, device)
-        if s.batch_size is None:
+        s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
+        if not s.batch_size:
             raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
         say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
 
@@ -50,8 +69,8 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
         fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
         return f"--batch-size {s.batch_size}; {fitting or 'not even 1'} would fit"
 
-    with processes.one_line_failures(advice):
-        _run_training(s, found, data, device)
+    with processes.one_line_failures(advice), contextlib.ExitStack() as holding:
+        _run_training(s, found, data, device, stop, holding)
 
 
 def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
@@ -78,9 +97,82 @@ def _to_device(s: SimpleNamespace, model: nn.Module, device: torch.device) -> nn
     return model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
 
 
-def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.device) -> None:
+def _run_training(
+    s: SimpleNamespace,
+    found: Found,
+    data: Data,
+    device: torch.device,
+    stop: Stop,
+    holding: contextlib.ExitStack,
+) -> None:
+    """Args: holding: what is let go of when the run ends."""
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    continued = s.resume and directory.last.is_file()
+    if s.resume and distributed.is_first():
+        holding.enter_context(lock.locked(directory.path))
+        directory.sweep()
+    state, flops, continued = _make_state(s, data, device, directory)
+    model, precision = state.model, s.precision
+    _print_overview(s, data, model, flops, device, precision)
+    train_batches = make_train_batches(s, data, device)
+    val_batches = None
+    if data.val is not None:
+        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
+    if 1 in train_batches.own_sizes:
+        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
+    stored = stored_settings(s)
+    run_id = directory.stored_run_id() if s.resume else None
+
+    def begin() -> str:
+        """Writes the first file of a new run."""
+        if not distributed.is_first():
+            return ""
+        holding.enter_context(lock.locked(directory.path))
+        options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
+        return directory.create(stored, s.overwrite)
+
+    teacher_file = s.teacher_weights
+    if s.teacher_epochs is not None:
+        # Here already: a run that is stopped while its teacher trains can be resumed then.
+        run_id = run_id or begin()
+        teacher_file = teaching.train_teacher(s, lambda teacher: _train_in_memory(teacher, found, stop))
+    distillation, teacher_facts = teaching.make_distillation(
+        s, teacher_file, data, device, precision, train_batches, val_batches, stop
+    )
+    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
+    if continued and not state.batch:
+        _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
+    forward = _forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
+    if s.resume:
+        say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
+    stop.check()
+    run_id = run_id or begin()
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
+    say()
+    saver = Saver(directory, state, stored, data.for_checkpoint(), s.checkpoint_every, stop, wandb.log)
+    progress = Progress("agreement" if recipe.mix.mixers else "top-1")
+    try:
+        if recipe.roll_back and not continued:
+            saver.save()  # somewhere to go back to
+        num_classes = len(data.dataset.class_names)
+        train(state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, saver, s.select_by)
+        if distributed.is_first():
+            directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
+        distributed.barrier()  # best.pth is the first process's to write
+        facts = {"flops": flops, "teacher": teacher_facts}
+        summary = _score_and_report(s, data, directory, state, device, precision, facts, stop)
+    except BaseException as error:
+        progress.close()
+        wandb.stop(failed=not isinstance(error, Stopped))
+        raise
+    distributed.barrier()
+    wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+
+
+def _make_state(
+    s: SimpleNamespace, data: Data, device: torch.device, directory: RunDirectory
+) -> tuple[RunState, int, bool]:
+    """(the state that training starts from, the model's FLOPs per image, whether it is that of a checkpoint)."""
+    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
     model = _build_model(s, data, with_weights=not continued)
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
     model = _to_device(s, model, device)
@@ -93,53 +185,23 @@ def _run_training(s: SimpleNamespace, found: Found, data: Data, device: torch.de
         scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
     )
     if continued:
-        checkpoint.resume(state, directory.last)
-    _print_overview(s, data, model, flops, device, precision)
-    train_batches = make_train_batches(s, data, device)
-    val_batches = None
-    if data.val is not None:
-        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
-    if 1 in train_batches.sizes:
-        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
-    stored = stored_settings(s)
-    run_id = directory.stored_run_id() if s.resume else None
-    teacher_file = s.teacher_weights
-    if s.teacher_epochs is not None:
-        # Here already: a run that is stopped while its teacher trains can be resumed then.
-        run_id = run_id or directory.create(stored, s.overwrite)
-        teacher_file = _train_teacher(s, found)
-    distillation, teacher_facts = _make_distillation(
-        s, teacher_file, data, device, precision, train_batches, val_batches
-    )
-    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation)
-    forward = _forward(model, s.channels_last, s.compile)
-    if s.resume:
-        say(f"resumed       after epoch {state.epoch} of {s.epochs}" if continued else "resumed       from the start")
-    run_id = run_id or directory.create(stored, s.overwrite)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
-    say()
+        with distributed.first_one_first():
+            checkpoint.resume(state, directory)
+    return state, flops, continued
 
-    def save(is_best: bool) -> None:
-        # The best one first: a process killed in between repeats this epoch, and writes the same bits again.
-        target = directory.best if is_best else directory.last
-        checkpoint.save_checkpoint(target, state, stored, data.for_checkpoint())
-        if is_best:
-            checkpoint.copy_checkpoint(directory.best, directory.last)
-        directory.write_metrics(state.history)
-        wandb.log(state.history[-1], step=state.epoch)
 
-    progress = Progress("agreement" if recipe.mix.mixers else "top-1")
-    try:
-        num_classes = len(data.dataset.class_names)
-        train(state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, save, s.select_by)
-        directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
-        facts = {"flops": flops, "teacher": teacher_facts}
-        summary = _score_and_report(s, data, directory, state, device, precision, facts)
-    except BaseException:
-        progress.close()
-        wandb.stop(failed=True)
-        raise
-    wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
+    """At the end of an epoch: among another number of processes one has another number of steps."""
+    step = state.epoch * steps_per_epoch
+    if step != state.step:
+        say(f"note          an epoch has {steps_per_epoch} steps with {distributed.ranks()} process(es) instead of"
+            f" {state.step // state.epoch}; the schedule goes on at the end of epoch {state.epoch}")  # fmt: skip
+        state.step = step
+
+
+def _position(state: RunState, epochs: int) -> str:
+    within = f", batch {state.batch} of the next" if state.batch else ""
+    return f"after epoch {state.epoch} of {epochs}{within}"
 
 
 def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
@@ -180,90 +242,6 @@ def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimiz
     return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
 
 
-def _train_teacher(s: SimpleNamespace, found: Found) -> str:
-    """Trains the teacher as a run of its own: the student's flags, images and schedule, which is stretched or shortened
-    to --teacher-epochs. Where the student is resumed, so is the teacher, if it is not finished. Returns its checkpoint.
-    """
-    share = s.teacher_epochs / s.epochs
-    teacher = SimpleNamespace(**vars(s))
-    vars(teacher).update(
-        model=s.teacher, run_name=s.run_name + TEACHER, epochs=s.teacher_epochs,
-        model_args=model_flags.settle(s.teacher, recipes.model_arguments(s.recipe, s.teacher, {})),
-        warmup_epochs=s.warmup_epochs * share,
-        step_size=s.step_size and max(1, round(s.step_size * share)),
-        milestones=s.milestones and sorted({max(1, round(epoch * share)) for epoch in s.milestones}),
-        normalization="dataset" if s.normalization == "pretrained" else s.normalization,
-        pretrained=False, weights=None, freeze="none", head_lr=None, layer_decay=None,
-        teacher=None, teacher_epochs=None, cache_teacher=False, distill=None,
-    )  # fmt: skip
-    directory = RunDirectory(Path(teacher.runs_dir) / teacher.run_name)
-    teacher.resume = s.resume and directory.settings.is_file()
-    if not (teacher.resume and resume.finished(teacher)):
-        say(f"teacher       {s.teacher} is trained first, for {s.teacher_epochs} epochs")
-        say()
-        run_training(teacher, found)
-        say()
-    return str(directory.best)
-
-
-def _make_distillation(
-    s: SimpleNamespace,
-    file: str | None,
-    data: Data,
-    device: torch.device,
-    precision: str,
-    train_batches: ResidentTrainBatches | StreamedTrainBatches,
-    val_batches: EvalBatches | None,
-) -> tuple[Distillation | None, dict[str, Any] | None]:
-    """(the teacher and how to learn from it, what the summary says of it), or twice None without --teacher. The teacher
-    is scored first: a network that does no better than chance has nothing to teach.
-
-    Args:
-        file: the teacher's checkpoint or state dict; None: the published ImageNet weights.
-
-    Raises BadRequest where it is none, or does not fit the data set.
-    """
-    if s.teacher is None:
-        return None, None
-    if s.cache_teacher and not (data.resident and s.crop == "none" and not s.flip):
-        raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
-                         " --crop none --no-flip)")  # fmt: skip
-    dataset = data.dataset
-    teacher = load_teacher(s.teacher, file, dataset).adapt(dataset.mean, dataset.std, device, PRECISIONS[precision])
-    weights = file or "published ImageNet weights"
-    split, batches = "validation", val_batches
-    if batches is None:
-        split, batches = "train", _in_order(s, data, device)
-    top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32")[0]["top1"]
-    say(f"teacher       {s.teacher}, {weights}: top-1 {100 * top1:.2f} % on {split}")
-    chance = 1 / len(dataset.class_names)
-    if top1 <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
-        raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
-                         f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
-    facts = {"model": s.teacher, "weights": weights, "split": split, "top1": top1}
-    if split == "validation" and _knows_validation(teacher, s):
-        facts["note"] = "it was trained with another split: some of these validation images were in its training"
-        say(f"              {facts['note']}")
-    if s.cache_teacher:
-        _, logits = evaluate(teacher, _in_order(s, data, device), len(dataset.class_names), "fp32", keep_logits=True)
-        teacher = CachedTeacher(logits, train_batches)
-    return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
-
-
-def _in_order(s: SimpleNamespace, data: Data, device: torch.device) -> EvalBatches:
-    """The training images as they are."""
-    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device))
-
-
-def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
-    """Whether images that this run holds out of the training set were among those that the teacher learnt."""
-    theirs = teacher.settings
-    carved = s.val_fraction and s.select_on == "validation"
-    if not carved or theirs is None or theirs["dataset"] != s.dataset:
-        return False
-    return any(theirs.get(key) != getattr(s, key) for key in ("seed", "val_fraction"))
-
-
 def _make_recipe(
     s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int, distillation: Distillation | None
 ) -> Recipe:
@@ -274,7 +252,7 @@ def _make_recipe(
             learning_rate,
             steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
             epochs=s.epochs,
-            lr=s.lr,
+            lr=s.lr * (distributed.ranks() if s.scale_lr else 1),
             schedule=s.schedule,
             warmup_epochs=s.warmup_epochs,
             min_lr=s.min_lr,
@@ -287,13 +265,34 @@ def _make_recipe(
         accumulate=s.accumulate,
         clip_grad=s.clip_grad,
         distillation=distillation,
+        roll_back=s.on_nonfinite == "rollback",
     )
 
 
 def _forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
     forward = torch.compile(model) if compile_model else model
-    return forward if channels_last else lambda images: forward(images.contiguous())
+    if channels_last:
+        return forward
+
+    def laid_out(images: torch.Tensor) -> torch.Tensor:
+        return forward(images.contiguous())
+
+    if hasattr(model, "no_sync"):
+        laid_out.no_sync = model.no_sync
+    return laid_out
+
+
+def _shared(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
+    """The model as several processes train it, with gradients, and if asked for the statistics of batch normalisation,
+    of the whole batch."""
+    if sync_bn:
+        from timm.layers import convert_sync_batchnorm
+
+        if device.type != "cuda":
+            raise BadRequest("--sync-bn needs GPUs: torch has no synchronised batch normalisation for other devices")
+        model = convert_sync_batchnorm(model)
+    return distributed.wrap(model, device)
 
 
 def _print_overview(
@@ -317,6 +316,10 @@ def _print_overview(
     if s.teacher is None and len(model.head_names) > 1:
         say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
     say(f"device        {processes.describe(device)}, {precision}")
+    if distributed.many():
+        ranks = distributed.ranks()
+        lr = f", learning rate {s.lr * ranks:g}" if s.scale_lr else ""
+        say(f"processes     {ranks}: batches of {s.batch_size} images each, {s.batch_size * ranks} in all{lr}")
     say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
 
 
@@ -328,6 +331,7 @@ def _score_and_report(
     device: torch.device,
     precision: str,
     more_facts: dict[str, Any],
+    stop: Stop,
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
     test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **batch_arguments(s, data, device))
@@ -344,12 +348,16 @@ def _score_and_report(
         "weights": state.best["weights"],
         "train_seconds": round(state.train_seconds, 3),
         "peak_memory": processes.peak_memory(device),
+        "rollbacks": state.rollbacks,
+        "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
         "notes": data.dataset.notes,
         "settings": stored_settings(s),
     }
-    scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision)
+    scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision, stop)
     title = f"{s.model} on {data.dataset.name}"
     selected_there = s.select_on == "reported"
+    if not distributed.is_first():
+        return {}
     results.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return results.write(directory, scores, facts, data.dataset.class_names)

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from training import lock
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
 TEACHER = "-teacher"  # what the name of a teacher's run has behind that of its student
@@ -18,19 +19,39 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-lea
 
 
 class RunDirectory:
-    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, best.pth, predictions.npz, summary.json and plots."""
+    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, previous.pth, best.pth, predictions.npz, summary.json
+    and plots; robustness.json and cost.json where they were measured."""
 
     def __init__(self, path: Path):
         self.path = path
         self.settings = path / "settings.json"
         self.metrics = path / "metrics.csv"
         self.last = path / "last.pth"
+        self.previous = path / "previous.pth"
         self.best = path / "best.pth"
         self.predictions = path / "predictions.npz"
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
         self.confusion_table = path / "confusion.csv"
+        self.robustness = path / "robustness.json"
+        self.cost = path / "cost.json"
+
+    def clear(self, keep: tuple[str, ...] = ()) -> None:
+        """Deletes what lies in the folder, but for the names to keep."""
+        for entry in sorted(self.path.iterdir()):
+            if entry.name in keep:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def sweep(self) -> None:
+        """Deletes the half-written files that a killed process left."""
+        for stem in (self.last.stem, self.previous.stem, self.best.stem, self.metrics.stem, self.predictions.stem):
+            for leftover in self.path.glob(f".{stem}-*"):
+                leftover.unlink()
 
     def create(self, settings: dict[str, Any], overwrite: bool) -> str:
         """Makes the folder and writes settings.json. Returns the run's id at wandb.
@@ -38,9 +59,9 @@ class RunDirectory:
         With `overwrite` an existing run is deleted first. Raises BadRequest where the folder cannot be made.
         """
         try:
-            if overwrite and self.path.is_dir():
-                shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self.clear(keep=(lock.NAME,))
             run_id = uuid.uuid4().hex[:8]
             write_json(
                 self.settings,

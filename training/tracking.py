@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training import distributed
+
 if TYPE_CHECKING:
     from training.metrics import Totals
 
 
 def say(text: str = "") -> None:
-    """A line on the terminal that does not tear a progress bar."""
+    """A line on the terminal that does not tear a progress bar; of several processes the first one speaks."""
+    if not distributed.is_first():
+        return
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stdout)
@@ -27,7 +31,7 @@ class Progress:
     def __init__(self, accuracy: str = "top-1"):
         """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
         self.accuracy = accuracy
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and distributed.is_first()
         self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
         self.bar = None
         self.just_shown = False
@@ -103,7 +107,7 @@ class Wandb:
     ):
         """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
         self.run = None
-        if mode == "disabled":
+        if mode == "disabled" or not distributed.is_first():
             return
         if mode == "auto":
             mode = "online" if has_credentials() else "offline"

@@ -14,6 +14,7 @@ import models
 from data_transform import Normalize, image_transform
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
+from image_datasets.splits import Split
 from training import checkpoint, cost, options, processes, results
 from training.run_directory import RunDirectory
 from training.tracking import Wandb, say
@@ -41,6 +42,15 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
     return model.eval(), content
 
 
+def batches_for(
+    content: dict[str, Any], split: Split, device: torch.device, batch_size: int, workers: int
+) -> EvalBatches:
+    """Evaluation batches of a split as the model of a checkpoint wants them."""
+    mean, std = (tuple(content[key]) for key in ("mean", "std"))
+    split = split.with_channels(content["in_chans"])
+    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, content["eval_crop"])
+
+
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
     with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
@@ -63,19 +73,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
-    test = dataset.test.with_channels(content["in_chans"])
-    batches = EvalBatches(
-        test,
-        content["img_size"],
-        tuple(content["mean"]),
-        tuple(content["std"]),
-        device,
-        s.batch_size,
-        s.num_workers,
-        content["eval_crop"],
-    )
+    batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers)
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
-    say(f"data          {dataset.name}: {dataset.test_name}, {len(test):,} images")
+    say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     say(f"device        {processes.describe(device)}, {precision}")
     model = model.to(device, memory_format=torch.channels_last)
     scores = results.score(model, content, batches, dataset.class_names, precision)
@@ -97,7 +97,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "weights": content["best"]["weights"],
         "train_seconds": content["train_seconds"] and round(content["train_seconds"], 3),
         "peak_memory": processes.peak_memory(device),
-        "images": {"test": len(test)},
+        "images": {"test": len(batches.split)},
         "notes": dataset.notes,
         "settings": settings,
     }

@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 
 from benchmarks import cases, common, data, suite, usual, ways
-from benchmarks.common import SUITE, TIMM, USUAL, Repeated, Row, alternate, images_per_second
+from benchmarks.common import SUITE, TIMM, USUAL, Row, alternate, images_per_second
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
 from training.loop import evaluate
+from training.speed import ReadyBatches
+from training.timing import Repeated
 from utils import BadRequest
 
 CPU = torch.device("cpu")
@@ -375,7 +377,7 @@ def test_all_ways_train_the_same_model_by_the_same_steps():
     images, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
     losses = {}
     for name, trainer in trainers.items():
-        batches = suite.ReadyBatches(images, targets, 3) if name == SUITE else itertools.repeat((images, targets), 3)
+        batches = ReadyBatches(images, targets, 3) if name == SUITE else itertools.repeat((images, targets), 3)
         losses[name] = trainer.train(batches)
     assert losses[USUAL][0] == pytest.approx(losses[SUITE]["loss"], rel=1e-3)
     assert losses[USUAL][1] == pytest.approx(losses[SUITE]["top1"])

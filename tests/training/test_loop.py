@@ -1,6 +1,7 @@
 """Steps of the loop against the plain arithmetic that they stand for."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from training.loop import Recipe, _update_best, evaluate, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.tracking import Progress
+from utils import RunFailed
 
 CPU = torch.device("cpu")
 K, SIDE = 6, 4
@@ -47,7 +49,10 @@ def make_recipe(**changes) -> Recipe:
 def run_epoch(state: RunState, batches: ResidentTrainBatches, recipe: Recipe) -> dict:
     progress = Progress()
     progress.start_epoch(0, 1, len(batches.split), 0)
-    return train_epoch(state, state.model, batches, recipe, progress)
+    train_epoch(state, state.model, batches, recipe, progress)
+    means = state.totals.means()
+    state.totals.reset()
+    return means
 
 
 @pytest.mark.parametrize("count", [24, 23, 13])
@@ -180,3 +185,57 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size():
     for loss, logits in results[1:]:
         assert loss == pytest.approx(results[0][0], rel=1e-5)
         assert torch.allclose(logits, results[0][1], atol=1e-5)
+
+
+def spoil(monkeypatch, epoch: int, batch: int) -> None:
+    """The images of one batch become infinite, as often as they are drawn."""
+    batches = ResidentTrainBatches.epoch
+
+    def spoilt(self, number, start=0):
+        for step, (images, targets) in enumerate(batches(self, number, start), start):
+            yield images * (float("inf") if (number, step) == (epoch, batch) else 1), targets
+
+    monkeypatch.setattr(ResidentTrainBatches, "epoch", spoilt)
+
+
+LINE = "--dataset digits --train-fraction 0.2 --model resnet20 --batch-size 32 --checkpoint-every 3"
+
+
+def test_a_rolled_back_run_leaves_out_the_batches_that_spoilt_it_and_says_so(learns, workdir, monkeypatch):
+    spoil(monkeypatch, 1, 4)
+    result = learns(LINE, "--epochs", "2", "--run-name", "a", "--on-nonfinite", "rollback")
+    assert "rolled back   the loss is not finite in epoch 2, step 5" in result.out
+    summary = json.loads((workdir / "runs/a/summary.json").read_text())
+    (told,) = summary["rollbacks"]
+    # Nine batches an epoch, each a step: checkpoints lie behind steps 9 (an epoch's end) and 12.
+    assert (told["epoch"], told["first_batch"], told["last_batch"]) == (2, 4, 5)
+    kept = torch.load(workdir / "runs/a/last.pth", weights_only=True)
+    assert kept["step"] == 18 and all(value.isfinite().all() for value in kept["model"].values())
+
+
+def test_a_run_that_diverges_again_and_again_is_given_up(cli, workdir, monkeypatch):
+    for batch in (1, 2, 5, 8):
+        spoil(monkeypatch, 0, batch)
+    line = LINE.replace("--checkpoint-every 3", "--checkpoint-every 1")
+    result = cli(line, "--epochs", "1", "--run-name", "a", "--on-nonfinite", "rollback")
+    assert result.status == 1 and "the loss is not finite in epoch 1, step 9" in result.err
+    kept = torch.load(workdir / "runs/a/last.pth", weights_only=True)
+    assert len(kept["rollbacks"]) == 3 and all(value.isfinite().all() for value in kept["model"].values())
+
+
+def test_a_scaler_leaves_a_step_out_whose_loss_is_not_finite(monkeypatch):
+    spoil(monkeypatch, 0, 1)
+    state = make_state()
+    state.scaler = torch.amp.GradScaler("cpu")
+    means = run_epoch(state, make_batches(24, 8), make_recipe())
+    assert np.isfinite(means["loss"]) and all(bool(p.isfinite().all()) for p in state.model.parameters())
+    assert state.scaler.get_scale() == 2.0**15  # halved once
+
+
+def test_a_scaler_that_leaves_every_step_out_ends_the_run():
+    state = make_state()
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-9)
+    with torch.no_grad():
+        state.model[1].bias.fill_(float("nan"))
+    with pytest.raises(RunFailed, match="the loss is not finite in epoch 1, step 2"):
+        run_epoch(state, make_batches(24, 8), make_recipe())

@@ -422,6 +422,6 @@ def test_a_second_training_has_a_name_of_its_own_and_ctrl_c_stops_it(session):
     (line,) = commands(steps["train again"])
     assert shlex.split(line)[-1] == "cifar10-mobilenet_v3_small-2"
     assert status == 130
-    assert "main.py: stopped; --resume continues" in steps["interrupted"]
+    assert "main.py: stopped by SIGINT" in steps["interrupted"]
     assert not (folder / "runs/cifar10-mobilenet_v3_small-2/summary.json").exists()
     assert (folder / "runs/cifar10-mobilenet_v3_small/summary.json").is_file()

@@ -1,0 +1,103 @@
+"""Commands in processes of their own that can be killed; they start in a fraction of the time that importing takes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import socket
+import sys
+import time
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+# What a run imports from its start to its end.
+_context.set_forkserver_preload(
+    ["main", "training.run", "killing", "matplotlib.pyplot", "sklearn.datasets", "torch._dynamo",
+     "torch._inductor.config", "torchmetrics.functional.classification", "torchvision.transforms.v2"]
+)  # fmt: skip
+
+
+def start(words: list[str], folder: Path, log: Path, more: dict[str, str] | None = None) -> multiprocessing.Process:
+    """Runs main.py with a command line in `folder`; what it prints goes to the end of `log`.
+
+    Args:
+        more: for its environment.
+    """
+    process = _context.Process(target=_run, args=(words, str(folder), str(log), more or {}))
+    process.start()
+    return process
+
+
+def start_many(count: int, words: list[str], folder: Path, log: Path) -> list[multiprocessing.Process]:
+    """Processes that train together, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [start(words, folder, log, {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+
+
+def _run(words: list[str], folder: str, log: str, more: dict[str, str]) -> None:
+    import torch
+
+    import main
+    from training import options
+
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is without a server
+    os.chdir(folder)
+    os.environ.update(more)
+    torch.set_num_threads(1)
+    sys.argv = ["main.py", *words, "--wandb", "disabled"]
+    with Path(log).open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        status = options.one_line_errors(main.main)
+    sys.exit(status)
+
+
+def finish(process: multiprocessing.Process, timeout: float = 120) -> int:
+    """Its exit status; a signal's is negative."""
+    process.join(timeout)
+    assert process.exitcode is not None, "it does not come to an end"
+    return process.exitcode
+
+
+def wait_for_saves(process: multiprocessing.Process, file: Path, count: int) -> bool:
+    """Waits until `file` was replaced so many times. False where the process ended before."""
+    seen, last = 0, _identity(file)
+    while seen < count and process.is_alive():
+        now = _identity(file)
+        if now != last:
+            seen, last = seen + 1, now
+        time.sleep(0.001)
+    return process.is_alive()
+
+
+def _identity(file: Path):
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def kill_until_done(words: list[str], folder: Path, run: Path, log: Path, seed: int, varied=()) -> int:
+    """Starts a run and resumes it again and again, killing each process (SIGKILL) at a random instant after a random
+    number of checkpoints, until one of them finishes. Returns the number of kills.
+
+    Args:
+        varied: more words for each process in turn.
+    """
+    rng = random.Random(seed)
+    kills = 0
+    while True:
+        more = varied[kills % len(varied)] if varied else []
+        process = start([*words, *more, "--resume", "auto"], folder, log)
+        if wait_for_saves(process, run / "last.pth", rng.randint(0, 4) if kills else 1):
+            time.sleep(rng.uniform(0, 0.03))
+            process.kill()
+            process.join()
+        if process.exitcode == 0:
+            return kills
+        assert process.exitcode == -9, log.read_text()
+        kills += 1

@@ -1,0 +1,176 @@
+"""Many processes that train one model, as torchrun starts them: each has a part of every batch, gradients are averaged
+by DistributedDataParallel, and the first process alone writes and speaks. A single process sees no effect.
+
+Numbers on CPUs travel by gloo, those on CUDA devices by NCCL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PATIENCE = datetime.timedelta(hours=2)  # for the slowest of the processes; that one has died is noticed at once
+
+
+def ranks() -> int:
+    """The number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ["RANK"]) if ranks() > 1 else 0
+
+
+def local_rank() -> int:
+    """Its number on this machine."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def many() -> bool:
+    return ranks() > 1
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes again, after one of them had died."""
+    return many() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def start(device: torch.device) -> None:
+    """Joins the other processes, if there are any."""
+    import torch.distributed as dist
+
+    if many() and not dist.is_initialized():
+        on_gpus = device.type == "cuda"
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE, device_id=device if on_gpus else None
+        )
+
+
+def finish() -> None:
+    """Leaves the other processes."""
+    import torch.distributed as dist
+
+    if many() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits for all."""
+    if many():
+        total_of(0.0)  # a barrier on the CPU: torch's own would take a device
+
+
+@contextlib.contextmanager
+def first_one_first() -> Iterator[None]:
+    """The first process runs the block while the others wait, then they do."""
+    if not is_first():
+        barrier()
+    yield
+    if is_first():
+        barrier()
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes; of a single one the tensor itself."""
+    if not many():
+        return tensor
+    import torch.distributed as dist
+
+    summed = tensor.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def total_of(value: float) -> float:
+    """The sum of one number of each process."""
+    import torch
+
+    return float(total(torch.tensor(value, dtype=torch.float64)))
+
+
+def largest(value: int) -> int:
+    """The largest of one number of each process."""
+    if not many():
+        return value
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def stacked(tensor: torch.Tensor) -> torch.Tensor:
+    """A CPU tensor of each process, one behind the other in a new first dimension."""
+    import torch
+    import torch.distributed as dist
+
+    tensors = [torch.empty_like(tensor) for _ in range(ranks())] if many() else [tensor]
+    if many():
+        dist.all_gather(tensors, tensor)
+    return torch.stack(tensors)
+
+
+def rows(parts: list[torch.Tensor], bounds: list[tuple[int, int]], count: int, width: int) -> torch.Tensor:
+    """A matrix (count, width) of float32 on the CPU, of which each process has the rows within its `bounds`."""
+    import torch
+
+    matrix = torch.zeros(count, width)
+    for part, bound in zip(parts, bounds, strict=True):
+        matrix[slice(*bound)] = part.cpu()
+    return total(matrix)
+
+
+def share_buffers(*modules: torch.nn.Module | None) -> None:
+    """Gives the buffers of the first process, such as batch normalisation's averages, to all."""
+    if not many():
+        return
+    import torch.distributed as dist
+
+    for module in modules:
+        for buffer in module.buffers() if module is not None else ():
+            dist.broadcast(buffer, 0)
+
+
+def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The model as it is trained: its gradients are the average over all processes."""
+    if not many():
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+class Vote:
+    """Yes or no of any process, which all learn of at the same step: the one after it was cast. A single process learns
+    of it at once."""
+
+    def __init__(self):
+        self.pending: tuple[Any, torch.Tensor] | None = None
+
+    def cast(self, *flags: bool) -> None:
+        import torch
+        import torch.distributed as dist
+
+        ballot = torch.tensor(flags, dtype=torch.int32)
+        self.pending = (dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True), ballot)
+
+    def outcome(self) -> list[bool]:
+        """Of the flags that were cast last; empty where none were."""
+        if self.pending is None:
+            return []
+        work, ballot = self.pending
+        self.pending = None
+        work.wait()
+        return [bool(flag) for flag in ballot]

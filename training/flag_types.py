@@ -1,0 +1,113 @@
+"""What the value of a flag may be: argparse types, each with a message that says what would be right."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
+    """An argparse type: an int or a float between two bounds, each included unless it is open."""
+
+    def check(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        if not (above and below and (kind is int or math.isfinite(value))):
+            noun = "a whole number" if kind is int else "a number"
+            bounds = f"{'above' if open_low else 'from'} {low:g}"
+            if high != math.inf:
+                bounds += f" {'to below' if open_high else 'to'} {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
+        return value
+
+    return check
+
+
+def one_of(*choices: str) -> Callable:
+    """An argparse type: one of some words, in any case."""
+
+    def check(text: str) -> str:
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+
+    return check
+
+
+def channels(text: str) -> int:
+    """An argparse type: 1 or 3."""
+    if text not in ("1", "3"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
+    return int(text)
+
+
+def milestones(text: str) -> list[int]:
+    """An argparse type: growing epoch numbers with commas between them."""
+    try:
+        epochs = [int(part) for part in text.split(",")]
+    except ValueError:
+        epochs = []
+    if not epochs or epochs[0] < 1 or epochs != sorted(set(epochs)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of growing epochs such as 60,120,160")
+    return epochs
+
+
+def text(value: str) -> str:
+    """An argparse type: anything but nothing, which is what an unset variable of a shell leaves."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return value
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """An argparse type: name=value."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
+    return key, value
+
+
+def plain_name(text: str) -> str:
+    """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
+    parts = text.split("/")
+    if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
+    return text
+
+
+def counts(text: str) -> list[int]:
+    """An argparse type: whole numbers from 1 with commas between them."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers from 1, such as 64,128,256")
+    return values
+
+
+FRACTION = number(float, 0, 1, open_high=True)
+PROBABILITY = number(float, 0, 1)
+POSITIVE = number(float, 0, open_low=True)
+COUNT = number(int, 1)
+
+
+def count_or_auto(text: str) -> int | str:
+    """An argparse type: a whole number from 1, or auto."""
+    return "auto" if text.lower() == "auto" else COUNT(text)
+
+
+def interval(text: str) -> str:
+    """An argparse type: a whole number of steps, or of seconds with an s behind it."""
+    number, unit = text.rstrip("s"), text[len(text.rstrip("s")) :]
+    if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("", "s"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of steps such as 500 nor of seconds such as 600s"
+        )
+    return f"{int(number)}{unit}"

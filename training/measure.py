@@ -1,0 +1,138 @@
+"""Measuring finished runs: how robust their models are, and what they cost here. `main.py --measure`."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+import image_datasets
+from image_datasets.registry import Dataset
+from training import checkpoint, options, processes
+from training.flags import GROUPS
+from training.measurable import Measurable
+from training.robustness import measure_robustness
+from training.speed import Subject, measure_cost
+from training.tracking import say
+from training.use import batches_for, read_for_use
+from utils import BadRequest, RunFailed, human, write_json
+
+BATCH_SIZES = {"cuda": 128}  # of cost.json, if none is given
+ELSEWHERE = 32
+STALE = 0.01  # by how much another precision may change top-1
+
+
+def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
+    """Measures what is asked for of each of `s.measure`, unless it is measured already. A run that cannot be measured
+    does not keep the others from it.
+
+    Raises BadRequest or RunFailed at the end, where there was such a run.
+    """
+    device = processes.set_up(s.device, s.gpu, s.precision)
+    say(f"device        {processes.describe(device)}")
+    failures: list[Exception] = []
+    datasets: dict[tuple, Dataset] = {}
+    for run in s.measure:
+        try:
+            with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
+                _measure(run, s, given, device, datasets)
+        except (BadRequest, RunFailed) as error:
+            failures.append(error)
+            if len(s.measure) > 1:
+                say(f"{run.directory.path}: not measured: {error}")
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise type(failures[0])(f"{len(failures)} of {len(s.measure)} runs could not be measured; first: {failures[0]}")
+
+
+def _measure(
+    run: Measurable, s: SimpleNamespace, given: dict[str, Any], device: torch.device, datasets: dict[tuple, Dataset]
+) -> None:
+    """Args: datasets: filled with the data set that was read last, for the next run."""
+    files = {"corruptions": run.directory.robustness, "speed": run.directory.cost}
+    wanted = [kind for kind in files if getattr(s, kind)]
+    for kind in wanted:
+        if files[kind].is_file() and not s.overwrite:
+            say(f"{files[kind]}: is there already; --overwrite measures anew")
+    wanted = [kind for kind in wanted if s.overwrite or not files[kind].is_file()]
+    if not wanted:
+        return
+    model, content = read_for_use(str(run.checkpoint), None)
+    precision = processes.choose_precision(s.precision, device, model)
+    model = model.to(device, memory_format=torch.channels_last)
+    if "corruptions" in wanted:
+        dataset = _dataset(run, s, given, datasets)
+        checkpoint.settle_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
+        write_json(files["corruptions"], _robustness(run, s, model, content, dataset, device, precision))
+    if "speed" in wanted:
+        write_json(files["speed"], _cost(run, given, model, content, device, precision))
+
+
+def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], datasets: dict[tuple, Dataset]) -> Dataset:
+    """The run's data set, from the folder that is given, or else from where the run had it."""
+    name, path = run.dataset, s.data_path or run.data_path
+    if (name, path) not in datasets:
+        found = options.check_data(SimpleNamespace(**{**vars(s), "dataset": name, "data_path": path}), given)
+        datasets.clear()
+        datasets[name, path] = image_datasets.load_dataset(found, workers=s.num_workers)
+    return datasets[name, path]
+
+
+def _robustness(
+    run: Measurable,
+    s: SimpleNamespace,
+    model: torch.nn.Module,
+    content: dict[str, Any],
+    dataset: Dataset,
+    device: torch.device,
+    precision: str,
+) -> dict[str, Any]:
+    """The content of robustness.json."""
+    began = time.perf_counter()
+    total = len(dataset.test)
+    count = min(s.corrupt_images or total, total)
+    indices = np.arange(count) * total // count
+    split = dataset.test if count == total else dataset.test.subset(indices)
+    found = measure_robustness(
+        model, batches_for(content, split, device, s.batch_size, s.num_workers), indices, precision
+    )
+    say(f"{run.directory.path}: top-1 {100 * found['clean']['top1']:.2f} %, mean corruption error"
+        f" {100 * found['mean_corruption_error']:.2f} % on {count:,} images of {dataset.test_name}, {precision},"
+        f" {time.perf_counter() - began:.1f} s")  # fmt: skip
+    if count == total and abs(found["clean"]["top1"] - run.top1) > STALE:
+        say(f"warning: the run itself reported a top-1 of {100 * run.top1:.2f} %: are these the same images?")
+    for name, top1 in found["corruptions"].items():
+        say(f"  {name:15}{'  '.join(f'{100 * value:6.2f} %' for value in top1)}")
+    return {"split": dataset.test_name, **found, "device": device.type, "precision": precision}
+
+
+def _cost(
+    run: Measurable,
+    given: dict[str, Any],
+    model: torch.nn.Module,
+    content: dict[str, Any],
+    device: torch.device,
+    precision: str,
+) -> dict[str, Any]:
+    """The content of cost.json."""
+    if "optimizer" not in content["settings"]:
+        raise BadRequest(f"{run.checkpoint}: does not say how the model was trained, so --speed cannot repeat it")
+    subject = Subject(
+        model,
+        options.complete(content["settings"], GROUPS),
+        checkpoint.num_classes(content),
+        content["img_size"],
+        content["in_chans"],
+        device,
+        precision,
+    )
+    found = measure_cost(subject, given.get("batch_size") or BATCH_SIZES.get(device.type, ELSEWHERE))
+    memory = "" if found["peak_memory"] is None else f", {human(found['peak_memory'])}B at most"
+    say(f"{run.directory.path}: {found['train_images_per_second']:,.0f} images/s in training,"
+        f" {found['inference_images_per_second']:,.0f} in inference, batches of {found['batch_size']}, {precision};"
+        f" {found['inference_latency_ms']:.2f} ms for one image{memory}")  # fmt: skip
+    return found

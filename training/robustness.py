@@ -1,0 +1,63 @@
+"""How well a model does on corrupted images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from image_datasets.batches import EvalBatches
+from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt, parameter
+from training.loop import PRECISIONS
+from training.run_directory import versions
+
+SEED = 0  # the same for every run: all models see the same corrupted images
+
+
+@torch.inference_mode()
+def measure_robustness(
+    model: nn.Module, batches: EvalBatches, indices: Sequence[int], precision: str
+) -> dict[str, Any]:
+    """Top-1 on a split as it is, and under each corruption at each strength.
+
+    Every image is read once. Images that are kept in memory are corrupted as they are stored, before they are resized:
+    models that take another size see the same damage. Others are corrupted when they are cut to the model's size.
+
+    Args:
+        model: on the device of the batches, in eval mode.
+        indices: of each image of the batches, its place in the whole split, by which its corruption is drawn.
+
+    Returns "clean" {"top1"}, "corruptions" {name: [top1 at strengths 1 to 5]}, "mean_corruption_error" (the mean of
+    1 - top1 over corruptions and strengths, not divided by a reference model's), "parameters" {name: [what each
+    strength stands for]}, "images", "seed" and "versions".
+    """
+    from tqdm import tqdm
+
+    device, dtype = batches.device, PRECISIONS[precision]
+    variants = [None, *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
+    hits = torch.zeros(len(variants), dtype=torch.int64, device=device)
+    total = len(batches.split)
+    side = None
+    with tqdm(total=total, desc="corrupted", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for (start, end), (images, targets) in zip(batches.bounds, batches.unprepared(), strict=True):
+            side = min(images.shape[2:])
+            for i, variant in enumerate(variants):
+                seen = images if variant is None else corrupt(images, indices[start:end], *variant, SEED)
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    logits = model(batches.prepare(seen))
+                hits[i] += (logits.float().argmax(1) == targets).sum()
+            bar.update(end - start)
+    clean, *top1 = (hits.cpu().double() / total).tolist()
+    count = len(STRENGTHS)
+    return {
+        "clean": {"top1": clean},
+        "corruptions": {name: top1[count * i : count * (i + 1)] for i, name in enumerate(CORRUPTIONS)},
+        "mean_corruption_error": 1 - sum(top1) / len(top1),
+        "parameters": {name: [parameter(name, strength, side) for strength in STRENGTHS] for name in CORRUPTIONS},
+        "images": total,
+        "seed": SEED,
+        "versions": versions(),
+    }
