@@ -11,7 +11,8 @@ from dataclasses import replace
 from comparison import study
 from comparison.metrics import METRICS
 from training import options
-from training.flags import FLAGS, POSITIVE, Flag, one_of, text
+from training.flag_types import POSITIVE, one_of, text
+from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
 

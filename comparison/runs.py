@@ -85,7 +85,7 @@ def read_run(path: Path) -> Run:
     logits, targets, class_names = _predictions(directory.predictions)
     run = Run(
         path, settings, summary, logits, targets, class_names, _history(directory.metrics),
-        _optional(path / "cost.json", _check_cost), _optional(path / "robustness.json", _check_robustness),
+        _optional(directory.cost, _check_cost), _optional(directory.robustness, _check_robustness),
     )  # fmt: skip
     found = float(run.scores.right.mean())
     if abs(found - summary["top1"]) > STALE:

@@ -99,9 +99,9 @@ def conclusions(context: Context) -> Section:
     if len(context.told) < len(context.all_pairs):
         shown = sum(pair.adjusted[context.metric] < statistics.LEVEL for pair in context.all_pairs)
         items.append(
-            f"These are the pairs with the best model. Of all {len(context.all_pairs)} pairs, {shown} differ with p < 0.05"
-            f" after Holm's correction; tables/{context.prefix}differences.csv has them. So many pairs hide all but large"
-            " differences: --baseline MODEL compares each model with one."
+            f"These are the pairs with the best model. Of all {len(context.all_pairs)} pairs, {shown} differ with"
+            f" p < 0.05 after Holm's correction; tables/{context.prefix}differences.csv has them. So many pairs hide"
+            " all but large differences: --baseline MODEL compares each model with one."
         )
     single = [model.label for model in context.cohort.models if len(model.runs) == 1]
     if single:
@@ -282,7 +282,8 @@ def cost(context: Context) -> Section:
     devices = sorted(
         {str(run.cost["device"]) for model in models for run in model.runs if run.cost and "device" in run.cost}
     )
-    measured = f" Measured alone on {', '.join(devices)}." if devices else ""
+    measured = f" Measured alone on {' and '.join(devices)}." if devices else ""
+    measured += " Figures of different machines cannot be compared." if len(devices) > 1 else ""
     note = (
         "Means over runs. Of the training: what the whole of it took, validation included, on the machine that each run"
         f" had.{measured} Efficient in: no other model is at least as good and as cheap, and better in one of the two."

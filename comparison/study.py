@@ -111,7 +111,7 @@ def _name_in(path: Path) -> str:
 def _read_study(folder: Path) -> Selection:
     file = folder / "study.json"
     if not file.is_file():
-        found = sorted(path.parent for path in folder.glob("*/settings.json"))
+        found = sorted(path.parent for path in folder.rglob("settings.json"))
         selection = Selection(folder.resolve().name, folder, {})
         runs: list[tuple[Path, str | None]] = [(path, None) for path in found]
     else:
