@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from comparison import statistics
 from comparison.groups import Cohort, Model, percent
 from comparison.metrics import METRICS
-from comparison.pictures import COLOURS, WIDTH, colour, head, marker, tidy
+from comparison.pictures import COLOURS, WIDTH, colour, error_bars, head, marker, tidy
 from training import plots
 
 LINES = ("-", "--", ":", "-.")
@@ -77,8 +76,7 @@ def draw_data(cohort: Cohort, metric: str, title: str):
     for i, variant in enumerate(variants):
         models = sorted((m for m in cohort.models if m.variant == variant), key=lambda m: m.fraction)
         means = [kind.scale * model.mean(metric) for model in models]
-        halves = [kind.scale * statistics.seed_interval(model.values(metric)).half for model in models]
-        axis.errorbar([model.fraction for model in models], means, yerr=np.nan_to_num(halves), fmt=f"-{marker(i)}",
+        axis.errorbar([model.fraction for model in models], means, yerr=error_bars(models, metric), fmt=f"-{marker(i)}",
                       color=colour(i), capsize=3, linewidth=1.8, label=plots.plain(variant, 40))  # fmt: skip
     axis.set_xscale("log")
     axis.set_xticks(cohort.fractions, [percent(fraction) for fraction in cohort.fractions])

@@ -152,8 +152,12 @@ def _without_interval(pair: Pair, metric: str, better: str, worse: str, size: st
     lead = lead if found.mean else f"{better} and {worse} have the same {METRICS[metric].title}"
     p = f"{_p_name(pair)} = {show_p(pair.mcnemar_adjusted)}".replace("= <", "<")
     tested = f"{p} by McNemar's exact test on the same images"
-    return (f"{lead} with one seed each ({tested}). That compares two trained networks: whether other seeds would say"
-            " the same is not known.")  # fmt: skip
+    if not pair.seeds:
+        seeds = "with no seed in common and too few for an interval"
+    else:
+        alone = len(pair.first.runs) == len(pair.second.runs) == 1
+        seeds = "with one seed each" if alone else "with the one seed that both have"
+    return f"{lead} {seeds} ({tested}); whether other seeds would say the same is not known."
 
 
 def _p_name(pair: Pair) -> str:

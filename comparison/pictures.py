@@ -59,6 +59,20 @@ def head(figure, title: str, note: str = "") -> None:
         figure.text(0.01, 1 - 0.36 / height, note, ha="left", va="center", fontsize=9, color=plots.MUTED)
 
 
+def drawn_interval(model: Model, metric: str) -> np.ndarray:
+    """(low, high) over seeds, in the metric's scale; cut off where no value can be, as with few seeds it may reach
+    there."""
+    edges = np.array(statistics.seed_interval(model.values(metric)))
+    return METRICS[metric].scale * np.clip(edges, 0, 1 if METRICS[metric].scale == 100 else None)
+
+
+def error_bars(models: list[Model], metric: str) -> np.ndarray:
+    """(2, M): how far the intervals over seeds reach below and above the means; 0 where there is none."""
+    means = [METRICS[metric].scale * model.mean(metric) for model in models]
+    edges = np.array([drawn_interval(model, metric) for model in models]).T
+    return np.nan_to_num(np.abs(edges - means))
+
+
 def _rows(count: int) -> float:
     """The height in inches of a picture with so many rows."""
     return 1.75 + 0.46 * count
@@ -77,8 +91,7 @@ def draw_quality(cohort: Cohort, resampled: Resampled, metric: str, published: l
         values = kind.scale * model.values(metric)
         low, high = (kind.scale * edge for edge in statistics.image_interval(resampled.mean(model.runs, metric)))
         axis.plot([low, high], [y + 0.2, y + 0.2], color=plots.MUTED, linewidth=1.2, marker="|", markersize=6)
-        low, high = (kind.scale * edge for edge in statistics.seed_interval(model.values(metric)))
-        axis.plot([low, high], [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")
+        axis.plot(drawn_interval(model, metric), [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")
         axis.plot(values, np.full(len(values), y - 0.2), ".", color=ink, markersize=5)
         axis.plot(values.mean(), y, marker(order.index(model.variant)), color=ink, markersize=8)
     labels = [plots.plain(model.label, 44) for model in cohort.models]
@@ -158,8 +171,7 @@ def draw_cost(models: list[Model], metric: str, title: str):
         best = best[np.argsort(spent[best])]
         axis.plot(spent[best], quality[best], color=PALE, linewidth=2, zorder=1)
         for i, model in enumerate(models):
-            half = kind.scale * statistics.seed_interval(model.values(metric)).half
-            axis.errorbar(spent[i], quality[i], yerr=None if np.isnan(half) else half, fmt=marker(i), color=colour(i),
+            axis.errorbar(spent[i], quality[i], yerr=error_bars([model], metric), fmt=marker(i), color=colour(i),
                           markersize=8 if i in best else 6, markerfacecolor=colour(i) if i in best else "white",
                           capsize=3, linewidth=1.2, label=None if n else plots.plain(model.variant, 40))  # fmt: skip
         axis.set_title(f"{cost.title}{f' ({cost.unit})' if cost.unit else ''}", loc="left", fontsize=10)

@@ -109,6 +109,13 @@ def test_one_seed_is_a_comparison_of_two_networks_only(compare):
     assert "whether other seeds would say the same is not known" in text and "±" not in text
 
 
+def test_one_common_seed_is_said_to_be_one(compare):
+    (pair,) = compare({"cnn": [0.93, 0.5, 0.6], "vit": [0.90]})
+    assert sentence(pair, "top1").startswith(
+        "cnn has 3.00 points of top-1 more than vit with the one seed that both have"
+    )
+
+
 def test_equal_differences_with_every_seed_are_no_certainty(compare):
     (pair,) = compare({"cnn": [0.93, 0.92], "vit": [0.92, 0.91]})
     assert sentence(pair, "top1") == (
