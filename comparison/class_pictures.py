@@ -42,10 +42,15 @@ def draw_classes(models: list[Model], class_names: list[str], title: str):
             axis.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axis.set_yticks(range(rows), [plots.plain(class_names[i], 28) for i in shown], fontsize=9)
     _model_ticks(axis.xaxis, models)
+    return _finished(figure, axis, picture, "accuracy (%)", title)
+
+
+def _finished(figure, axis, picture, unit: str, title: str):
+    """The heat map with its colour bar and title."""
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
-    bar.set_label("accuracy (%)")
+    bar.set_label(unit)
     head(figure, title)
     return figure
 
@@ -132,12 +137,7 @@ def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
     names = [plots.plain(model.variant, 26) for model in models]
     _model_ticks(axis.xaxis, models)
     axis.set_yticks(range(m), names, fontsize=9)
-    axis.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.set_label("error consistency κ")
-    head(figure, title)
-    return figure
+    return _finished(figure, axis, picture, "error consistency κ", title)
 
 
 def reliability(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

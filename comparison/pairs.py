@@ -184,11 +184,10 @@ def _on_images(pair: Pair, metric: str) -> str:
 def _advice(pair: Pair, metric: str) -> str:
     kind = METRICS[metric]
     wanted = f"one of {kind.scale * pair.effect:g} {kind.unit}"
+    if pair.differences[metric].test != "paired t test":
+        return f"how many seeds would show {wanted} is known only where models have seeds in common"
     if pair.needed is None:
-        why = "the seeds are not paired" if not pair.seeds else f"more than {statistics.MOST_SEEDS:,} seeds"
-        if not pair.seeds:
-            return f"how many seeds would show {wanted} is not known, as {why}"
-        return f"{why} would be needed to show {wanted}"
+        return f"more than {statistics.MOST_SEEDS:,} seeds would be needed to show {wanted}"
     more = pair.needed - len(pair.seeds)
     if more <= 0:
         return f"these seeds would probably have shown {wanted}"

@@ -147,6 +147,9 @@ def build(contexts: list[Context], selection: Selection, sheets: list) -> Docume
         f"Data set: {settings['dataset']}, {len(first.class_names)} classes. Scored: {first.title}."
         f" {len(first.runs)} runs of {len({model.variant for model in first.models})} models."
     ]
+    sizes = sorted({run.settings["img_size"] for run in first.runs if run.settings.get("img_size")})
+    if len(sizes) > 1:
+        opening.append(f"The models see the images at {', '.join(map(str, sizes))} px.")
     if len(first.fractions) > 1:
         opening.append("In brackets: the share of the training images that a model learnt from.")
     if selection.missing:

@@ -17,14 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from simulated import write_run, write_study
 
 import compare
 from image_datasets.registry import check_dataset, load_dataset
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "tests/comparison"))
-from simulated import write_run, write_study  # noqa: E402
-
 MODELS = {"resnet20": 0.95, "50%_of {a}&b": 0.9, "vit_tiny": 0.8}
 PUBLISHED = {
     "He et al.": {"source": "arXiv:1512.03385, Table 6", "variant": "resnet20", "top1": 91.25, "params": 270000},
