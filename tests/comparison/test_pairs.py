@@ -131,8 +131,10 @@ def test_without_common_seeds_the_sentence_says_so(compare):
 
 def test_one_common_seed_is_too_few_for_pairs(compare):
     (pair,) = compare({"cnn": [0.93, 0.94, 0.95], "vit": [0.92, 0.94, 0.93]}, start={"vit": 2})
-    assert sentence(pair, "top1").endswith("n = 3 and 3, not paired; how many seeds would show one of 0.5 points is known"
-                                           " only where models have seeds in common.")  # fmt: skip
+    assert sentence(pair, "top1").endswith(
+        "n = 3 and 3, not paired; how many seeds would show one of 0.5 points is known only where models have seeds in"
+        " common."
+    )
 
 
 def test_a_difference_that_other_images_could_undo_is_told_with_that(compare):
