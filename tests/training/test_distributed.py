@@ -134,7 +134,7 @@ def test_torchrun_starts_a_killed_worker_again_and_goes_on_from_the_last_checkpo
 
 def test_what_is_for_a_single_process_is_refused(together):
     for words, needle in (
-        ("--list-models resnet*", "--list-models is for a single process"),
+        ("--evaluate best.pth", "--evaluate is for a single process"),
         ("--dataset digits --device cuda:1", "--gpu and --device cuda:N are for a single process"),
         ("--dataset digits --train-fraction 0.001 --epochs 1 --batch-size 4", "cannot be shared by 8 processes"),
     ):
