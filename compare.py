@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 from comparison import study
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from training import options
 from training.flag_types import POSITIVE, one_of, text
 from training.flags import FLAGS, Flag

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from comparison.groups import Cohort, Model, percent
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from comparison.pictures import COLOURS, WIDTH, colour, error_bars, head, marker, tidy
 from training import plots
 

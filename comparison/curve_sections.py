@@ -7,7 +7,7 @@ import numpy as np
 from comparison import curve_pictures, statistics
 from comparison.document import Section
 from comparison.groups import percent
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from comparison.sections import Context, _over_seeds
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from comparison.runs import Run
 from training.flags import FLAGS
 from utils import BadRequest

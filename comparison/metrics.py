@@ -3,45 +3,10 @@ more than one. Their values are those of training/metrics.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 ECE_BINS = 15  # of equal width, as in Guo et al., arXiv:1706.04599
 MAP_LIMIT = 250_000  # images x classes up to which the average precision is computed anew for each resampled split
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: `scale` x its value, with `decimals`, called `title`; whether more is better."""
-
-    title: str
-    scale: float = 100.0
-    decimals: int = 2
-    more_is_better: bool = True
-
-    def show(self, value: float | None) -> str:
-        return "–" if value is None or value != value else f"{self.scale * value:.{self.decimals}f}"
-
-    @property
-    def unit(self) -> str:
-        return "points" if self.scale == 100 else "nats"
-
-    @property
-    def heading(self) -> str:
-        return f"{self.title} (%)" if self.scale == 100 else self.title
-
-
-METRICS = {
-    "top1": Metric("top-1"),
-    "top5": Metric("top-5"),
-    "loss": Metric("loss", 1.0, 4, more_is_better=False),
-    "precision": Metric("precision"),
-    "recall": Metric("recall"),
-    "f1": Metric("F1"),
-    "map": Metric("mAP"),
-    "ece": Metric("ECE", more_is_better=False),
-}
 
 
 class ScoredSplit:

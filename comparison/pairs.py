@@ -10,7 +10,8 @@ import numpy as np
 
 from comparison import statistics
 from comparison.groups import Cohort, Model, percent
-from comparison.metrics import MAP_LIMIT, METRICS
+from comparison.metric_names import METRICS
+from comparison.metrics import MAP_LIMIT
 from comparison.statistics import LEVEL, Difference, Interval
 
 ORDER = list(METRICS)

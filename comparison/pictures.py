@@ -9,7 +9,7 @@ import numpy as np
 from comparison import document, statistics
 from comparison.cost import COSTS, Cost, front
 from comparison.groups import Cohort, Model
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from comparison.pairs import Pair, Resampled
 from comparison.study import Published
 from training import plots

@@ -12,7 +12,7 @@ import numpy as np
 from comparison import class_sections, curve_sections, document, image_sheet, sections
 from comparison.document import Document, Points, Section
 from comparison.groups import Cohort, make_cohorts, why_apart
-from comparison.metrics import METRICS
+from comparison.metric_names import METRICS
 from comparison.runs import read_run
 from comparison.sections import Context
 from comparison.study import Selection

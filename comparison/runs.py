@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from comparison.metrics import METRICS, ScoredSplit
+from comparison.metric_names import METRICS
+from comparison.metrics import ScoredSplit
 from training.run_directory import RunDirectory
 from utils import BadRequest, read_json
 
@@ -57,10 +58,6 @@ class Run:
         """As its summary has it; NaN where it is not defined."""
         value = self.summary[name]
         return np.nan if value is None else float(value)
-
-
-def is_finished(path: Path) -> bool:
-    return RunDirectory(path).summary.is_file()
 
 
 def read_run(path: Path) -> Run:

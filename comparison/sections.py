@@ -12,7 +12,7 @@ from comparison import pictures, statistics
 from comparison.cost import COSTS, front
 from comparison.document import Picture, Points, Section, Table
 from comparison.groups import Cohort, Model, percent
-from comparison.metrics import METRICS, Metric
+from comparison.metric_names import METRICS, Metric
 from comparison.pairs import Pair, Resampled, compare_all, sentence, show_p
 from comparison.study import Published
 from utils import human

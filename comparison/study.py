@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comparison.metrics import METRICS
-from comparison.runs import is_finished
+from comparison.metric_names import METRICS
+from training.run_directory import RunDirectory
 from utils import BadRequest, read_json, shorten, suggestion
 
 if sys.version_info >= (3, 11):
@@ -120,7 +120,7 @@ def _read_study(folder: Path) -> Selection:
         selection.variants = list(dict.fromkeys(run["variant"] for run in content["runs"]))
         runs = [(folder / run["name"], run["variant"]) for run in content["runs"]]
     for path, variant in runs:
-        if is_finished(path):
+        if RunDirectory(path).summary.is_file():
             selection.runs[path] = variant
         else:
             state = "is not finished" if path.is_dir() else "has not begun"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from comparison.metrics import METRICS, ScoredSplit
+from comparison.metric_names import METRICS
+from comparison.metrics import ScoredSplit
 
 
 def targets(count: int = 300, classes: int = 10, seed: int = 7) -> np.ndarray:

@@ -277,6 +277,22 @@ def test_the_report_is_published_on_request(learns, workdir, monkeypatch):
     ].manifest.entries.keys()
 
 
+def test_bad_requests_import_nothing_heavy(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(REPO)!r})
+import compare
+from utils import BadRequest
+try:
+    compare.main(["nowhere"])
+except BadRequest:
+    heavy = {{"torch", "numpy", "scipy", "statsmodels", "pandas", "matplotlib", "jinja2", "wandb"}} & set(sys.modules)
+    sys.exit(", ".join(heavy) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("line", "needle"),
     [

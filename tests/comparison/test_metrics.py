@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from comparison.metrics import METRICS, ScoredSplit
+from comparison.metric_names import METRICS
+from comparison.metrics import ScoredSplit
 from training.metrics import report
 
 

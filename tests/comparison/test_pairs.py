@@ -13,7 +13,8 @@ from simulated import logits, targets, write_run
 from comparison import statistics
 from comparison.cost import front
 from comparison.groups import make_cohorts
-from comparison.metrics import METRICS, ScoredSplit
+from comparison.metric_names import METRICS
+from comparison.metrics import ScoredSplit
 from comparison.pairs import Resampled, compare_all, sentence
 from comparison.runs import read_run
 
