@@ -27,6 +27,8 @@ GROUPS = {
     "images": [
         replace(FLAGS["dataset"], default_text="that of the first model's run"),
         replace(FLAGS["data_path"], default_text="that of the first model's run"),
+        replace(FLAGS["on_bad_image"], help="what an image file that cannot be read does: error, it stops the script;"
+                " skip, others are drawn in its place"),
         Flag("num-images", "images to draw", default=10, check=number(int, 1, 100), metavar="N"),
         Flag("disagreements", "draw images on which the two models give different answers", default=False),
         replace(FLAGS["seed"], help="seed of the choice of images"),

@@ -2,6 +2,7 @@
 
 Both kinds give normalised float32 images (N, C, H, W) in channels-last memory and class indices (N,). Which images are
 in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch, step) and the image's index alone.
+An image that cannot be read, where that does not stop the run, is left out of its batch when all draws have been made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from data_transform import (
     erase,
     image_transform,
     resize,
+    send,
 )
+from image_datasets.bad_images import BadImage, Report
 from image_datasets.decode import read_pixels
 from image_datasets.padded_images import PaddedImages, augment_batch
 from image_datasets.splits import Split
@@ -76,10 +79,11 @@ class _TrainBatches:
     Attributes:
         img_size: side of the images that the model gets.
         mean, std: per channel, of pixel values in [0, 1].
+        report: takes each image that cannot be read, and its batch has one image fewer; None: it stops the run.
         batch_size: of each process.
         rank, ranks: which of the processes that share each batch this is, from 0, and how many they are.
         sizes: of the batches; own_sizes: of the parts that this process has of them, and bounds: (start, end) of these
-            in the order of the epoch.
+            in the order of the epoch; images that cannot be read are counted too.
     """
 
     split: Split
@@ -92,8 +96,10 @@ class _TrainBatches:
     seed: int
     rank: int = 0
     ranks: int = 1
+    report: Report | None = None
 
     def __post_init__(self):
+        _report_known(self.split, self.report)
         whole = batch_bounds(len(self.split), self.batch_size, self.ranks)
         self.sizes = [end - start for start, end in whole]
         self.bounds = [share_of(bound, self.rank, self.ranks) for bound in whole]
@@ -119,19 +125,22 @@ class ResidentTrainBatches(_TrainBatches):
         padding = self.augment.padding if self.augment.crop == "pad" else 0
         self.images = PaddedImages(torch.from_numpy(self.split.images), padding, self.device)
         self.targets = torch.from_numpy(self.split.targets).to(self.device)
+        self.bad = torch.from_numpy(self.split.bad())
 
-    def order(self, epoch: int) -> torch.Tensor:
-        """The images' indices in the order of the epoch, int64 (N,) on the device."""
-        return epoch_order(len(self.split), self.seed, epoch).to(self.device)
+    def batches(self, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The images' indices in each batch of an epoch, int64 (n,) on the device, and which places are left when those
+        that cannot be read are taken out of it, None: all."""
+        order = epoch_order(len(self.split), self.seed, epoch)
+        keep = ~torch.isin(order, self.bad)
+        order = order.to(self.device)
+        return [(order[a:b], None if keep[a:b].all() else keep[a:b].nonzero()[:, 0]) for a, b in self.bounds]
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:
         """The epoch's batches from number `start` on."""
-        order = self.order(epoch)
-        for step in range(start, len(self.bounds)):
-            index = order[slice(*self.bounds[step])]
+        for step, (index, places) in enumerate(self.batches(epoch)[start:], start):
             self._seed(epoch, step)
             images = augment_batch(self.images, index, self.augment, self.img_size)
-            yield self._finish(images), self.targets[index]
+            yield _take_places(self._finish(images), self.targets[index], places)
 
 
 class StreamedTrainBatches(_TrainBatches):
@@ -147,9 +156,9 @@ class StreamedTrainBatches(_TrainBatches):
         """The epoch's batches from number `start` on."""
         self.sampler.epoch, self.sampler.start = epoch, start
         for step, batch in enumerate(self.loader, start):
-            images, targets = _to_device(batch, self.device)
+            images, targets, places = _to_device(batch, self)
             self._seed(epoch, step)
-            yield self._finish(images), targets
+            yield _take_places(self._finish(images), targets, places)
 
 
 @dataclass
@@ -159,6 +168,10 @@ class EvalBatches:
     Of several processes each has every `ranks`-th batch, from number `rank` on: every image is in one of them.
     Where the images are not kept in memory, `workers` processes decode them, and the centre crop keeps the share
     `eval_crop` of the short side.
+
+    Attributes:
+        report: as of the training's batches.
+        given: the indices of the images that the last iteration gave, all but those that cannot be read.
     """
 
     split: Split
@@ -172,8 +185,11 @@ class EvalBatches:
     seed: int = 0
     rank: int = 0
     ranks: int = 1
+    report: Report | None = None
 
     def __post_init__(self):
+        _report_known(self.split, self.report)
+        self.given = torch.empty(0, dtype=torch.int64)
         self.normalize = Normalize(self.mean, self.std, self.device)
         starts = range(0, len(self.split), self.batch_size)
         bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
@@ -186,19 +202,34 @@ class EvalBatches:
             transform = image_transform(None, self.img_size, self.eval_crop)
             self.loader = _file_loader(self, transform, False, sampler, self.workers)
 
+    def targets_given(self) -> torch.Tensor:
+        """The classes of the images that the last iteration gave, int64 (n,) on the CPU."""
+        return torch.from_numpy(self.split.targets)[self.given]
+
     def __iter__(self) -> Batches:
         for images, targets in self.unprepared():
-            yield self.prepare(images), targets
+            if len(images):
+                yield self.prepare(images), targets
 
     def unprepared(self) -> Batches:
         """The batches in uint8 (N, C, H, W): images that are kept in memory as they are stored, others cut to
-        img_size."""
+        img_size. Where none of a batch can be read N is 0."""
+        given = []
+        for (start, end), (images, targets, places) in zip(self.bounds, self._batches(), strict=True):
+            given.append(torch.arange(start, end) if places is None else start + places)
+            yield _take_places(images, targets, places)
+        self.given = torch.cat(given) if given else self.given
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         if self.split.images is None:
             for batch in self.loader:
-                yield _to_device(batch, self.device)
+                yield _to_device(batch, self)
             return
+        readable = ~torch.isin(torch.arange(len(self.split)), torch.from_numpy(self.split.bad()))
         for start, end in self.bounds:
-            yield self.images[start:end].permute(0, 3, 1, 2), self.targets[start:end]
+            keep = readable[start:end]
+            images = self.images[start:end].permute(0, 3, 1, 2)
+            yield images, self.targets[start:end], None if keep.all() else keep.nonzero()[:, 0]
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """What the model gets of a batch of `unprepared`."""
@@ -227,34 +258,39 @@ class _Damaged(str):
 
 
 class _Files(torch.utils.data.Dataset):
-    def __init__(self, split: Split, transform: Callable, random: bool, chans: int, seed: int):
-        self.split, self.transform, self.random, self.chans, self.seed = split, transform, random, chans, seed
+    """Args: shape: of an image after `transform`, (C, H, W); skip_bad: one that cannot be read stays black."""
+
+    def __init__(self, split: Split, transform: Callable, random: bool, shape: tuple[int, ...], seed: int,
+                 skip_bad: bool):  # fmt: skip
+        self.split, self.transform, self.random, self.seed = split, transform, random, seed
+        self.shape, self.skip_bad = shape, skip_bad
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         """(uint8 (C, H, W), class index) of an image in an epoch. Raises BadRequest where it cannot be read."""
         epoch, i = key
-        copies = self.split.copies
-        image = read_pixels(self.split.paths[i], self.chans) if copies is None else copies[i]
+        image = None if self.split.copies is None else self.split.copies[i]
+        if image is None:
+            image = read_pixels(self.split.paths[i], self.shape[0])
         if self.random:
             _seed(self.seed, "image", epoch, i)
         return self.transform(image), int(self.split.targets[i])
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor] | _Damaged:
-        """A batch. Every image is put into its place at once, so that the memory of the next one is this one's: a batch
-        of images each in memory of its own takes longer to get from the system than to resize."""
-        batch = None
-        targets = []
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, dict] | _Damaged:
+        """A batch, and which of its places hold no image, with the file and the reason. Every image is put into its
+        place at once, so that the memory of the next one is this one's: a batch of images each in memory of its own
+        takes longer to get from the system than to resize."""
+        chans, height, width = self.shape
+        batch = _take((len(keys), height, width, chans)).permute(0, 3, 1, 2)
+        bad = {}
         for place, key in enumerate(keys):
             try:
-                image, target = self[key]
+                batch[place], _ = self[key]
             except BadRequest as error:
-                return _Damaged(error)
-            if batch is None:
-                chans, height, width = image.shape
-                batch = _take((len(keys), height, width, chans)).permute(0, 3, 1, 2)
-            batch[place] = image
-            targets.append(target)
-        return batch, torch.tensor(targets)
+                if not (self.skip_bad and isinstance(error, BadImage)):
+                    return _Damaged(error)
+                batch[place] = 0
+                bad[place] = (error.path, error.reason)
+        return batch, torch.from_numpy(self.split.targets[[i for _, i in keys]]), bad
 
 
 _PIXELS = Buffers(np.uint8)
@@ -289,8 +325,9 @@ def _let_the_main_process_decide(worker: int) -> None:
 
 
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
+    shape = (len(owner.mean), owner.img_size, owner.img_size)
     return torch.utils.data.DataLoader(
-        _Files(owner.split, transform, random, len(owner.mean), owner.seed),
+        _Files(owner.split, transform, random, shape, owner.seed, owner.report is not None),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -300,8 +337,28 @@ def _file_loader(owner, transform: Callable, random: bool, batch_sampler, worker
     )
 
 
-def _to_device(batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_device(batch, owner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """(images, targets, the places that hold an image, None: all) of what a worker sent. Reports the others."""
     if isinstance(batch, _Damaged):
         raise RunFailed(str(batch))
-    images, targets = batch
-    return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+    images, targets, bad = batch
+    for path, reason in bad.values():
+        owner.report(path, reason)
+    left = [place for place in range(len(images)) if place not in bad]
+    places = torch.tensor(left, dtype=torch.int64) if bad else None
+    return images.to(owner.device, non_blocking=True), targets.to(owner.device, non_blocking=True), places
+
+
+def _report_known(split: Split, report: Report | None) -> None:
+    for i in split.bad() if report is not None else ():
+        report(split.paths[i], split.reasons[i])
+
+
+def _take_places(
+    images: torch.Tensor, targets: torch.Tensor, places: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a batch the images (N, C, H, W), in channels-last memory, and targets (N,) at some places (n,); None: all."""
+    if places is None:
+        return images, targets
+    places = send(places, images.device)
+    return images.permute(0, 2, 3, 1)[places].permute(0, 3, 1, 2), targets[places]

@@ -26,7 +26,7 @@ FACTS = {
 }
 
 
-def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")

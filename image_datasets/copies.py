@@ -74,7 +74,7 @@ class Copies:
     What is kept of each is a row of an array and a byte, which processes share until they write to it.
 
     Args:
-        entries: ENTRY (N,).
+        entries: ENTRY (N,); its size is 0 where an image has no copy, because its file could not be read.
     """
 
     def __init__(self, kind: str, chans: int, files: list[Path], entries: np.ndarray):
@@ -91,10 +91,13 @@ class Copies:
     def subset(self, index: np.ndarray) -> Copies:
         return Copies(self.kind, self.chans, self.files, self.entries[index])
 
-    def __getitem__(self, i: int) -> torch.Tensor | TiledImage:
+    def __getitem__(self, i: int) -> torch.Tensor | TiledImage | None:
         """What `data_transform.image_transform` takes: uint8 (C, H, W) with memory (H, W, C) that lies in the file, or
-        an image of which the part that is asked for is decoded. Raises BadRequest where it is damaged."""
+        an image of which the part that is asked for is decoded; None where there is no copy. Raises BadRequest where it
+        is damaged."""
         number, offset, size, height, width, crc = self.entries[i].item()
+        if not size:
+            return None
         try:
             pixels = np.frombuffer(self._map(number), np.uint8, size, offset)
         except (OSError, ValueError) as error:

@@ -34,35 +34,40 @@ COMMIT_BYTES, COMMIT_SECONDS = 1 << 25, 2.0  # what a process that is killed los
 LOADED = 8  # images that a process hands over at once
 
 
-def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: list[str], workers: int) -> Copies:
+def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: list[str], workers: int,
+             skip_bad: bool = False) -> Copies:  # fmt: skip
     """The copies of the images `paths` below the folder `root`, after making those that are not in `place` yet.
 
     Args:
         side: of longer ones the short side becomes so many pixels.
         workers: processes that decode and encode.
+        skip_bad: images that cannot be read have no copy.
 
     Raises BadRequest, after all others are made, where images cannot be read, and RunFailed where the disk is full.
     """
-    keys = _keys(f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}", root, paths, workers)
+    keys = _keys(f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}", root, paths, workers, skip_bad)
     files, known, entries = scan(place)
     at = _find(keys, known)
-    made = 0
+    made = broken = 0
     if (at < 0).any():
         with _alone(place) as alone:
             if alone:
                 _clean(place)
             missing = np.flatnonzero(_find(keys, scan(place)[1]) < 0)  # what another process has not made meanwhile
-            _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers)
-        made = len(missing)
+            broken = _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers, skip_bad)
+        made = len(missing) - broken
         files, known, entries = scan(place)
         at = _find(keys, known)
-        if (at < 0).any():
-            raise RunFailed(f"{place}: {(at < 0).sum():,} copies cannot be read after they were written")
-    copies = Copies(kind, chans, files, entries[at])
-    others = len(entries) - len(paths)  # of files that changed or are gone, or that other runs use
-    _say(f"copy          {f'{made:,} of {len(paths):,}' if made else f'all {len(paths):,}'} training images"
+        if (at < 0).sum() > broken:
+            raise RunFailed(f"{place}: {(at < 0).sum() - broken:,} copies cannot be read after they were written")
+    own = np.zeros(len(paths), entries.dtype)
+    own[at >= 0] = entries[at[at >= 0]]
+    copies = Copies(kind, chans, files, own)
+    others = len(entries) - (len(paths) - broken)  # of files that changed or are gone, or that other runs use
+    _say(f"copy          {f'{made:,} of {len(paths):,}' if made or broken else f'all {len(paths):,}'} training images"
          f" {'were copied to' if made else 'are in'} {place} ({KINDS[kind]}, short side {side} px,"
          f" {human(int(copies.entries['size'].sum(dtype=np.int64)))}B)"
+         f"{f'; {broken:,} cannot be read and have no copy' if broken else ''}"
          f"{f'; {others:,} more are there that this run does not need' if others > 0 else ''}")  # fmt: skip
     return copies
 
@@ -74,14 +79,20 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _keys(form: str, root: str, paths: list[str], workers: int) -> np.ndarray:
+def _keys(form: str, root: str, paths: list[str], workers: int, skip_bad: bool) -> np.ndarray:
     """uint64 (N, 2): of each file a digest of its name below `root`, size and time, and of the form of the copy."""
     result = np.empty((len(paths), 2), "<u8")
 
     def fill(start: int) -> None:
         for i in range(start, min(start + 1024, len(paths))):
-            state = os.stat(paths[i])  # noqa: PTH116 (Path costs more than the call)
-            text = f"{form}\0{paths[i].removeprefix(root)}\0{state.st_size}\0{state.st_mtime_ns}"
+            try:
+                state = os.stat(paths[i])  # noqa: PTH116 (Path costs more than the call)
+                size, time_ns = state.st_size, state.st_mtime_ns
+            except OSError:
+                if not skip_bad:
+                    raise
+                size = time_ns = -1  # whoever wants to read it is told
+            text = f"{form}\0{paths[i].removeprefix(root)}\0{size}\0{time_ns}"
             digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
             result[i] = np.frombuffer(digest, "<u8")
 
@@ -132,11 +143,13 @@ def _clean(place: Path) -> None:
             index.unlink(missing_ok=True)
 
 
-def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys: np.ndarray, workers: int) -> None:
+def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys: np.ndarray, workers: int,
+          skip_bad: bool) -> int:  # fmt: skip
+    """Returns how many could not be read, with `skip_bad`; else these raise BadRequest at the end."""
     from tqdm import tqdm
 
     if not paths:
-        return
+        return 0
     sources = _Sources(paths, kind, side, chans)
     loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is)
     broken = []
@@ -148,13 +161,14 @@ def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys:
             bar.update()
             if isinstance(made, str):
                 broken.append(made)
-                bar.write(made, file=sys.stdout)
+                bar.write(" ".join(made.splitlines()), file=sys.stdout)
             else:
                 writer.add(key, *made)
-    if broken:
+    if broken and not skip_bad:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
         raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them"
                          " (the others are copied)")  # fmt: skip
+    return len(broken)
 
 
 def _as_it_is(samples: list) -> list:

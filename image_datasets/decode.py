@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from image_datasets.folder import read_image
+from image_datasets.folder import SLIMMEST, read_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 JPEG_START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a frame header, by which the image's form is known
 SCAN = 0xDA  # the marker behind which the image itself begins
-MOST_PIXELS = 50_000_000  # above it Pillow reads, which warns of, or refuses, decompression bombs
+MOST_PIXELS = 50_000_000  # above it Pillow reads, and decompression bombs are refused
+MOST_BYTES = 1 << 28  # of a file that is read at once; Pillow reads larger ones as far as it needs them
 
 
 def read_pixels(path: str, chans: int) -> torch.Tensor | Image.Image:
     """The image of a file, in RGB or grey, for `data_transform.image_transform`.
 
     A JPEG file of 8 bits per sample in colour, or in grey, becomes a uint8 tensor (C, H, W) whose memory is (H, W, C);
-    any other file a PIL image. Raises BadRequest that names the file where it is damaged.
+    any other file a PIL image. Raises BadImage as `read_image` does.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(len(JPEG_START))
-            data = start + file.read() if start == JPEG_START else b""
+            data = start + file.read(MOST_BYTES) if start == JPEG_START else b""
         pixels = decode(data, chans)
     except Exception:  # Pillow has the last word on what is damaged, and says why
         pixels = None
@@ -66,7 +67,8 @@ def _is_plain(data: bytes, chans: int) -> bool:
     height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
     components = data[at + 9]
     wanted = components == chans or (components == 1 and chans == 3)
-    return data[at + 4] == 8 and wanted and 0 < height * width <= MOST_PIXELS
+    usual = 0 < height * width <= MOST_PIXELS and max(height, width) <= SLIMMEST * min(height, width)
+    return data[at + 4] == 8 and wanted and usual and len(data) <= MOST_BYTES
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from image_datasets.registry import Dataset, Found
 from utils import BadRequest
 
 
-def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
     if download:

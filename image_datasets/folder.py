@@ -5,16 +5,23 @@ Sets whose images are all equally small are decoded once and kept as one array; 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from image_datasets.bad_images import BadImage
 from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
+SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
+# Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.
+warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
+warnings.filterwarnings("ignore", "Palette images with Transparency")
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
     return Path(path)
 
 
-def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
     root = check_root(name, path, download, verify, "train/")
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
@@ -63,10 +70,10 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:
         raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
-    side, grey = peek(splits["train"])
+    side, grey = peek(splits["train"], skip_bad)
     layout = Layout(root, class_names, splits, side, grey)
     has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val)
+    return Found(name, layout, has_val=has_val, skip_bad=skip_bad)
 
 
 def load(found: Found, workers: int) -> Dataset:
@@ -78,13 +85,13 @@ def load(found: Found, workers: int) -> Dataset:
     chans = 1 if layout.grey else 3
     splits, notes, side = {}, [], layout.side
     for part, (paths, labels) in layout.splits.items():
-        images = None if side is None else _decode_all(paths, side, chans, workers)
+        images, reasons = (None, None) if side is None else _decode_all(paths, side, chans, workers, found.skip_bad)
         if images is None and side is not None:
             side = None
             notes.append(
                 "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
             )
-        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths)
+        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths, reasons=reasons)
     if side is None:
         splits = {part: Split(split.targets, None, split.paths) for part, split in splits.items()}
     train = splits["train"]
@@ -104,7 +111,7 @@ def load(found: Found, workers: int) -> Dataset:
         )
     mean, std = statistics_for(chans)
     if train.images is not None:
-        mean, std = channel_statistics(train.images)
+        mean, std = channel_statistics(train.readable_images())
     return Dataset(
         name=found.name,
         class_names=layout.class_names,
@@ -180,39 +187,58 @@ def _tiny_imagenet_val(folder: Path, class_names: list[str]):
     return paths, labels
 
 
-def peek(split: tuple[list[str], list[int]]) -> tuple[int | None, bool]:
-    """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px."""
-    from PIL import Image, UnidentifiedImageError
+def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None, bool]:
+    """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px.
 
+    Args:
+        skip_bad: take the first that can be read; else BadRequest where one cannot.
+    """
     sizes, grey, seen = set(), True, set()
     for path, label in zip(*split, strict=True):
         if label in seen:
             continue
-        seen.add(label)
         try:
-            with Image.open(path) as image:
+            with _open(path) as image:
                 sizes.add(image.size)
                 grey = grey and image.mode in ("L", "1")
-        except (OSError, UnidentifiedImageError) as error:
-            raise BadRequest(f"{path}: cannot be read as an image ({error})") from None
+        except BadImage as error:
+            if not skip_bad:
+                raise
+            reason = error
+            continue
+        seen.add(label)
+    if not sizes:
+        raise BadRequest(f"none of the {len(split[0]):,} training images can be read; the last: {reason}")
     width, height = next(iter(sizes))
     small = len(sizes) == 1 and width == height and width <= SMALL
     return (width if small else None), grey
 
 
 def read_image(path: str, chans: int):
-    """The decoded image, in RGB or grey. Raises BadRequest that names the file where it is damaged."""
+    """The decoded image, in RGB or grey, as Pillow's `convert` has it: of an animation the first frame, without
+    transparency, and not turned as its EXIF data say. Raises BadImage where it is damaged, or a decompression bomb."""
+    with _open(path) as image:
+        return image.convert("RGB" if chans == 3 else "L")
+
+
+@contextlib.contextmanager
+def _open(path: str):
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB" if chans == 3 else "L")
+            width, height = image.size
+            if width * height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{width:,} x {height:,} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")
+            if max(width, height) > SLIMMEST * min(width, height):
+                raise ValueError(f"of {width:,} x {height:,} pixels one side is more than {SLIMMEST:,} times the other")
+            yield image
     except Exception as error:  # Pillow's plugins raise many kinds on damaged files
-        raise BadRequest(f"{path}: cannot be read as an image ({error})") from None
+        raise BadImage(path, str(error) or type(error).__name__) from None
 
 
-def _decode_all(paths: list[str], side: int, chans: int, workers: int):
-    """uint8 (N, side, side, chans), or None where an image is of another size.
+def _decode_all(paths: list[str], side: int, chans: int, workers: int, skip_bad: bool):
+    """(uint8 (N, side, side, chans), why each image cannot be read), or twice None where one is of another size.
 
     The decoders let go of the interpreter lock, so threads do.
     """
@@ -220,15 +246,23 @@ def _decode_all(paths: list[str], side: int, chans: int, workers: int):
 
     from image_datasets.decode import as_array, read_pixels  # it imports torch, which the checks do without
 
-    images = np.empty((len(paths), side, side, chans), dtype=np.uint8)
+    images = np.zeros((len(paths), side, side, chans), dtype=np.uint8)
+    reasons = np.full(len(paths), None)
 
     def decode(start: int) -> bool:
         for i in range(start, min(start + 256, len(paths))):
-            pixels = as_array(read_pixels(paths[i], chans))
+            try:
+                pixels = as_array(read_pixels(paths[i], chans))
+            except BadImage as error:
+                if not skip_bad:
+                    raise
+                reasons[i] = error.reason
+                continue
             if pixels.shape != images.shape[1:]:
                 return False
             images[i] = pixels
         return True
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return images if all(pool.map(decode, range(0, len(paths), 256))) else None
+        alike = all(pool.map(decode, range(0, len(paths), 256)))
+    return (images, reasons) if alike else (None, None)

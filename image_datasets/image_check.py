@@ -11,8 +11,8 @@ from utils import BadRequest, shorten
 
 
 def check_images(found: Found, workers: int) -> None:
-    """Decodes all image files of a data set, with a progress bar at a terminal. Raises BadRequest with the first that
-    cannot be read, after a line for each of them on stdout.
+    """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
+    that cannot be read. Raises BadRequest with the first of these, if they are not to be skipped.
 
     Args:
         workers: threads; Pillow lets go of the interpreter lock while it decodes.
@@ -29,11 +29,14 @@ def check_images(found: Found, workers: int) -> None:
             bar.update()
             if reason is not None:
                 broken.append(reason)
-                bar.write(reason, file=sys.stdout)
-    if broken:
+                bar.write(" ".join(reason.splitlines()), file=sys.stdout)
+    if broken and found.skip_bad:
+        bar.write(f"images        {len(broken):,} of {len(paths):,} files are broken, and are skipped", file=sys.stdout)
+    elif broken:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
         raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them")
-    bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
+    else:
+        bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
 
 
 def _reason(path: str) -> str | None:

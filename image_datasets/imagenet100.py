@@ -57,7 +57,7 @@ class Sharded:
         return self.layout.splits
 
 
-def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
@@ -87,9 +87,9 @@ def check(name: str, path: str | None, download: bool, verify: bool) -> Found:
         if len(paths) != FULL[part]:
             notes.append(f"{len(paths):,} images in {VAL if part == 'val' else 'the training shards'};"
                          f" the full set has {FULL[part]:,}")  # fmt: skip
-    side, grey = folder.peek(splits["train"])
+    side, grey = folder.peek(splits["train"], skip_bad)
     layout = folder.Layout(root, _class_names(names), splits, side, grey)
-    return Found(name, Sharded(layout, wnids, notes))
+    return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad)
 
 
 def load(found: Found, workers: int) -> Dataset:

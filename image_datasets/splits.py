@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +26,15 @@ class Split:
         images: uint8 (N, H, W, C), for sets of small images.
         paths: file names, for sets that are read while training.
         copies: what is read in place of these files.
+        reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
+            could not are there in black, and left out of every batch.
     """
 
     targets: np.ndarray
     images: np.ndarray | None = None
     paths: Sequence[str] | None = None
     copies: Copies | None = None
+    reasons: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -39,7 +42,15 @@ class Split:
     def subset(self, index: np.ndarray) -> Split:
         images = None if self.images is None else self.images[index]
         paths = None if self.paths is None else [self.paths[i] for i in index]
-        return Split(self.targets[index], images, paths, self.copies and self.copies.subset(index))
+        reasons = None if self.reasons is None else self.reasons[index]
+        return Split(self.targets[index], images, paths, self.copies and self.copies.subset(index), reasons)
+
+    def bad(self) -> np.ndarray:
+        """The indices of the images that are known to be unreadable."""
+        return np.flatnonzero([] if self.reasons is None else [reason is not None for reason in self.reasons])
+
+    def readable_images(self) -> np.ndarray:
+        return self.images if not len(self.bad()) else np.delete(self.images, self.bad(), axis=0)
 
     def with_channels(self, in_chans: int) -> Split:
         """The same images in grey (1) or colour (3). Files are converted when they are read."""
@@ -50,7 +61,7 @@ class Split:
             images = np.repeat(images, 3, axis=3)
         else:
             images = (images @ np.array(LUMA, dtype=np.float32)).round().astype(np.uint8)[..., None]
-        return Split(self.targets, images, self.paths)
+        return replace(self, images=images)
 
 
 def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -1,8 +1,11 @@
 """The README's commands work: each is run, shortened to one epoch; the CIFAR-100 lines are run by test_main."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +22,11 @@ from training import model_flags
 from training.flags import FLAGS
 from viz_random_10_vit_vs_deit import GROUPS
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+REPO = Path(__file__).resolve().parent.parent
+README = (REPO / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python main.py ")]
+MANY = [line for line in LINES if line.startswith("torchrun ")]
 STUDY = [line for line in LINES if line.startswith(("python train_deit_imagenet100.py", "python viz_random_10"))]
 
 
@@ -61,7 +66,18 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
 
 
 def test_every_line_is_run_by_one_of_these_tests():
-    assert len(LINES) == len(COMMANDS) + len(STUDY)
+    assert len(LINES) == len(COMMANDS) + len(STUDY) + len(MANY)
+
+
+def test_several_processes_train_as_documented(workdir):
+    """A killed worker is the business of tests/training/test_distributed.py."""
+    (line,) = MANY
+    words = shlex.split(line.replace("main.py", str(REPO / "main.py")).replace("--epochs 20", "--epochs 1"))
+    command = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--wandb", "disabled"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "processes     2: batches of 64 images each, 128 in all" in done.stdout
 
 
 def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):

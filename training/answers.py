@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from typing import Any
 import torch
 
 import image_datasets
+from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
+from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
+from image_datasets.splits import Split
 from training import answer_sheet, checkpoint, explain, options, processes
 from training.tracking import say
 from training.use import batches_for, read_for_use
@@ -64,7 +68,13 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
         checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)
         one.model = one.model.to(device)
 
-    index, looked_at = _choose(s, pair, dataset, device)
+    if s.on_bad_image == "skip":
+        readable = _Readable(dataset.test)
+        index, looked_at = _choose(s, pair, dataset, device, readable)
+        for path, reason in readable.bad:
+            say(f"left out: {path!r} ({' '.join(reason.split())})")
+    else:
+        index, looked_at = _choose(s, pair, dataset, device, lambda index: index)
     targets = torch.from_numpy(dataset.test.targets)[index]
     answers = [one.probabilities(one.batches(dataset, index, s, device)).max(1) for one in pair]
     where = f"{dataset.test_name} of {dataset.name}"
@@ -102,16 +112,55 @@ def _name(pair: list[Contestant]) -> None:
         one.name = name
 
 
+class _Readable:
+    """Called with indices of a split's images it gives those that can be read; `bad` holds the others' paths, and why
+    they cannot."""
+
+    def __init__(self, split: Split):
+        self.split, self.known = split, set(split.bad().tolist())
+        self.bad: list[tuple[str, str]] = []
+
+    def __call__(self, index: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([i for i in index.tolist() if self._is_readable(i)], dtype=torch.int64)
+
+    def _is_readable(self, i: int) -> bool:
+        reason = self.split.reasons[i] if i in self.known else None
+        if self.split.images is None:
+            try:
+                read_image(self.split.paths[i], 3)
+            except BadImage as error:
+                reason = error.reason
+        if reason is not None:
+            self.bad.append((self.split.paths[i], reason))
+        return reason is None
+
+
 def _choose(
-    s: SimpleNamespace, pair: list[Contestant], dataset: Dataset, device: torch.device
+    s: SimpleNamespace,
+    pair: list[Contestant],
+    dataset: Dataset,
+    device: torch.device,
+    readable: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, int]:
-    """(indices of the images to draw, how many were looked at). Raises RunFailed where there are none."""
+    """(indices of the images to draw, how many were looked at). Raises RunFailed where there are none.
+
+    Args:
+        readable: gives those of some indices whose images may be drawn.
+    """
     generator = torch.Generator().manual_seed(derive_seed("answers", s.seed))
     order = torch.randperm(len(dataset.test), generator=generator)
-    if not s.disagreements:
-        return order[: s.num_images], min(s.num_images, len(order))
     found, looked_at = torch.empty(0, dtype=torch.int64), 0
-    for index in order.split(s.batch_size):
+    if not s.disagreements:
+        for index in order.split(s.num_images):
+            found = torch.cat([found, readable(index)])[: s.num_images]
+            if len(found) == s.num_images:
+                break
+        if not len(found):
+            raise RunFailed(f"not one of the {len(order):,} images can be read")
+        return found, len(found)
+    for index in map(readable, order.split(s.batch_size)):
+        if not len(index):
+            continue
         first, second = (one.probabilities(one.batches(dataset, index, s, device)).argmax(1) for one in pair)
         differ = (first != second).nonzero()[:, 0]
         missing = s.num_images - len(found)
@@ -120,7 +169,7 @@ def _choose(
         if len(found) == s.num_images:
             break
     if not len(found):
-        raise RunFailed(f"--disagreements: both models give the same answer to all {len(order):,} images, so there is"
+        raise RunFailed(f"--disagreements: both models give the same answer to all {looked_at:,} images, so there is"
                         " nothing to draw")  # fmt: skip
     return found, looked_at
 

@@ -18,6 +18,7 @@ from training import distributed, earlier
 from training.metrics import Totals
 from training.optim import ModelEMA
 from training.run_directory import RunDirectory
+from training.stored import check_content
 from training.tracking import say
 from utils import BadRequest, RunFailed, human, replacing
 
@@ -188,6 +189,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
+    check_content(content, path)
     return content
 
 

@@ -32,14 +32,15 @@ def count_flops(model: nn.Module, img_size: int, in_chans: int, name: str) -> in
             raise BadRequest(f"{name} does not work with --img-size {img_size}: {reason}") from None
 
 
-def check_batch_of_one(model: nn.Module, img_size: int, in_chans: int) -> None:
-    """Raises BadRequest where the model cannot be trained on a single image: batch normalisation over one value."""
+def unfit_for_one_image(model: nn.Module, img_size: int, in_chans: int) -> str | None:
+    """Why the model cannot be trained on a batch of one image, batch normalisation over one value; None: it can."""
     trial = copy.deepcopy(model).to("meta")
     train_mode(trial)
     try:
         trial(torch.empty(1, in_chans, img_size, img_size, device="meta"))
     except ValueError as error:
-        raise BadRequest(f"--batch-size: batches of one image are too small for this model ({error})") from None
+        return str(error)
+    return None
 
 
 def _count(model: nn.Module, images: torch.Tensor) -> int:

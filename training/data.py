@@ -12,6 +12,7 @@ import image_datasets
 import models
 from data_transform import EVAL_CROP, Augment, Mix
 from image_datasets import resized
+from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
@@ -29,6 +30,7 @@ class Data:
     val: Split | None
     img_size: int
     selected_on: str
+    bad_images: BadImages
 
     @property
     def resident(self) -> bool:
@@ -89,23 +91,25 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
         selected_on = "last epoch"
     if s.ema is not None and val is None:
         selected_on = "last epoch, averaged weights"
-    return Data(dataset, train_split, val, s.img_size, selected_on)
+    return Data(dataset, train_split, val, s.img_size, selected_on, BadImages())
 
 
 def make_train_batches(
     s: SimpleNamespace, data: Data, device: torch.device
 ) -> ResidentTrainBatches | StreamedTrainBatches:
     augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
-    common = {**batch_arguments(s, data, device), "seed": s.seed}
+    common = {**batch_arguments(s, data, device, "train"), "seed": s.seed}
     if data.resident:
         return ResidentTrainBatches(data.train, augment, **common)
     return StreamedTrainBatches(data.train, augment, workers=s.num_workers, **common)
 
 
-def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device) -> dict[str, Any]:
-    """What batches of every split are made with."""
+def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split: str) -> dict[str, Any]:
+    """What batches of every split, "train", "val" or "test", are made with."""
+    report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks()}  # fmt: skip
+            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(),
+            "report": report}  # fmt: skip
 
 
 def make_mix(s: SimpleNamespace, data: Data) -> Mix:

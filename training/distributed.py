@@ -122,14 +122,23 @@ def stacked(tensor: torch.Tensor) -> torch.Tensor:
     return torch.stack(tensors)
 
 
-def rows(parts: list[torch.Tensor], bounds: list[tuple[int, int]], count: int, width: int) -> torch.Tensor:
-    """A matrix (count, width) of float32 on the CPU, of which each process has the rows within its `bounds`."""
+def rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """A matrix (count, width) of float32 on the CPU, of which each process has the rows of its `index`."""
     import torch
 
     matrix = torch.zeros(count, width)
-    for part, bound in zip(parts, bounds, strict=True):
-        matrix[slice(*bound)] = part.cpu()
+    start = 0
+    for part in parts:
+        matrix[index[start : start + len(part)]] = part.cpu()
+        start += len(part)
     return total(matrix)
+
+
+def union(index: torch.Tensor, count: int) -> torch.Tensor:
+    """The numbers below `count` that any process has in its index, sorted."""
+    import torch
+
+    return total(torch.zeros(count).index_fill(0, index, 1.0)).nonzero()[:, 0]
 
 
 def share_buffers(*modules: torch.nn.Module | None) -> None:

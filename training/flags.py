@@ -126,6 +126,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("select-on", "what selects the checkpoint: validation, images held out of the training set; reported, the"
              " split that is reported on, as some published protocols do: all training images are used, and the"
              " result is optimistic", default="validation", check=one_of("validation", "reported"), metavar="SPLIT"),
+        Flag("on-bad-image", "what an image file that cannot be read does: error, it stops the run; skip, it alone is"
+             " left out of its batch, and bad_images.txt in the run directory lists it", default="error",
+             check=one_of("error", "skip"), metavar="WHAT", modes=EVERY_READER, may_change=True),
         Flag("check-images", "decode every image file before anything else, and name those that are broken",
              default=False, modes=EVERY_AUGMENTER, may_change=True),
         Flag("cache-resized", "train from a copy of the training images that is quicker to read, jpeg or raw (quicker"

@@ -12,7 +12,7 @@ from image_datasets.registry import Dataset, Found
 from training import plots
 from training.data import Data, load_data, make_mix, make_train_batches
 from training.tracking import say
-from utils import derive_seed
+from utils import RunFailed, derive_seed
 
 SAMPLES = 25
 MANY = 200  # classes: of more than these only the smallest and the largest are listed
@@ -41,6 +41,12 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     s.batch_size = SAMPLES
     s.num_workers = 0  # for one batch
     images, targets = next(iter(make_train_batches(s, data, torch.device("cpu")).epoch(0)))
+    bad = data.bad_images.finish()["train"]
+    if bad:
+        where = "the training images" if data.resident else "those looked at"
+        say(f"bad images  {bad:,} of {where} cannot be read, and are left out")
+    if not len(images):
+        raise RunFailed("not one of the images to be drawn can be read")
     torch.manual_seed(derive_seed(s.seed, "step", 0, 0))  # as the loop does
     images, targets = make_mix(s, data)(images, targets)
     images, targets = images[:SAMPLES], targets[:SAMPLES]

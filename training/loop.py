@@ -24,7 +24,7 @@ from training.optim import train_mode
 from training.saving import Saver
 from training.stopping import Stop
 from training.tracking import Progress
-from utils import Stopped, derive_seed
+from utils import RunFailed, Stopped, derive_seed
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
@@ -42,6 +42,8 @@ class Recipe:
         distillation: the student learns a teacher's answers too.
         roll_back: where numbers are no longer finite, training goes on from the last checkpoint and leaves out the
             batches that led there.
+        smallest_batch: a batch that has fewer images left, because files cannot be read, is left out. None: files that
+            cannot be read stop the run.
     """
 
     criterion: Criterion
@@ -53,6 +55,7 @@ class Recipe:
     clip_grad: float | None = None
     distillation: Distillation | None = None
     roll_back: bool = False
+    smallest_batch: int | None = None
 
     def loss(self, heads: list[torch.Tensor], answers: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
         """The mean of the heads' losses, or with distillation the labels' for the first and the teacher's for the last.
@@ -83,60 +86,89 @@ def train_epoch(
 
     Raises Diverged, naming epoch and step, where the loss is not finite, and Stopped where the run has to leave.
     """
-    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    scaler = state.scaler
     device, dtype = batches.device, PRECISIONS[recipe.precision]
     sizes, last = batches.sizes, len(batches.sizes) - 1
     seeds = own(batches.rank)
     no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
-    train_mode(model)
+    taken = 0  # images whose gradients wait for the step of the optimiser
+    train_mode(state.model)
     for images, targets in batches.epoch(state.epoch, start=state.batch):
         batch = state.batch
-        # Mixing and dropout draw from here on, whatever was drawn before.
-        torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch, *seeds))
-        images, targets = recipe.mix(images, targets)
         is_step = (batch + 1) % recipe.accumulate == 0 or batch == last
-        with contextlib.nullcontext() if is_step else no_sync():
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                outputs = forward(images)
-            heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
-            answers = None
-            if recipe.distillation is not None:
-                answers = recipe.distillation.teacher(images, state.epoch, batch)
-            loss = recipe.loss(heads, answers, targets)
-
-            group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
-            # Each image counts the same, in whichever batch, and with whichever process, it is.
-            share = batches.own_sizes[batch] * batches.ranks / sum(sizes[group : group + recipe.accumulate])
-            scaled = loss * share
-            (scaled if scaler is None else scaler.scale(scaled)).backward()
+        group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
+        together = sum(sizes[group : group + recipe.accumulate])
+        count = len(images)
+        if count < min(recipe.smallest_batch or 0, batches.own_sizes[batch]):  # the others cannot be read
+            count, images = 0, images.new_zeros(recipe.smallest_batch, *images.shape[1:])
+        if count or distributed.many():  # black images of no weight, as all processes take part in averaging gradients
+            # Mixing and dropout draw from here on, whatever was drawn before.
+            torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch, *seeds))
+            if count:
+                images, targets = recipe.mix(images, targets)
+            with contextlib.nullcontext() if is_step else no_sync():
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    outputs = forward(images)
+                heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
+                loss = _loss(heads, images, targets, state, recipe) if count else 0 * sum(map(torch.sum, heads))
+                # Each image counts the same, in whichever batch, and with whichever process, it is.
+                scaled = loss * (max(count, 1) * batches.ranks / together)
+                (scaled if scaler is None else scaler.scale(scaled)).backward()
+            taken += count
+        if count:
+            logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
+            state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler is not None)
 
         state.batch += 1
         if is_step:
-            lr = recipe.learning_rate(state.step)
-            for param_group in optimizer.param_groups:
-                param_group["lr"] = lr * param_group["lr_scale"]
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            if recipe.clip_grad is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            if state.ema is not None:
-                state.ema.update(model, state.step)
+            read = together if recipe.smallest_batch is None else distributed.total_of(taken)
+            if read:
+                _take_step(state, recipe, read / together)
+            taken = 0
             state.step += 1
+            taken = 0
 
-        logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
-        state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler is not None)
         progress.step(sizes[batch], state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
         if not distributed.many() and (device.type == "cpu" or progress.just_shown):  # else reading it costs a wait
             _check_finite(state)
         if is_step and saver is not None:
             saver.after_step()
     _check_finite(state)
+    if not distributed.total(state.totals.sums)[0]:
+        raise RunFailed(f"no training image could be read in epoch {state.epoch + 1}")
+
+
+def _loss(
+    heads: list[torch.Tensor], images: torch.Tensor, targets: torch.Tensor, state: RunState, recipe: Recipe
+) -> torch.Tensor:
+    answers = None
+    if recipe.distillation is not None:
+        answers = recipe.distillation.teacher(images, state.epoch, state.batch)
+    return recipe.loss(heads, answers, targets)
+
+
+def _take_step(state: RunState, recipe: Recipe, share: float) -> None:
+    """Args: share: of the step's images those that could be read; the gradients' sum becomes the mean over them."""
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    lr = recipe.learning_rate(state.step)
+    for param_group in optimizer.param_groups:
+        param_group["lr"] = lr * param_group["lr_scale"]
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if share < 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(share)
+    if recipe.clip_grad is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(model, state.step)
 
 
 def _check_finite(state: RunState) -> None:
@@ -163,7 +195,9 @@ def evaluate(
 ) -> tuple[dict[str, float | None], torch.Tensor | None]:
     """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
 
-    Raises Stopped where `stop` says so.
+    These are of the images that can be read, of all processes: `batches.given` says which.
+
+    Raises Stopped where `stop` says so, and RunFailed where no image can be read.
     """
     device, dtype = batches.device, PRECISIONS[precision]
     totals = Totals(num_classes, device)
@@ -178,7 +212,13 @@ def evaluate(
         if keep_logits:
             kept.append(logits)
     totals.sums = distributed.total(totals.sums)
-    logits = distributed.rows(kept, batches.bounds, len(batches.split), num_classes) if keep_logits else None
+    if not totals.sums[0]:
+        raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
+    logits = None
+    if keep_logits:
+        logits = distributed.rows(kept, batches.given, len(batches.split), num_classes)
+        batches.given = distributed.union(batches.given, len(batches.split))
+        logits = logits[batches.given]
     return totals.means(), logits
 
 
@@ -284,7 +324,7 @@ def _validate(
     needs_logits = select_by in ("map", "f1")
     means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
     if needs_logits:
-        targets = torch.from_numpy(batches.split.targets)
+        targets = batches.targets_given()
         means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
     return means
 

@@ -287,12 +287,13 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
     """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
     try:
-        found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+        skip_bad = s.on_bad_image == "skip"
+        found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad)
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    for key in ("num_workers", "check_images", "cache_resized"):
+    for key in ("num_workers", "on_bad_image", "check_images", "cache_resized"):
         if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
     if s.cache_resized is not None:

@@ -31,6 +31,9 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
         if word.startswith("-"):
             raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
         raise BadRequest(f"{word!r} belongs to no flag")
+    for key, value in vars(namespace).items():
+        if value == []:  # what argparse makes of --name=--
+            raise BadRequest(f"--{key.replace('_', '-')}: '--' is no value")
     return vars(namespace)
 
 

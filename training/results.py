@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
@@ -43,7 +42,7 @@ def score(
             scores[name] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
-    targets = torch.from_numpy(batches.split.targets)
+    targets = batches.targets_given()
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
 
 
@@ -87,6 +86,10 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"
     say(f"selected      epoch {summary['best_epoch']} of {summary['epochs']} ({summary['weights']} weights),"
         f"{by} on: {summary['selected_on']}{trained}; peak memory {human(summary['peak_memory'])}B")  # fmt: skip
+    if bad := {split: count for split, count in summary["bad_images"].items() if count}:
+        counts = ", ".join(f"{split} {count:,}" for split, count in bad.items())
+        say(f"bad images    {sum(bad.values()):,} cannot be read and were left out ({counts})")
+        say(f"wrote         {directory.bad_images}")
     for path in (directory.summary, directory.best, directory.predictions, directory.curves, directory.confusion):
         if path.is_file():
             say(f"wrote         {path}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from training import model_flags
 from training.flags import FLAGS
+from training.stored import check_settings
 from utils import BadRequest, read_json
 
 SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it came to
@@ -64,12 +65,12 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
         raise BadRequest(f'{file}: damaged (no object with "settings")')
-    settings = stored["settings"]
-    if not isinstance(settings.get("model"), str) or not isinstance(settings.get("model_args"), dict):
-        raise BadRequest(f"{file}: damaged, or written by another version (no model with its arguments)")
     if "evaluated" in stored["settings"]:
         raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
-    return settings
+    check_settings(stored["settings"], file)
+    if not isinstance(stored.get("wandb_run_id"), str):
+        raise BadRequest(f"{file}: damaged (no wandb_run_id)")
+    return stored["settings"]
 
 
 def finished(s: SimpleNamespace) -> bool:

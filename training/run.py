@@ -88,7 +88,7 @@ def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int)
         freeze_backbone(model)
     train_mode(model)
     if count == 1:
-        model.eval()  # batch normalisation of one image may be undefined; `check_batch_of_one` says where it is
+        model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
     optimizer = _make_optimizer(s, model)
     dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
     images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
@@ -121,9 +121,8 @@ def _run_training(
     train_batches = make_train_batches(s, data, device)
     val_batches = None
     if data.val is not None:
-        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device))
-    if 1 in train_batches.own_sizes:
-        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
+        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
+    smallest_batch = _smallest_batch(s, data, model, train_batches.own_sizes)
     stored = stored_settings(s)
     run_id = directory.stored_run_id() if s.resume else None
 
@@ -143,7 +142,7 @@ def _run_training(
     distillation, teacher_facts = teaching.make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop
     )
-    recipe = make_recipe(s, data, precision, len(train_batches.sizes), distillation)
+    recipe = make_recipe(s, data, precision, len(train_batches.sizes), distillation, smallest_batch)
     if continued and not state.batch:
         _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
     forward = make_forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
@@ -151,6 +150,7 @@ def _run_training(
         say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
     stop.check()
     run_id = run_id or begin()
+    _list_bad_images(s, data, directory)
     wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group)
     say()
     saver = Saver(directory, state, stored, data.for_checkpoint(), s.checkpoint_every, stop, wandb.log)
@@ -167,10 +167,32 @@ def _run_training(
         summary = _score_and_report(s, data, directory, state, device, precision, facts, stop)
     except BaseException as error:
         progress.close()
-        wandb.stop(failed=not isinstance(error, Stopped))
+        wandb.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
         raise
     distributed.barrier()
     wandb.finish(results.scalars(summary), {"curves": directory.curves, "confusion": directory.confusion})
+
+
+def _list_bad_images(s: SimpleNamespace, data: Data, directory: RunDirectory) -> None:
+    if s.on_bad_image == "skip":
+        distributed.barrier()  # the first process has made the folder
+        data.bad_images.keep_in(directory.bad_images, distributed.is_first())
+
+
+def _smallest_batch(s: SimpleNamespace, data: Data, model: nn.Module, sizes: list[int]) -> int | None:
+    """The images that a batch must have left for a step, where those that cannot be read are left out; else None.
+
+    Args:
+        sizes: of this process's parts of the batches.
+
+    Raises BadRequest where there are batches of one image, and the model needs two.
+    """
+    if 1 not in sizes and s.on_bad_image == "error":
+        return None
+    unfit = cost.unfit_for_one_image(model, data.img_size, data.dataset.in_chans)
+    if unfit and 1 in sizes:
+        raise BadRequest(f"--batch-size: batches of one image are too small for this model ({unfit})")
+    return None if s.on_bad_image == "error" else 2 if unfit else 1
 
 
 def make_state(
@@ -248,7 +270,12 @@ def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimiz
 
 
 def make_recipe(
-    s: SimpleNamespace, data: Data, precision: str, batches_per_epoch: int, distillation: Distillation | None
+    s: SimpleNamespace,
+    data: Data,
+    precision: str,
+    batches_per_epoch: int,
+    distillation: Distillation | None,
+    smallest_batch: int | None,
 ) -> Recipe:
     return Recipe(
         criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
@@ -270,6 +297,7 @@ def make_recipe(
         accumulate=s.accumulate,
         clip_grad=s.clip_grad,
         distillation=distillation,
+        smallest_batch=smallest_batch,
         roll_back=s.on_nonfinite == "rollback",
     )
 
@@ -339,7 +367,8 @@ def _score_and_report(
     stop: Stop,
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
-    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **batch_arguments(s, data, device))
+    arguments = batch_arguments(s, data, device, "test")
+    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **arguments)
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,
@@ -361,6 +390,7 @@ def _score_and_report(
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision, stop)
     title = f"{s.model} on {data.dataset.name}"
+    facts["bad_images"] = data.bad_images.finish()
     selected_there = s.select_on == "reported"
     if not distributed.is_first():
         return {}

@@ -17,6 +17,7 @@ from utils import Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 TIME_LIMIT = 128 + signal.SIGTERM
+TOGETHER = 1.0  # seconds in which a signal that is repeated is the same request: SLURM sends SIGTERM twice in a row
 MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
 
 
@@ -29,6 +30,7 @@ class Stop:
 
     def __init__(self, max_minutes: float | None = None):
         self.signal: int | None = None
+        self.signalled = 0.0  # when, by time.monotonic
         self.reason = ""
         self.status = 0
         limits = [] if max_minutes is None else [(60 * max_minutes, f"--max-minutes {max_minutes:g}")]
@@ -54,13 +56,14 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first signal is only noted; a second one ends the process at once, which harms no file:
-        they are all replaced as a whole."""
+        """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
+        once, which harms no file: they are all replaced as a whole."""
 
         def note(number: int, frame) -> None:
-            if self.signal is not None:
+            if self.signal is None:
+                self.signal, self.signalled = number, time.monotonic()
+            elif time.monotonic() - self.signalled > TOGETHER:
                 os._exit(128 + number)
-            self.signal = number
 
         before = {}
         try:

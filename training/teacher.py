@@ -91,17 +91,20 @@ class CachedTeacher:
     batch) it gives the logits (N, K) of that batch.
 
     Args:
-        logits: (all images, K), in the split's order.
+        logits: (n, K), of the images that can be read.
+        given: which of the split's images these are, int64 (n,).
     """
 
-    def __init__(self, logits: torch.Tensor, batches: ResidentTrainBatches):
-        self.logits, self.batches = logits.to(batches.device), batches
-        self.epoch = self.order = None
+    def __init__(self, logits: torch.Tensor, given: torch.Tensor, batches: ResidentTrainBatches):
+        self.logits = logits.new_zeros(len(batches.split), logits.shape[1]).index_copy(0, given, logits)
+        self.logits, self.batches = self.logits.to(batches.device), batches
+        self.epoch, self.indices = None, []
 
     def __call__(self, images: torch.Tensor, epoch: int, batch: int) -> torch.Tensor:
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self.batches.order(epoch)
-        return self.logits[self.order[slice(*self.batches.bounds[batch])]]
+            self.epoch, self.indices = epoch, self.batches.batches(epoch)
+        index, places = self.indices[batch]
+        return self.logits[index if places is None else index[places.to(index.device)]]
 
 
 def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:

@@ -92,13 +92,13 @@ def make_distillation(
     if s.cache_teacher:
         in_order = _in_order(s, data, device)
         _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
-        teacher = CachedTeacher(logits, train_batches)
+        teacher = CachedTeacher(logits, in_order.given, train_batches)
     return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
 
 
 def _in_order(s: SimpleNamespace, data: Data, device: torch.device) -> EvalBatches:
     """The training images as they are."""
-    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device))
+    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device, "train"))
 
 
 def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:

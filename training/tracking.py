@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,12 @@ from training import distributed
 
 if TYPE_CHECKING:
     from training.metrics import Totals
+
+# Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
+INIT_SECONDS = 60
+LOG_SECONDS = 30
+FINISH_SECONDS = 300  # the upload of all that has not been uploaded yet
+STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
 
 
 def say(text: str = "") -> None:
@@ -92,8 +101,8 @@ def describe(row: dict[str, Any]) -> str:
 
 
 class Wandb:
-    """Weights & Biases, where it is installed and wanted. It never asks, and never stops a run: whatever goes wrong is
-    said once, and the run goes on without it."""
+    """Weights & Biases, where it is installed and wanted. It never asks, never stops a run, and holds none up for long:
+    whatever goes wrong is said once, and the run goes on without it."""
 
     def __init__(
         self,
@@ -117,55 +126,97 @@ class Wandb:
         os.environ["WANDB_SILENT"] = "true"
         try:
             import wandb
-
-            self.run = wandb.init(
-                project=project,
-                name=name,
-                group=group,
-                id=run_id,
-                resume="allow",
-                dir=str(directory),
-                config=config,
-                mode=mode,
-                settings=wandb.Settings(silent=True, console="off", init_timeout=30),
-            )
-            say(f"wandb         {mode}, project {project}, run {run_id}")
         except ImportError:
             say("wandb         not installed, so metrics go to the run directory only")
+            return
+        settings = wandb.Settings(
+            silent=True, console="off", init_timeout=INIT_SECONDS / 2, finish_timeout=FINISH_SECONDS
+        )
+
+        def init():
+            return wandb.init(project=project, name=name, group=group, id=run_id, resume="allow", dir=str(directory),
+                              config=config, mode=mode, settings=settings)  # fmt: skip
+
+        try:
+            self.run = _within(INIT_SECONDS, init)
+            say(f"wandb         {mode}, project {project}, run {run_id}")
         except Exception as error:  # network, login, disk: none of it concerns the training
             self._give_up(error)
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        self._try(lambda: self.run.log(values, step=step))
+        self._try(LOG_SECONDS, lambda run: run.log(values, step=step))
 
     def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
-        if self.run is None:
-            return
-
-        def publish():
+        def publish(run) -> None:
             import wandb
 
-            self.run.log({name: wandb.Image(str(path)) for name, path in pictures.items() if path.is_file()})
-            self.run.summary.update(summary)
-            self.run.finish()
+            run.log({name: wandb.Image(str(path)) for name, path in pictures.items() if path.is_file()})
+            run.summary.update(summary)
+            run.finish()
 
-        self._try(publish)
+        self._try(FINISH_SECONDS + LOG_SECONDS, publish)
 
-    def stop(self, failed: bool) -> None:
-        """Closes a run that has not come to its end."""
-        self._try(lambda: self.run.finish(exit_code=1 if failed else 0))
+    def stop(self, failed: bool, preempted: bool = False) -> None:
+        """Closes a run that has not come to its end.
 
-    def _try(self, action) -> None:
+        Args:
+            preempted: it will be resumed: it was left because of a signal or a time limit.
+        """
+
+        def close(run) -> None:
+            if preempted:
+                run.mark_preempting()  # with an exit code other than 0 the run counts as preempted
+            run.finish(exit_code=1 if failed or preempted else 0)
+
+        self._try(STOP_SECONDS, close)
+
+    def _try(self, seconds: float, action: Callable[[Any], None]) -> None:
         if self.run is None:
             return
         try:
-            action()
+            run = self.run
+            _within(seconds, lambda: action(run))
         except Exception as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self.run = None
-        say(f"wandb         given up: {' '.join(str(error).split())[:200]}")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        say(f"wandb         given up: {reason}")
+        with contextlib.suppress(Exception):
+            _within(LOG_SECONDS, _end_service)
+
+
+def _within(seconds: float, action: Callable[[], Any]) -> Any:
+    """What `action` gives. Raises what it raises, and TimeoutError where it takes longer; it goes on then, unheeded."""
+    result: list[Any] = []
+
+    def act() -> None:
+        try:
+            result.append((action(), None))
+        except BaseException as error:
+            result.append((None, error))
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    value, error = result[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _end_service() -> None:
+    """Ends the process that wandb sends its data through. When Python exits wandb would wait for it without limit, and
+    print a traceback where it is gone already."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # there is no public way to the process, for whose end the next call waits
+        wandb.setup().assert_service()._proc._process.kill()
+    with contextlib.suppress(Exception, SystemExit):  # it leaves with the exit status of the process that was killed
+        wandb.teardown()
 
 
 def has_credentials() -> bool:

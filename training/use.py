@@ -12,6 +12,7 @@ from torch import nn
 import image_datasets
 import models
 from data_transform import Normalize, image_transform
+from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
 from image_datasets.splits import Split
@@ -43,12 +44,18 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
 
 
 def batches_for(
-    content: dict[str, Any], split: Split, device: torch.device, batch_size: int, workers: int
+    content: dict[str, Any],
+    split: Split,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    report: Report | None = None,
 ) -> EvalBatches:
     """Evaluation batches of a split as the model of a checkpoint wants them."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
     split = split.with_channels(content["in_chans"])
-    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, content["eval_crop"])
+    crop = content["eval_crop"]
+    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
 
 
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -73,7 +80,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
-    batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers)
+    bad_images = BadImages()
+    report = bad_images.of("test") if s.on_bad_image == "skip" else None
+    batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers, report)
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     say(f"device        {processes.describe(device)}, {precision}")
@@ -84,6 +93,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "run_name": s.run_name,
         "dataset": s.dataset,
         "data_path": s.data_path,
+        "on_bad_image": s.on_bad_image,
         "evaluated": s.evaluate,
     }
     facts = {
@@ -104,6 +114,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     with lock.locked(directory.path):
         options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)  # another may have come first
         run_id = directory.create(settings, s.overwrite)
+        if s.on_bad_image == "skip":
+            bad_images.keep_in(directory.bad_images)
+        facts["bad_images"] = bad_images.finish()
         wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
         summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data_transform import Augment, Mix
-from image_datasets.batches import EvalBatches, ResidentTrainBatches
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, epoch_order
 from image_datasets.splits import Split
 from training.checkpoint import RunState
 from training.loop import Recipe, _update_best, evaluate, train_epoch
@@ -64,6 +64,53 @@ def test_accumulated_batches_are_one_large_batch(count):
     for p, q in zip(large.model.parameters(), small.model.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-6)
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def without(count: int, batch_size: int, bad: list[int]) -> ResidentTrainBatches:
+    """Batches of a split of which these images could not be read."""
+    batches = make_batches(count, batch_size)
+    reasons = np.full(count, None)
+    reasons[bad] = "broken"
+    split = dataclasses.replace(batches.split, paths=[str(i) for i in range(count)], reasons=reasons)
+    return dataclasses.replace(batches, split=split, report=lambda path, reason: None)
+
+
+@pytest.mark.parametrize("clip_grad", [None, 0.01])
+def test_images_that_cannot_be_read_have_no_share_in_a_step(clip_grad):
+    """Of the three batches of a step one lacks an image, and one has none: the gradient is the mean over the rest."""
+    order = epoch_order(12, seed=0, epoch=0)
+    bad = order[[2, 4, 5, 6, 7]]
+    batches = without(12, 4, bad.tolist())
+    state, reference = make_state(), make_state()
+    means = run_epoch(state, batches, make_recipe(accumulate=3, clip_grad=clip_grad, smallest_batch=1))
+    assert state.step == 1 and state.batch == 3
+
+    left = order[~torch.isin(order, bad)].numpy()
+    images = (torch.from_numpy(batches.split.images[left]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    loss = nn.functional.cross_entropy(reference.model(images), torch.from_numpy(batches.split.targets[left]))
+    loss.backward()
+    if clip_grad is not None:
+        nn.utils.clip_grad_norm_(reference.model.parameters(), clip_grad)
+    reference.optimizer.step()
+    for p, q in zip(state.model.parameters(), reference.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert means["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("smallest", "sizes"), [(1, [1, 4]), (2, [4])])
+def test_a_batch_without_enough_images_is_left_out_but_counts_as_a_step(smallest, sizes):
+    """The first batch keeps one image, the second none, the third all of them."""
+    batches = without(12, 4, epoch_order(12, seed=0, epoch=0)[[0, 1, 2, 4, 5, 6, 7]].tolist())
+    seen, state = [], make_state()
+    state.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    run_epoch(state, batches, make_recipe(smallest_batch=smallest))
+    assert seen == sizes
+    assert state.step == state.batch == 3
+
+
+def test_an_epoch_without_a_readable_image_is_an_error():
+    with pytest.raises(RunFailed, match="no training image could be read in epoch 1"):
+        run_epoch(make_state(), without(8, 4, list(range(8))), make_recipe(smallest_batch=1))
 
 
 def test_gradients_are_clipped_to_the_norm():

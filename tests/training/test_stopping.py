@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -88,10 +89,29 @@ def test_a_second_signal_leaves_at_once_and_harms_nothing(workdir):
     process = start([*LONG.split(), "--checkpoint-every", "1", "--run-name", "a"], workdir, log)
     assert wait_for_saves(process, workdir / "runs/a/last.pth", 3)
     os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGINT)
+    time.sleep(stopping.TOGETHER + 0.1)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGINT)
     assert finish(process) in (130, 143)  # 143 where the first had been heeded before the second came
     for name in ("last.pth", "previous.pth"):
         assert torch.load(workdir / "runs/a" / name, weights_only=True)["step"] >= 1
+
+
+@pytest.mark.parametrize(("pause", "status"), [(0.0, 143), (stopping.TOGETHER + 0.1, 130)])
+def test_a_signal_that_is_repeated_at_once_is_one_request(pause, status):
+    """SLURM preempts a job with two SIGTERM within milliseconds: the second must not keep it from saving."""
+    code = f"""
+import os, signal, sys, time
+from training.stopping import Stop
+stop = Stop()
+with stop.listening():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep({pause})
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.told()
+sys.exit(stop.status)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == status
 
 
 def test_the_time_limit_saves_and_leaves(cli, learns, workdir, monkeypatch):

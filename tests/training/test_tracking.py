@@ -4,11 +4,14 @@ import fcntl
 import json
 import os
 import pty
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -71,6 +74,84 @@ def test_a_failing_wandb_is_given_up_and_the_run_goes_on(learns, workdir, monkey
     out = learns(QUICK, "--run-name", "a", "--wandb", "offline").out
     assert out.count("given up") == 1
     assert (workdir / "runs/a/summary.json").is_file()
+
+
+TROUBLED = """
+import os, resource, signal, sys
+import main
+from training import options, tracking
+
+trouble = sys.argv.pop(1)
+tracking.INIT_SECONDS, tracking.LOG_SECONDS, tracking.FINISH_SECONDS = (3, 2, 2) if trouble == "silence" else (30, 2, 2)
+log = tracking.Wandb.log
+
+def log_in_trouble(self, values, step):
+    if step == 1 and trouble != "silence":
+        import wandb
+        service = wandb.setup().assert_service()._proc._process.pid
+        if trouble == "full":  # no file may grow beyond a byte
+            resource.prlimit(service, resource.RLIMIT_FSIZE, (1, 1))
+        else:
+            os.kill(service, signal.SIGKILL if trouble == "killed" else signal.SIGSTOP)
+    log(self, values, step)
+
+tracking.Wandb.log = log_in_trouble
+sys.exit(options.one_line_errors(main.main))
+"""
+
+
+@pytest.mark.parametrize("trouble", ["killed", "hung", "full", "silence"])
+def test_a_run_outlives_the_real_package_in_trouble(tmp_path, trouble):
+    """Its process is killed, does not go on, or cannot write; or the server takes connections and never answers."""
+    server = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{server.getsockname()[1]}"
+    key = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40} if trouble == "silence" else {}
+    mode = "online" if trouble == "silence" else "offline"
+    line = f"--dataset digits --model vit_tiny --depth 1 --embed-dim 24 --train-fraction 0.1 --epochs 2 --wandb {mode}"
+    done = subprocess.run(
+        [sys.executable, "-c", TROUBLED, trouble, *line.split(), "--run-name", "a"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO), **key}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    server.close()
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("wandb         given up: ") == (0 if trouble == "full" else 1)
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["epochs"] == 2
+    assert len((tmp_path / "runs/a/metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_run_that_is_left_to_be_resumed_is_marked_so(tmp_path):
+    class Run:
+        said: ClassVar = []
+
+        def mark_preempting(self):
+            self.said.append("preempting")
+
+        def finish(self, exit_code):
+            self.said.append(exit_code)
+
+    for failed, preempted in ((False, False), (True, False), (False, True)):
+        run = Wandb("disabled", "project", "name", "id", tmp_path, {})
+        run.run = Run()
+        run.stop(failed, preempted)
+    assert Run.said == [0, 1, "preempting", 1]
+
+
+def test_a_call_that_does_not_end_is_given_up(tmp_path, monkeypatch, capsys):
+    called = []
+
+    class Run:
+        def log(self, values, step):
+            called.append(step)
+            threading.Event().wait()
+
+    monkeypatch.setattr(tracking, "LOG_SECONDS", 0.05)
+    run = Wandb("disabled", "project", "name", "id", tmp_path, {})
+    run.run = Run()
+    for step in range(3):
+        run.log({}, step)
+    assert called == [0]
+    assert capsys.readouterr().out == "wandb         given up: no answer within 0.05 s\n"
 
 
 def test_without_the_package_metrics_go_to_the_run_directory_only(learns, workdir, monkeypatch):
