@@ -14,6 +14,7 @@ from conftest import WNIDS, fit_head
 from PIL import Image
 from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
+import compare
 import models
 from data_transform import Normalize, image_transform
 from image_datasets.folder import read_image
@@ -130,7 +131,7 @@ def test_every_flag_that_is_mentioned_exists(flag):
     flags = [
         *FLAGS.values(),
         *model_flags.flags_of(None).values(),
-        *(flag for group in GROUPS.values() for flag in group),
+        *(flag for groups in (GROUPS, compare.GROUPS) for group in groups.values() for flag in group),
     ]
     names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
     assert flag.removeprefix("--") in names | {"help"}

@@ -275,7 +275,7 @@ def make_recipe(
     precision: str,
     batches_per_epoch: int,
     distillation: Distillation | None,
-    smallest_batch: int | None,
+    smallest_batch: int | None = None,
 ) -> Recipe:
     return Recipe(
         criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),

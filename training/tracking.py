@@ -156,6 +156,21 @@ class Wandb:
 
         self._try(FINISH_SECONDS + LOG_SECONDS, publish)
 
+    def publish(self, page: Path, tables: dict[str, tuple[list[str], list[list[str]]]], files: dict[str, Path]) -> None:
+        """A finished report: the page, tables as (columns, rows), and all its files as an artifact, by name there."""
+
+        def send(run) -> None:
+            import wandb
+
+            run.log({"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)})
+            run.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()})
+            artifact = wandb.Artifact(f"report-{run.id}", type="report")
+            for name, path in files.items():
+                artifact.add_file(str(path), name=name)
+            run.log_artifact(artifact)
+
+        self._try(LOG_SECONDS, send)
+
     def stop(self, failed: bool, preempted: bool = False) -> None:
         """Closes a run that has not come to its end.
 

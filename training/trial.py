@@ -20,6 +20,7 @@ from training import processes, run
 from training.data import Data, batch_arguments, load_data, make_train_batches
 from training.loop import evaluate, train_epoch
 from training.run_directory import RunDirectory
+from training.timing import synchronizer
 from training.tracking import Progress
 
 MOST_STEPS = 22
@@ -36,12 +37,12 @@ class StepTimer:
     """Stands in the saver's place in the loop, and ends it after a few steps."""
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.synchronize = synchronizer(device)
         self.ends = [time.perf_counter()]
 
     def after_step(self) -> None:
         """Called after each optimiser step. Raises Enough."""
-        synchronize(self.device)
+        self.synchronize()
         self.ends.append(time.perf_counter())
         steps = len(self.ends) - 1
         if steps >= MOST_STEPS or (steps > WARM_UP and self.ends[-1] - self.ends[0] >= SECONDS):
@@ -53,12 +54,6 @@ class StepTimer:
         return statistics.median(took[WARM_UP:] if len(took) > WARM_UP else took)
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _evaluation_seconds(model: nn.Module, data: Data, precision: str, workers: int, arguments: dict[str, Any]) -> float:
     """Per image, from the first few batches of the reported split."""
     count = min(len(data.dataset.test), EVAL_BATCHES * arguments["batch_size"])
@@ -67,7 +62,7 @@ def _evaluation_seconds(model: nn.Module, data: Data, precision: str, workers: i
     for _ in range(2):  # the first is a warm-up
         began = time.perf_counter()
         evaluate(model, batches, len(data.dataset.class_names), precision)
-        synchronize(arguments["device"])
+        synchronizer(arguments["device"])()
     return (time.perf_counter() - began) / count
 
 

@@ -1,0 +1,1 @@
+"""Finished runs -> tables, statistics, pictures. It reads run directories only, and needs no torch."""

@@ -1,0 +1,164 @@
+"""A report as data, and what is written of it: Markdown, one HTML file, CSV and LaTeX tables."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils import write_text
+
+TABLES, PICTURES = "tables", "plots"  # folders beside report.md
+
+
+@dataclass
+class Table:
+    """A table as it is shown, and with all digits.
+
+    Attributes:
+        name: of its files. data: rows for the CSV file; without them it has the cells as they are shown.
+        shown: in the report, and as LaTeX; else there is a CSV file only.
+    """
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    data: list[dict[str, Any]] = field(default_factory=list)
+    shown: bool = True
+
+
+@dataclass
+class Picture:
+    """A plot that stands in the pictures' folder: `name`.png, and `name`.svg unless it shows photographs."""
+
+    name: str
+    title: str
+    text: str
+    vector: bool = True
+
+
+@dataclass
+class Points:
+    """A list of sentences."""
+
+    items: list[str]
+
+
+@dataclass
+class Section:
+    title: str
+    parts: list[str | Table | Picture | Points]
+
+
+@dataclass
+class Document:
+    title: str
+    sections: list[Section]
+
+    def tables(self) -> Iterator[Table]:
+        return (part for section in self.sections for part in section.parts if isinstance(part, Table))
+
+
+def write(document: Document, folder: Path) -> list[Path]:
+    """Writes report.md, report.html, and each table as CSV and LaTeX. The pictures are there already."""
+    written = []
+    for table in document.tables():
+        write_text(folder / TABLES / f"{table.name}.csv", csv_table(table))
+        if table.shown:
+            write_text(folder / TABLES / f"{table.name}.tex", latex_table(table))
+    for name, text in (("report.md", markdown(document)), ("report.html", html(document, folder))):
+        write_text(folder / name, text)
+        written.append(folder / name)
+    return written
+
+
+def csv_table(table: Table) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if table.data:
+        writer.writerow(table.data[0])
+        writer.writerows(row.values() for row in table.data)
+    else:
+        writer.writerows([table.columns, *table.rows])
+    return text.getvalue()
+
+
+def latex_table(table: Table) -> str:
+    """A booktabs table that \\input reads; the preamble needs \\usepackage{booktabs}."""
+    import pandas
+
+    frame = pandas.DataFrame(table.rows, columns=table.columns)
+    style = frame.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
+    return style.to_latex(
+        hrules=True, position="tbp", position_float="centering", caption=_latex(table.title),
+        label=f"tab:{table.name}", column_format="l" + "r" * (len(table.columns) - 1),
+    )  # fmt: skip
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "κ": r"$\kappa$",
+    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in str(text))
+
+
+def markdown(document: Document) -> str:
+    lines = [f"# {_plain(document.title)}", ""]
+    for section in document.sections:
+        lines += [f"## {_plain(section.title)}", ""]
+        for part in section.parts:
+            lines += [*_markdown_part(part), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_part(part: str | Table | Picture | Points) -> list[str]:
+    if isinstance(part, str):
+        return [_plain(part)]
+    if isinstance(part, Points):
+        return [f"- {_plain(item)}" for item in part.items]
+    if isinstance(part, Picture):
+        return [f"![{_plain(part.title)}]({PICTURES}/{part.name}.png)", "", _plain(part.text)]
+    files = f"[CSV]({TABLES}/{part.name}.csv)"
+    if not part.shown:
+        return [f"{_plain(part.title)}: {files}."]
+    files += f", [LaTeX]({TABLES}/{part.name}.tex)"
+    rule = ["---"] + ["---:"] * (len(part.columns) - 1)
+    rows = [[_plain(cell) for cell in row] for row in (part.columns, *part.rows)]
+    table = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+    note = f"{_plain(part.note)} " if part.note else ""
+    return [f"**{_plain(part.title)}**", "", *table, "", f"{note}({files})"]
+
+
+def _plain(text: str) -> str:
+    """Without what Markdown would read as markup."""
+    text = re.sub(r"([\\`*<>|\[\]])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def html(document: Document, folder: Path) -> str:
+    """One page that holds its pictures, and so opens anywhere."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.tests.update({kind.__name__.lower(): lambda part, kind=kind: isinstance(part, kind)
+                              for kind in (Table, Picture, Points)})  # fmt: skip
+    environment.filters["inlined"] = lambda picture: _inlined(picture, folder)
+    return environment.get_template("report.html.jinja").render(document=document, tables=TABLES)
+
+
+def _inlined(picture: Picture, folder: Path) -> str:
+    suffix, kind = (".svg", "svg+xml") if picture.vector else (".png", "png")
+    content = (folder / PICTURES / f"{picture.name}{suffix}").read_bytes()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,204 @@
+"""Which runs are repetitions of each other, which models may be compared, and which may not, with the reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comparison.metric_names import METRICS
+from comparison.runs import Run
+from training.flags import FLAGS
+from utils import BadRequest
+
+# What two repetitions may differ in, besides the flags that have no part in the results.
+FREE = {"seed", "run_name", "train_fraction", "evaluated"}
+
+
+@dataclass
+class Model:
+    """The runs of one model (or variant of a study) with one share of the training data, by rising seed.
+
+    Attributes:
+        label: the variant, in a cohort with several shares with that share in brackets.
+    """
+
+    variant: str
+    fraction: float
+    runs: list[Run]
+    label: str = ""
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def values(self, metric: str) -> np.ndarray:
+        """(n,), by seed."""
+        return np.array([run.metric(metric) for run in self.runs])
+
+    def mean(self, metric: str) -> float:
+        return float(self.values(metric).mean())
+
+    def of_seed(self, seed: int) -> Run:
+        return self.runs[self.seeds.index(seed)]
+
+
+@dataclass
+class Cohort:
+    """Models that were scored on the same images by the same protocol, so that they may be compared.
+
+    Attributes:
+        split: what they are scored on; selected_on: what their checkpoints were selected on, without the seed.
+    """
+
+    split: str
+    selected_on: str
+    models: list[Model]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for model in self.models for run in model.runs]
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.runs[0].targets
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.runs[0].class_names
+
+    @property
+    def fractions(self) -> list[float]:
+        """From the largest."""
+        return sorted({model.fraction for model in self.models}, reverse=True)
+
+    def at(self, fraction: float) -> list[Model]:
+        return [model for model in self.models if model.fraction == fraction]
+
+    @property
+    def main(self) -> list[Model]:
+        """The models with the largest share of the training images."""
+        return self.at(self.fractions[0])
+
+    def best(self, metric: str, fraction: float) -> Model:
+        """The model with the best mean at this share of the training images."""
+        sign = 1 if METRICS[metric].more_is_better else -1
+        return max(self.at(fraction), key=lambda model: sign * model.mean(metric))
+
+    @property
+    def title(self) -> str:
+        images = f"{len(self.targets):,} images of {self.split}"
+        return f"{images}, checkpoints selected on: {self.selected_on}"
+
+
+def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[str]) -> list[Cohort]:
+    """Sorts runs into models, and models into cohorts, the largest first.
+
+    Args:
+        variants: by index of the run, what its study calls it; None: all settings but the seed tell models apart.
+        order: variants in the order in which they are to be shown.
+
+    Raises BadRequest for runs of different data sets, and for repetitions with the same seed.
+    """
+    _same_data(runs)
+    cohorts: dict[tuple, dict[tuple, list[Run]]] = {}
+    keys = {i: variants[i] or _fingerprint(run) for i, run in enumerate(runs)}
+    named = [key for key in order if key in keys.values()]
+    ranks = {key: rank for rank, key in enumerate(dict.fromkeys([*named, *keys.values()]))}
+    for i in sorted(keys, key=lambda i: (ranks[keys[i]], -runs[i].fraction, runs[i].seed)):
+        run = runs[i]
+        protocol = (run.summary["split"], _protocol(run), run.targets.tobytes())
+        cohorts.setdefault(protocol, {}).setdefault((keys[i], run.fraction), []).append(run)
+    made = []
+    for (split, selected_on, _), members in cohorts.items():
+        models = [Model("", fraction, runs) for (_, fraction), runs in members.items()]
+        names = [key if isinstance(key, str) else None for key, _ in members]
+        _name(models, names, [key for key, _ in members])
+        for model in models:
+            _distinct_seeds(model)
+        made.append(Cohort(split, selected_on, models))
+    return sorted(made, key=lambda cohort: -len(cohort.runs))
+
+
+def why_apart(first: Cohort, other: Cohort) -> str:
+    """Why the models of two cohorts are not compared with each other."""
+    if first.split != other.split:
+        return f"they are scored on another split ({other.split}, not {first.split})"
+    if len(first.targets) != len(other.targets):
+        return f"they are scored on other images ({len(other.targets):,}, not {len(first.targets):,})"
+    if not np.array_equal(first.targets, other.targets):
+        return "they are scored on other images, or on the same in another order"
+    return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
+
+
+def _same_data(runs: list[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        ours, theirs = first.settings["dataset"], run.settings["dataset"]
+        if ours != theirs:
+            raise BadRequest(f"{run.path / 'summary.json'}: 'dataset' is {theirs}, but {ours} in {first.path}; runs of"
+                             " different data sets cannot be compared")  # fmt: skip
+        if run.class_names != first.class_names:
+            raise BadRequest(f"{run.path / 'predictions.npz'}: 'class_names' are not those of {first.path}; runs of"
+                             " different data sets cannot be compared")  # fmt: skip
+
+
+def _protocol(run: Run) -> str:
+    """What the checkpoint was selected on; the seed of a split that every seed draws anew is no difference."""
+    return re.sub(r", seed \d+$", "", str(run.summary["selected_on"]))
+
+
+def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
+    """All settings that its results may depend on, but the seed."""
+    return tuple(sorted((key, str(value)) for key, value in _flat(run.settings).items()))
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that tell models apart; those of the architecture as if they were flags of their own."""
+    flat = {key: value for key, value in settings.items()
+            if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
+    arguments = flat.pop("model_args", None) or {}
+    return {**flat, **arguments}
+
+
+def _distinct_seeds(model: Model) -> None:
+    for first, second in zip(model.runs, model.runs[1:], strict=False):
+        if first.seed == second.seed:
+            raise BadRequest(f"{first.path} and {second.path}: the same settings with the same 'seed'"
+                             f" {first.seed}; they are one result, not two")  # fmt: skip
+
+
+def _name(models: list[Model], names: list[str | None], keys: list) -> None:
+    """A variant's own name, or the model's; where several models have that, with the settings in which they differ."""
+    kinds: dict[Any, Model] = {}
+    for key, model in zip(keys, models, strict=True):
+        kinds.setdefault(key, model)
+    titles = {}
+    for key, model in kinds.items():
+        name = model.runs[0].settings["model"]
+        alike = [other for other in kinds.values() if other.runs[0].settings["model"] == name]
+        titles[key] = name if len(alike) == 1 else ", ".join([name, *_differences(model, alike)])
+    several = len({model.fraction for model in models}) > 1
+    for key, name, model in zip(keys, names, models, strict=True):
+        model.variant = name or titles[key]
+        model.label = f"{model.variant} ({percent(model.fraction)})" if several else model.variant
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:g} %"
+
+
+def _differences(model: Model, alike: list[Model]) -> list[str]:
+    flats = [_flat(other.runs[0].settings) for other in alike]
+    own = _flat(model.runs[0].settings)
+    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat)
+            if len({str(flat.get(key)) for flat in flats}) > 1]  # fmt: skip
+    return [f"{key} {_value(own.get(key))}" for key in keys]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,78 @@
+"""The sheet of test images that only one of two models gets right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import image_datasets
+from comparison.class_sections import few_pairs
+from comparison.document import Picture
+from comparison.groups import Cohort, Model
+from comparison.pairs import Pair, matched
+from comparison.sections import Context
+from image_datasets.registry import Dataset
+from training import answer_sheet
+from utils import BadRequest
+
+IMAGES = 10  # of each model in a pair
+SIDE = 256  # of the images on the sheet, at most, in pixels
+
+
+def load(cohort: Cohort, data_path: str | None) -> Dataset:
+    """The data set of the runs. Raises BadRequest where it is not there, or holds other images than those that the runs
+    were scored on, as far as their classes tell."""
+    settings = cohort.runs[0].settings
+    path = data_path or settings.get("data_path")
+    verify = settings.get("verify_checksum", True)
+    dataset = image_datasets.load_dataset(image_datasets.check_dataset(settings["dataset"], path, False, verify))
+    same = dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets)
+    if not same:
+        raise BadRequest(f"--images: {dataset.test_name} of {path or dataset.name} is not what the runs were scored on;"
+                         " --data-path names the folder of their data set")  # fmt: skip
+    return dataset
+
+
+def make_sheets(context: Context, dataset: Dataset) -> list[str | Picture]:
+    """A sheet for each side of as many pairs as the confusion matrices show."""
+    parts: list[str | Picture] = []
+    for i, pair in enumerate(few_pairs(context)):
+        for better, worse in ((pair.first, pair.second), (pair.second, pair.first)):
+            parts.append(_sheet(context, dataset, pair, better, worse, f"only_{i + 1}{'ab'[better is pair.second]}"))
+    return parts
+
+
+def _sheet(context: Context, dataset: Dataset, pair: Pair, better: Model, worse: Model, name: str) -> str | Picture:
+    runs = matched(better, worse)[1]
+    share = np.mean([a.scores.right.astype(float) - b.scores.right for a, b in runs], axis=0)
+    first, second = (run.scores for run in runs[0])
+    only = np.flatnonzero(first.right & ~second.right)
+    if not len(only):
+        return f"With seed {runs[0][0].seed} there is no image that only {better.variant} gets right, of the two."
+    rows = np.arange(len(share))
+    surer = first.probabilities[rows, dataset.test.targets] - second.probabilities[rows, dataset.test.targets]
+    chosen = only[np.lexsort((-surer[only], -share[only]))][:IMAGES]
+    names = context.cohort.class_names
+    title = f"{len(chosen)} of {len(only)} images that only {better.variant} gets right"
+    figure = answer_sheet.draw_answers(
+        [_pixels(dataset, i) for i in chosen],
+        [names[dataset.test.targets[i]] for i in chosen],
+        [better.variant, worse.variant],
+        [[(names[s.answers[i]], float(s.confidence[i]), bool(s.right[i])) for i in chosen] for s in (first, second)],
+        f"{title} ({worse.variant} does not)",
+    )
+    text = (f"Seed {runs[0][0].seed}; first those on which most seeds agree, then those on which the two are furthest"
+            f" apart. ✓ right, ✗ wrong, with the probability of the answer.{context.restriction}")  # fmt: skip
+    return context.picture(name, figure, title, text, vector=False)
+
+
+def _pixels(dataset: Dataset, index: int) -> np.ndarray:
+    """(H, W, C) from 0 to 1."""
+    if dataset.test.images is not None:
+        return dataset.test.images[index] / 255
+    from image_datasets.folder import read_image
+
+    image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans)
+    image.thumbnail((SIDE, SIDE))
+    return np.atleast_3d(np.asarray(image)) / 255

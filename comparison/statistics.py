@@ -1,0 +1,165 @@
+"""The statistics of a comparison, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+CONFIDENCE, LEVEL, POWER = 0.95, 0.05, 0.8
+RESAMPLES = 1000
+MOST_SEEDS = 1000  # a study that needed more would not be made
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+class Difference(NamedTuple):
+    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name. Interval
+    and p-value are NaN where seeds cannot tell: one seed, or the same difference for every seed."""
+
+    mean: float
+    interval: Interval
+    p: float
+    test: str
+
+
+NOTHING = Interval(math.nan, math.nan)
+
+
+def seed_interval(values: Sequence[float]) -> Interval:
+    """The 95 % Student t interval of the mean over seeds; NaN with one seed, or with the same value for every seed."""
+    from scipy import stats
+
+    if len(values) < 2 or np.ptp(values) < 1e-12:
+        return NOTHING
+    return Interval(*map(float, stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)))
+
+
+def seed_difference(first: dict[int, float], second: dict[int, float]) -> Difference:
+    """first - second, by seed: paired over the seeds that both have (Student); without two such, Welch's test.
+
+    A seed fixes the validation split and the order of images, so runs of one seed have these in common.
+    """
+    from scipy import stats
+
+    common = sorted(first.keys() & second.keys())
+    a, b = (np.array([values[seed] for seed in common]) for values in (first, second))
+    if len(common) >= 2:
+        mean, test = float((a - b).mean()), "paired t test"
+        same = np.ptp(a - b) < 1e-12
+        result = None if same else stats.ttest_rel(a, b)
+    elif min(len(first), len(second)) >= 2:
+        a, b = (np.array(list(values.values())) for values in (first, second))
+        mean, test = float(a.mean() - b.mean()), "Welch's t test"
+        same = np.ptp(a) < 1e-12 and np.ptp(b) < 1e-12
+        result = None if same else stats.ttest_ind(a, b, equal_var=False)
+    else:
+        pairs = (a, b) if common else [np.array(list(values.values())) for values in (first, second)]
+        return Difference(float(pairs[0].mean() - pairs[1].mean()), NOTHING, math.nan, "one seed")
+    if result is None:
+        return Difference(mean, NOTHING, math.nan, "no spread over seeds")
+    interval = Interval(*map(float, result.confidence_interval(CONFIDENCE)))
+    return Difference(mean, interval, float(result.pvalue), test)
+
+
+def resample_images(
+    count: int, statistic: Callable[[np.ndarray], np.ndarray], resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """(..., resamples): a statistic of splits that are drawn anew, with replacement, from the images of a split.
+
+    Args:
+        count: images in the split.
+        statistic: from (B, count), how often each image is in each of B splits, to (..., B).
+    """
+    from scipy import stats
+
+    def of_indices(index: np.ndarray, axis: int) -> np.ndarray:
+        index = np.atleast_2d(index)
+        places = index + count * np.arange(len(index))[:, None]
+        counts = np.bincount(places.ravel(), minlength=count * len(index)).reshape(len(index), count)
+        return statistic(counts.astype(np.float64))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a statistic that is the same in every split is no mistake here
+        result = stats.bootstrap(
+            (np.arange(count),), of_indices, vectorized=True, n_resamples=resamples, method="percentile",
+            batch=max(1, min(100, 4_000_000 // count)), rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    return result.bootstrap_distribution
+
+
+def image_interval(distribution: np.ndarray) -> Interval:
+    """The 95 % percentile interval of resampled values (resamples,); NaN where the statistic is not defined."""
+    if not np.isfinite(distribution).all():
+        return NOTHING
+    tail = 100 * (1 - CONFIDENCE) / 2
+    return Interval(*(float(value) for value in np.percentile(distribution, [tail, 100 - tail])))
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
+    """(images only the first has right, only the second, p of the exact test): McNemar, Psychometrika 12 (1947)."""
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    table = [[int((first_right & second_right).sum()), only_first],
+             [only_second, int((~first_right & ~second_right).sum())]]  # fmt: skip
+    return only_first, only_second, float(test(table, exact=True).pvalue) if only_first + only_second else 1.0
+
+
+def combine(p_values: Sequence[float]) -> float:
+    """One p-value for tests of several seeds on the same images, which depend on each other in an unknown way: twice
+    their median is valid whatever the dependence (Rueger 1978; Vovk and Wang, Biometrika 107 (2020))."""
+    ordered = sorted(p_values)
+    rank = math.ceil(len(ordered) / 2)
+    return min(1.0, ordered[rank - 1] * len(ordered) / rank)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for the number of tests (Holm 1979); NaN stays, and is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = np.asarray(p_values, dtype=float)
+    known = np.isfinite(p_values)
+    adjusted = np.full(len(p_values), np.nan)
+    if known.any():
+        adjusted[known] = multipletests(p_values[known], method="holm")[1]
+    return adjusted.tolist()
+
+
+def seeds_needed(differences: Sequence[float], effect: float, tests: int = 1) -> int | None:
+    """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %, at 5 %
+    shared by so many tests; the spread is that of the given differences. None: more than 1,000, or not known."""
+    from statsmodels.stats.power import TTestPower
+
+    if len(differences) < 2:
+        return None
+    spread = float(np.std(differences, ddof=1))
+    if spread < 1e-12:
+        return None
+    counts = np.arange(2, MOST_SEEDS + 1)
+    power = TTestPower().power(effect / spread, counts, LEVEL / tests, alternative="two-sided")
+    enough = np.flatnonzero(np.nan_to_num(power, nan=1.0) >= POWER)  # NaN: the effect is many times the spread
+    return int(counts[enough[0]]) if len(enough) else None
+
+
+def error_consistency(first_right: np.ndarray, second_right: np.ndarray) -> float:
+    """Cohen's kappa of right and wrong (Geirhos et al. 2020, arXiv:2006.16736): 1 where two models fail on the same
+    images, 0 where they agree as often as two that fail independently. NaN where both are always right (or wrong)."""
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    table = np.zeros((2, 2))
+    np.add.at(table, (first_right.astype(int), second_right.astype(int)), 1)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore")
+        return float(cohens_kappa(table, return_results=False))
