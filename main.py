@@ -7,9 +7,8 @@ import sys
 from training import options
 from training.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
 from training.menu import run_menu
+from training.scripts import SCRIPTS
 from utils import BadRequest
-
-DESCRIPTION = "Train an image classifier, and report on its test split once, with the weights that validation selected."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
             "no flags given; usage: main.py [flags]; for a first result: --dataset digits --epochs 20;"
             " all flags: --help; at a terminal there is a menu"
         )
-    mode, settings, given = options.parse(argv, DESCRIPTION)
+    mode, settings, given = SCRIPTS["main.py"].parse(argv)
     if mode == TRAIN:
         options.train(settings, given)
     elif mode == EVALUATE:

@@ -8,21 +8,13 @@ from __future__ import annotations
 import sys
 
 from training import options
-from training.flags import training_groups
-
-DESCRIPTION = (
-    "Train a Vision Transformer on ImageNet-100's shards (train.X*, val.X, Labels.json in --data-path), from labels"
-    " alone or from a teacher too, and report on val.X once, with the weights that validation selected."
-)
-DEFAULTS = {"model": "vit_tiny", "recipe": "seed", "epochs": 5, "wandb_project": "imagenet100"}
-WITHOUT = ("dataset", "download", "verify_checksum")  # there is one data set, and it cannot be fetched
+from training.scripts import SCRIPTS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
-    groups = training_groups(DEFAULTS, WITHOUT)
-    _, settings, given = options.parse(argv, DESCRIPTION, groups, fixed={"dataset": "imagenet100"})
+    _, settings, given = SCRIPTS["train_deit_imagenet100.py"].parse(argv)
     return options.train(settings, given)
 
 

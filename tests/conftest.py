@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 import main
+import study
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
 from training import options
@@ -49,7 +50,7 @@ def cli(workdir, monkeypatch, capsys):
 
     def run(command: str, *more: str, script=main) -> Result:
         words = [*command.split(), *more]
-        plain = script is viz_random_10_vit_vs_deit
+        plain = script in (viz_random_10_vit_vs_deit, study)
         plain = plain or any(word.startswith(NO_WANDB) for word in words if "run" not in word)
         name = f"{script.__name__}.py"
         monkeypatch.setattr("sys.argv", [name, *words, *([] if plain else ["--wandb", "disabled"])])

@@ -10,6 +10,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,7 +194,7 @@ def test_stored_settings_with_other_values(place, damaged, more):
     assert_ends_well(main, ["--resume", "--run-name", "a", *more])
 
 
-@fuzz(150)
+@fuzz(100)
 @given(WHERE, HOW)
 def test_stored_settings_with_damaged_bytes(place, where, how):
     content = (place / "settings").read_bytes()
@@ -260,7 +262,7 @@ def use_it(file: Path, resumed: bool) -> int:
 STATE: dict[str, RunState] = {}
 
 
-@fuzz(300)
+@fuzz(150)
 @given(damages(), st.booleans())
 def test_checkpoints_with_other_values(place, whole, damaged, resumed):
     content = torch.load(io.BytesIO(whole), weights_only=True)
@@ -270,7 +272,7 @@ def test_checkpoints_with_other_values(place, whole, damaged, resumed):
     assert_ends_well(SimpleNamespace(main=lambda argv: use_it(place / "x.pth", resumed)), [])
 
 
-@fuzz(150)
+@fuzz(100)
 @given(WHERE, HOW)
 def test_checkpoints_with_damaged_bytes(place, whole, where, how):
     (place / "x.pth").write_bytes(bytes_damaged(whole, where, how))
@@ -308,3 +310,16 @@ def test_a_pickle_that_would_run_code_is_refused_wherever_it_is_given(place, mon
     for script, words in uses:
         assert assert_ends_well(script, words.split()) == 2, words
         assert not (place / "pwned").exists()
+
+
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_all_the_same(place):
+    name = "é\udcff"
+    (place / "runs/a").rename(place / "runs" / name)
+    (place / "runs" / name / "summary.json").write_text("{}")
+    script = Path(main.__file__)
+    done = subprocess.run(
+        [sys.executable, script, "--resume", "--run-name", name],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished already" in done.stdout

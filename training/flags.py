@@ -286,6 +286,8 @@ GROUPS: dict[str, list[Flag]] = {
              may_change=True),
         Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=text,
              metavar="NAME", modes=EVERY_RUN, may_change=True),
+        Flag("wandb-group", "group of the run at Weights & Biases; the runs of a study have its name", check=text,
+             metavar="NAME", default_text="none", modes=EVERY_RUN, may_change=True),
     ],
 }  # fmt: skip
 
@@ -336,4 +338,5 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
     ("sync_bn", lambda s: distributed.many(), "there is a single process (torchrun starts several)"),
     ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
+    ("wandb_group", lambda s: s.wandb != "disabled", "--wandb is disabled"),
 ]

@@ -347,6 +347,9 @@ def one_line_errors(main) -> int:
     """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
     that of a run that left before its end (training/stopping.py)."""
     name = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except BadRequest as error:

@@ -57,13 +57,8 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
         with distributed.first_one_first():
             data = load_data(s, found)
     stop.check()
-    step = functools.partial(_trial_step, s, data, device)
-    if s.batch_size == "auto":
-        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
-        if not s.batch_size:
-            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
-        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
+    step = functools.partial(trial_step, s, data, device)
+    settle_batch_size(s, data, device, step)
 
     def advice() -> str:
         fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
@@ -73,7 +68,17 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
         _run_training(s, found, data, device, stop, holding)
 
 
-def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
+def settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
+    """Makes a number of --batch-size auto."""
+    if s.batch_size == "auto":
+        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
+        s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
+        if not s.batch_size:
+            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
+        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
+
+
+def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
     """A training step of `count` images with a model that is thrown away, as far as memory is concerned: without a
     teacher."""
     chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
@@ -88,7 +93,7 @@ def _trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int
     dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
     images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        outputs = _forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
+        outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
     sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
     optimizer.step()
 
@@ -110,7 +115,7 @@ def _run_training(
     if s.resume and distributed.is_first():
         holding.enter_context(lock.locked(directory.path))
         directory.sweep()
-    state, flops, continued = _make_state(s, data, device, directory)
+    state, flops, continued = make_state(s, data, device, directory)
     model, precision = state.model, s.precision
     _print_overview(s, data, model, flops, device, precision)
     train_batches = make_train_batches(s, data, device)
@@ -137,16 +142,16 @@ def _run_training(
     distillation, teacher_facts = teaching.make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop
     )
-    recipe = _make_recipe(s, data, precision, len(train_batches.sizes), distillation, smallest_batch)
+    recipe = make_recipe(s, data, precision, len(train_batches.sizes), distillation, smallest_batch)
     if continued and not state.batch:
         _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
-    forward = _forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
+    forward = make_forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
     if s.resume:
         say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
     stop.check()
     run_id = run_id or begin()
     _list_bad_images(s, data, directory)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored)
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group)
     say()
     saver = Saver(directory, state, stored, data.for_checkpoint(), s.checkpoint_every, stop, wandb.log)
     progress = Progress("agreement" if recipe.mix.mixers else "top-1")
@@ -190,7 +195,7 @@ def _smallest_batch(s: SimpleNamespace, data: Data, model: nn.Module, sizes: lis
     return None if s.on_bad_image == "error" else 2 if unfit else 1
 
 
-def _make_state(
+def make_state(
     s: SimpleNamespace, data: Data, device: torch.device, directory: RunDirectory
 ) -> tuple[RunState, int, bool]:
     """(the state that training starts from, the model's FLOPs per image, whether it is that of a checkpoint)."""
@@ -264,13 +269,13 @@ def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimiz
     return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
 
 
-def _make_recipe(
+def make_recipe(
     s: SimpleNamespace,
     data: Data,
     precision: str,
     batches_per_epoch: int,
     distillation: Distillation | None,
-    smallest_batch: int | None,
+    smallest_batch: int | None = None,
 ) -> Recipe:
     return Recipe(
         criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
@@ -297,7 +302,7 @@ def _make_recipe(
     )
 
 
-def _forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
     forward = torch.compile(model) if compile_model else model
     if channels_last:

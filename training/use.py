@@ -117,7 +117,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         if s.on_bad_image == "skip":
             bad_images.keep_in(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
-        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings)
+        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
         summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
 

@@ -124,6 +124,7 @@ def test_a_resized_copy_is_made_without_them(cli, learns, workdir, image_folder)
     same_results(workdir / "runs/b", workdir / "runs/c")
 
 
+@pytest.mark.parametrize("root", ["streamed"], indirect=True)
 def test_looking_at_the_data_and_at_answers_goes_on_without_them(cli, learns, workdir, root):
     learns(f"{TRAIN} --datapath {root} --epochs 1 --run-name a")
     spoil(root)

@@ -205,3 +205,12 @@ def test_a_terminal_gets_bars_and_ctrl_c_leaves_cleanly(tmp_path):
     assert "img/s" in text and "\r" in text
     assert "--resume continues" in text and "Traceback" not in text
     assert (tmp_path / "runs/digits-resnet20-seed0/last.pth").is_file()
+
+
+def test_the_runs_of_a_study_are_a_group(monkeypatch, tmp_path):
+    import wandb
+
+    asked = {}
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: asked.update(kwargs))
+    Wandb("offline", "project", "name", "id", tmp_path, {}, group="digits")
+    assert asked["group"] == "digits" and asked["project"] == "project"

@@ -1,0 +1,159 @@
+"""Runs of a study as child processes of this one: so many at once, all of them to the end whatever becomes of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from experiments.plan import CHANGED, FINISHED, Plan, Run
+from experiments.progress import StudyProgress
+from utils import BadRequest
+
+POLL_SECONDS = 0.2
+SAME_REQUEST_SECONDS = 3.0
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+SAVED = [128 + number for number in SIGNALS]  # exit statuses of a run that left in order and can be continued
+
+
+@dataclass
+class Child:
+    run: Run
+    process: subprocess.Popen
+    began: float
+
+
+class Signals:
+    """Notes the signals that this process gets within `listening`, for it to hand on.
+
+    A signal that follows another within moments is the same request: SLURM preempts with two SIGTERM at once, and a
+    training that is told a second time leaves without saving.
+    """
+
+    def __init__(self):
+        self.first: int | None = None
+        self.fresh: list[int] = []
+        self.noted = 0.0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        def note(number: int, frame) -> None:
+            if self.first is None or time.monotonic() - self.noted > SAME_REQUEST_SECONDS:
+                self.first = self.first or number
+                self.noted = time.monotonic()
+                self.fresh.append(number)
+
+        before = {}
+        try:
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                    before[number] = signal.signal(number, note)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def hand_on(self, children: list[Child]) -> None:
+        """Each signal once to each child. They are in sessions of their own, so a terminal's Ctrl-C reaches them this
+        way alone, and not a second time."""
+        while self.fresh:
+            number = self.fresh.pop(0)
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.send_signal(signal.SIGTERM if number == getattr(signal, "SIGHUP", None) else number)
+
+
+def run_all(
+    plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, SimpleNamespace], jobs: int, problems: list[str]
+) -> int:
+    """Runs what is to do, up to `jobs` at once. Returns the exit status: 0, 1 where a run failed, 128 + N when it was
+    stopped by signal N.
+
+    Args:
+        todo: runs with their states (`plan.inspect`), those that are finished among them.
+        settings: by the run's name.
+        problems: what is amiss already; it is reported with the failures.
+    """
+    pending = deque(item for item in todo if item[1] != FINISHED)
+    problems, running, signals = list(problems), [], Signals()
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
+    with signals.listening():
+        try:
+            while running or (pending and signals.first is None):
+                while pending and len(running) < jobs and signals.first is None:
+                    run, state = pending.popleft()
+                    try:
+                        if state == CHANGED:
+                            plan.clear(run)
+                    except BadRequest as error:
+                        problems.append(f"{run.name}: {error}")
+                        continue
+                    running.append(_start(plan, run, jobs))
+                    progress.begin(run.name, settings[run.name].epochs, plan.directory(run) / "metrics.csv")
+                time.sleep(POLL_SECONDS)
+                signals.hand_on(running)
+                for child in [child for child in running if child.process.poll() is not None]:
+                    running.remove(child)
+                    _settle(plan, child, signals, progress, problems)
+                progress.refresh()
+        except BaseException:
+            signals.fresh.append(signal.SIGTERM)
+            signals.hand_on(running)
+            raise
+        finally:
+            progress.close()
+    if signals.first is not None:
+        name = signal.Signals(signals.first).name
+        print(f"study.py: stopped by {name}; the same command continues", file=sys.stderr)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if signals.first is not None:
+        return 128 + signals.first
+    return 1 if problems else 0
+
+
+def _start(plan: Plan, run: Run, jobs: int) -> Child:
+    command = plan.command(run, sys.executable)
+    environment = dict(os.environ)
+    if jobs > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+    with plan.log(run).open("a", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(command)}\n")
+        log.flush()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                   env=environment, start_new_session=True)  # fmt: skip
+    return Child(run, process, time.monotonic())
+
+
+def _settle(plan: Plan, child: Child, signals: Signals, progress: StudyProgress, problems: list[str]) -> None:
+    """Says what became of a run that has ended."""
+    run, status = child.run, child.process.returncode
+    finished = status == 0 and (plan.directory(run) / "summary.json").is_file()
+    if finished:
+        outcome = "finished"
+    elif signals.first is not None:
+        outcome = "stopped"
+    elif status in SAVED:
+        outcome = "saved, not finished"
+        problems.append(f"{run.name}: saved before its end (exit status {status}); the same command continues it")
+    else:
+        outcome = "failed"
+        problems.append(f"{run.name}: failed (exit status {status}): {last_line(plan.log(run))}; see {plan.log(run)}")
+    progress.end(run.name, outcome, time.monotonic() - child.began, plan.directory(run) / "summary.json")
+
+
+def last_line(log: Path) -> str:
+    """The last line with something in it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

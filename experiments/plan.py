@@ -1,0 +1,245 @@
+"""The runs of a study: their names, their command lines, what has become of each, and whether all of them can be."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from experiments.study_file import Study
+from training import lock, model_flags, options
+from training.flags import FLAGS, TRAIN
+from training.run_directory import TEACHER
+from training.scripts import SCRIPTS
+from utils import BadRequest, read_json, suggestion, write_json
+
+ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
+NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
+# What `options.check_data` looks at: runs that agree in these need one check together.
+OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
+           "cache_dir", "num_workers", "check_images")  # fmt: skip
+
+BY_DATA = (
+    "img_size",
+    "in_chans",
+    "flip",
+    "crop",
+    "crop_padding",
+    "val_fraction",
+)  # settled by the data where not given
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        name: of its folder in the study's folder.
+        fraction: of the training images, None where the study varies no fractions.
+        flags: all that the study file gives it, by setting.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    fraction: float | None
+    flags: dict[str, Any]
+
+
+@dataclass
+class Plan:
+    """A study in a folder of runs."""
+
+    study: Study
+    runs_dir: str
+    runs: list[Run]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs_dir) / self.study.name
+
+    def directory(self, run: Run) -> Path:
+        return self.folder / run.name
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def log(self, run: Run) -> Path:
+        """What the run's processes print, one after the other."""
+        return self.logs / f"{run.name}.log"
+
+    def arguments(self, run: Run) -> list[str]:
+        """Of the script, but for what to do about a run that is there."""
+        tracked = run.flags.get("wandb") != "disabled"
+        return [
+            *words({**run.flags, "seed": run.seed}),
+            *(["--wandb-group", self.study.name] if tracked else []),
+            *("--runs-dir", self.runs_dir, "--run-name", f"{self.study.name}/{run.name}"),
+        ]
+
+    def command(self, run: Run, python: str) -> list[str]:
+        """What starts the run, continues it, or finds it finished."""
+        return [python, os.path.relpath(ROOT / self.study.script), *self.arguments(run), "--resume", "auto"]
+
+    def clear(self, run: Run) -> None:
+        """Deletes what is there of a run and of its teacher's. Raises BadRequest where a process is at work on it."""
+        for directory in (self.directory(run), self.directory(run).with_name(run.name + TEACHER)):
+            if directory.is_dir():
+                with lock.locked(directory):
+                    shutil.rmtree(directory)
+
+    def settings(self, run: Run) -> tuple[SimpleNamespace, dict[str, Any]]:
+        """(the settings that the script will make of the flags, those that were given). Raises BadRequest."""
+        try:
+            mode, settings, given = SCRIPTS[self.study.script].parse([*self.arguments(run), "--overwrite"])
+        except BadRequest as error:
+            raise BadRequest(f"{self.study.file}: variant {run.variant}: {error}") from None
+        assert mode == TRAIN  # a study file knows no other flags
+        return settings, given
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process that imports this package from wherever it is started."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def make(study: Study, runs_dir: str) -> Plan:
+    """All runs of a study, seed by seed, so that a study that is stopped early has whole pairs.
+
+    Raises BadRequest where two of them would share a folder.
+    """
+    runs: dict[str, Run] = {}
+    for seed in study.seeds:
+        for fraction in study.fractions:
+            for variant, flags in study.variants.items():
+                share = {} if fraction is None else {"train_fraction": fraction}
+                name = f"{variant}{'' if fraction is None else f'-f{fraction:g}'}-seed{seed}"
+                if name in runs:
+                    raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
+                runs[name] = Run(name, variant, seed, fraction, {**flags, **share})
+    return Plan(study, runs_dir, list(runs.values()))
+
+
+def words(flags: dict[str, Any]) -> list[str]:
+    """Flags as a command line. A switch that has no --no- form is left out where it is off."""
+    known = {**model_flags.flags_of(None), **FLAGS}
+    result = []
+    for key, value in flags.items():
+        flag = known[key]
+        if isinstance(value, bool):
+            result += [f"--{flag.name}"] if value else [f"--no-{flag.name}"] if flag.negatable else []
+        elif flag.nargs == "+":
+            result += [f"--{flag.name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            # A value that begins like a flag has to be part of the same word.
+            result += [f"--{flag.name}={text}"] if text.startswith("-") else [f"--{flag.name}", text]
+    return result
+
+
+def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None) -> list[Run]:
+    """The runs that are asked for. Raises BadRequest for a variant or a seed that the study has not.
+
+    Args:
+        shard: (i, n): every n-th of them, beginning with the i-th, from 0.
+    """
+    study = plan.study
+    for variant in only or []:
+        if variant not in study.variants:
+            raise BadRequest(f"--only {variant}: {study.file} has no such variant."
+                             f"{suggestion(variant, study.variants)} It has {', '.join(study.variants)}")  # fmt: skip
+    for seed in seeds or []:
+        if seed not in study.seeds:
+            raise BadRequest(f"--seeds {seed}: {study.file} has the seeds {', '.join(map(str, study.seeds))}")
+    found = [run for run in plan.runs if run.variant in (only or study.variants) and run.seed in (seeds or study.seeds)]
+    if shard is None:
+        return found
+    return found[shard[0] :: shard[1]]
+
+
+def check_all(plan: Plan, with_data: bool) -> dict[str, SimpleNamespace]:
+    """The settings of every run of the study, by its name. Raises BadRequest, naming file and variant, for the first
+    that cannot be.
+
+    Args:
+        with_data: look whether the data sets are there, too.
+    """
+    settings, looked_at = {}, set()
+    for run in plan.runs:
+        settings[run.name], given = plan.settings(run)
+        data = repr([(getattr(settings[run.name], key), key in given) for key in OF_DATA])
+        if with_data and data not in looked_at:
+            looked_at.add(data)
+            try:
+                options.check_data(SimpleNamespace(**vars(settings[run.name])), given)
+            except BadRequest as error:
+                raise BadRequest(f"{plan.study.file}: variant {run.variant}: {error}") from None
+    return settings
+
+
+def inspect(plan: Plan, run: Run, settings: SimpleNamespace) -> tuple[str, str]:
+    """(what has become of the run, and for CHANGED what differs from the study)."""
+    directory = plan.directory(run)
+    if not (directory / "settings.json").is_file():
+        return NEW, ""
+    try:
+        stored = read_json(directory / "settings.json")["settings"]
+        changes = differences(stored, settings)
+    except (BadRequest, KeyError, TypeError, AttributeError):
+        return CHANGED, f"{directory / 'settings.json'} is damaged"
+    if changes:
+        return CHANGED, f"it was run with {', '.join(changes)}"
+    return FINISHED if (directory / "summary.json").is_file() else STOPPED, ""
+
+
+def differences(stored: dict[str, Any], settings: SimpleNamespace) -> list[str]:
+    """Where a stored run departs from the settings that it should have: `--lr 0.1 in place of --lr 0.01`.
+
+    Only what results depend on counts, and what the command line left to the data or the machine may be anything.
+    """
+    found = []
+    for key, flag in FLAGS.items():
+        if TRAIN not in flag.modes or flag.may_change or key in ("run_name", "model_args"):
+            continue
+        asked, has = getattr(settings, key), stored.get(key, flag.default)  # a flag that is newer than the run
+        left_open = (
+            asked == "auto" or (asked is None and key in BY_DATA) or (key, asked) == ("normalization", "dataset")
+        )
+        if not left_open and asked != has:
+            found.append(f"--{flag.name} {has} in place of {asked}")
+    built_with = stored["model_args"]
+    for key, asked in settings.model_args.items():
+        if asked != "auto" and asked != built_with.get(key):
+            found.append(f"--{key.replace('_', '-')} {built_with.get(key)} in place of {asked}")
+    return found
+
+
+def write(plan: Plan) -> Path:
+    """study.json in the study's folder: what the runs are, for those who compare them.
+
+    name, file, script, seeds, fractions ([null] where none are varied), published (as in the study file), variants
+    (flags by setting), and runs: name (of the folder beside it), variant, seed, fraction, flags, command.
+    """
+    study = plan.study
+    path = plan.folder / "study.json"
+    content = {
+        "name": study.name,
+        "file": str(study.file),
+        "script": study.script,
+        "seeds": study.seeds,
+        "fractions": study.fractions,
+        "variants": study.variants,
+        "published": study.published,
+        "runs": [{**vars(run), "command": shlex.join(plan.command(run, "python"))} for run in plan.runs],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise BadRequest(f"{path}: cannot be written ({error.strerror})") from None
+    return path

@@ -1,0 +1,273 @@
+"""A study file: which runs there are to be, and the published figures that they are held against.
+
+    name = "digits"                       # folder of the runs below --runs-dir; by default the file's name
+    script = "main.py"                    # or "train_deit_imagenet100.py"
+    seeds = [0, 1, 2]                     # every variant is run with each of them: they can be compared in pairs
+    fractions = [0.1, 1.0]                # and with each of these --train-fraction; may be left out
+
+    [base]                                # flags of every run, without the hyphens in front
+    dataset = "digits"
+    epochs = 20
+
+    [variants.narrow]                     # named sets of flags, which win over those of [base]
+    widths = [16, 32, 64]
+
+    [axes]                                # a grid: every variant with every combination of these values
+    augmentation = ["none", "cutmix"]     # e.g. the variants narrow-none and narrow-cutmix
+
+    [published.narrow]                    # figures from elsewhere, for comparison; may be left out
+    source = "He et al., arXiv:1512.03385, table 6"
+    variant = "narrow"                    # which variant they are held against, where there is one
+    note = "164 epochs, 45,000 images"    # what a reader should know of how they came about
+    top1 = 91.25                          # per cent: top1, top5, precision, recall, f1, map
+    params = 270_000                      # parameters
+    per_class = { cat = 70.0 }            # accuracy of single classes, per cent
+
+Flags are those of the script; a switch is `true` or `false`, several values are a list.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training import model_flags
+from training.flags import FLAGS, TRAIN, Flag
+from training.scripts import SCRIPTS
+from utils import BadRequest, shorten, suggestion
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TABLES = ("base", "variants", "axes", "published")
+KEYS = ("name", "script", "seeds", "fractions", *TABLES)
+PERCENT = ("top1", "top5", "precision", "recall", "f1", "map")
+PUBLISHED = ("source", "variant", "note", *PERCENT, "params", "per_class")
+# Flags that a study sets itself, and what to write in their place.
+MANAGED = {
+    "seed": "seeds = [...] beside [base]",
+    "run_name": "name = ... beside [base], and the variants' names",
+    "runs_dir": "--runs-dir on the command line",
+    "resume": "nothing: stopped runs are always continued",
+    "overwrite": "--overwrite on the command line",
+    "wandb_group": "name = ... beside [base]",
+}
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
+LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says, checked as far as it can be without the script's own checks.
+
+    Attributes:
+        variants: all flags of each, by variant (named sets, axes and --set resolved) and by setting.
+        fractions: [None] where the file names none.
+        published: as in the file.
+    """
+
+    file: Path
+    name: str
+    script: str
+    seeds: list[int]
+    fractions: list[float | None]
+    variants: dict[str, dict[str, Any]]
+    published: dict[str, dict[str, Any]]
+
+
+def read(file: Path, sets: dict[str, str] | None = None, name: str | None = None) -> Study:
+    """Reads a study file. Raises BadRequest, naming file and key, for what cannot be.
+
+    Args:
+        sets: flags that win over all that the file says, by --set.
+        name: of the study, in place of the file's. A flag in `sets` on which results depend needs another name, so that
+            no folder holds the runs of two studies.
+    """
+    content = _load(file)
+    for key in content:
+        if key not in KEYS:
+            raise BadRequest(f"{file}: {key}: unknown key.{suggestion(key, KEYS)} Known: {', '.join(KEYS)}")
+    for key in TABLES:
+        if not isinstance(content.setdefault(key, {}), dict):
+            raise BadRequest(f"{file}: {key}: must be a table, [{key}]")
+    own_name = content.get("name", file.stem)
+    script = content.get("script", "main.py")
+    if script not in SCRIPTS:
+        raise BadRequest(f"{file}: script {script!r}: is none of {', '.join(SCRIPTS)}")
+    known = _known_flags(script)
+    base = _flags(file, "[base]", content["base"], known)
+    extra = _flags(file, "--set", sets or {}, known)
+    changing = [key for key in extra if not (key in FLAGS and FLAGS[key].may_change)]
+    if changing and name in (None, own_name):
+        raise BadRequest(f"--set {changing[0].replace('_', '-')}: results depend on it, so this is another study; give"
+                         f" it a name of its own with --name (the file's is {own_name})")  # fmt: skip
+    variants = _variants(file, content, base, known)
+    if "fractions" in content and (named := [n for n, flags in variants.items() if "train_fraction" in flags]):
+        raise BadRequest(f"{file}: fractions: variant {named[0]} has a train-fraction already; give one of the two")
+    if "fractions" in content and "train_fraction" in extra:
+        raise BadRequest("--set train-fraction: the study file has fractions of its own")
+    variants = {variant: {**flags, **extra} for variant, flags in variants.items()}
+    _refuse_twins(file, variants)
+    _check_published(file, content["published"], variants)
+    return Study(
+        file,
+        _plain(file, "name", own_name) if name is None else _plain(file, "--name", name),
+        script,
+        _numbers(file, content, "seeds", [0], _is_seed, f"whole numbers from 0 to {LARGEST_SEED}"),
+        _numbers(file, content, "fractions", [None], _is_fraction, "numbers above 0 and up to 1"),
+        variants,
+        content["published"],
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise BadRequest(f"{file}: cannot be read ({reason})") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = text.splitlines()[int(found[1]) - 1].strip() if found else ""
+        raise BadRequest(f"{file}: is no TOML: {error}{f': {line}' if line else ''}") from None
+
+
+def _known_flags(script: str) -> dict[str, Flag]:
+    """Flags that a study may set, by every name that they go by, in the form of settings."""
+    offered = [flag for flags in SCRIPTS[script].groups.values() for flag in flags if TRAIN in flag.modes]
+    offered += model_flags.flags_of(None).values()
+    return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
+
+
+def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[str, Any]:
+    """A table of flags by setting, with values that `plan.words` can write. Raises BadRequest, naming the key."""
+    place = where if where == "--set" else f"{file}: {where}"
+    if not isinstance(table, dict):
+        raise BadRequest(f"{place}: must be a table of flags")
+    flags: dict[str, Any] = {}
+    for name, value in table.items():
+        flag = known.get(name.replace("-", "_"))
+        if flag is None and isinstance(value, dict):
+            raise BadRequest(f'{place}: {name}: is no flag; a name with a dot in it needs quotation marks, as "a-0.5"')
+        if flag is None:
+            names = [f"--{known_flag.name}" for known_flag in known.values()]
+            raise BadRequest(f"{place}: unknown flag --{name}.{suggestion(f'--{name}'.replace('_', '-'), names)}")
+        if flag.key in MANAGED:
+            raise BadRequest(f"{place}: {name}: a study sets that itself; write {MANAGED[flag.key]}")
+        if flag.key in flags:
+            raise BadRequest(f"{place}: {name}: given twice")
+        flags[flag.key] = _value(f"{place}: {name}", value, flag, switch_words=where == "--set")
+    return flags
+
+
+def _value(place: str, value: Any, flag: Flag, switch_words: bool) -> Any:
+    if flag.check is None:
+        value = {"true": True, "false": False}.get(value, value) if switch_words else value
+        if not isinstance(value, bool):
+            raise BadRequest(f"{place}: is a switch: true or false")
+        return value
+    items = value if isinstance(value, list) else [value]
+    if not items or any(isinstance(item, bool) or not isinstance(item, int | float | str) for item in items):
+        raise BadRequest(f"{place}: its value is a number, a text, or a list of these")
+    return value
+
+
+def _variants(
+    file: Path, content: dict[str, Any], base: dict[str, Any], known: dict[str, Flag]
+) -> dict[str, dict[str, Any]]:
+    """Named sets times axes, each with the base's flags. Raises BadRequest for duplicate names."""
+    axes = []
+    for name, values in content["axes"].items():
+        if not isinstance(values, list) or not values:
+            raise BadRequest(f"{file}: [axes] {name}: must be a list of values")
+        points = [_flags(file, "[axes]", {name: value}, known) for value in values]
+        axes.append([(_point_name(name, value), flags) for value, flags in zip(values, points, strict=True)])
+    named = [
+        (_plain(file, "[variants]", variant), _flags(file, f"[variants.{variant}]", flags, known))
+        for variant, flags in content["variants"].items()
+    ]
+    if not named and not axes:
+        raise BadRequest(f"{file}: variants: there are none; add a table [variants.NAME] or [axes]")
+    found: dict[str, dict[str, Any]] = {}
+    for combination in itertools.product(*([named] if named else []), *axes):
+        variant = "-".join(name for name, _ in combination)
+        if variant in found:
+            raise BadRequest(f"{file}: [axes]: two variants have the name {variant}")
+        found[_plain(file, "[axes]", variant)] = {**base}
+        for _, flags in combination:
+            found[variant].update(flags)
+    return found
+
+
+def _point_name(axis: str, value: Any) -> str:
+    """What a value adds to the name of a variant: the value, with the axis where that says too little."""
+    axis = axis.replace("_", "-")
+    if isinstance(value, bool):
+        return axis if value else f"no-{axis}"
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", text if isinstance(value, str) else f"{axis}-{text}")
+
+
+def _plain(file: Path, key: str, name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise BadRequest(f"{file}: {key}: {name!r} is no name for a folder: letters, digits and . _ + - alone, of which"
+                         " the first is a letter or a digit")  # fmt: skip
+    return name
+
+
+def _refuse_twins(file: Path, variants: dict[str, dict[str, Any]]) -> None:
+    for one, other in itertools.combinations(variants, 2):
+        if variants[one] == variants[other]:
+            raise BadRequest(f"{file}: the variants {one} and {other} have the same flags; take one of them out")
+
+
+def _numbers(file: Path, content: dict[str, Any], key: str, default: list, fits, what: str) -> list:
+    values = content.get(key, default)
+    if not isinstance(values, list) or not values or (values is not default and not all(map(fits, values))):
+        raise BadRequest(f"{file}: {key}: must be a list of {what}")
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise BadRequest(f"{file}: {key}: {twice[0]} is given twice")
+    return values
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _check_published(file: Path, published: dict[str, Any], variants: dict[str, Any]) -> None:
+    for name, figures in published.items():
+        place = f"{file}: [published.{name}]"
+        if not isinstance(figures, dict) or not isinstance(figures.get("source"), str):
+            raise BadRequest(f"{place}: source: who published these figures, and where?")
+        for key, value in figures.items():
+            if key not in PUBLISHED:
+                raise BadRequest(f"{place}: {key}: unknown key.{suggestion(key, PUBLISHED)}"
+                                 f" Known: {', '.join(PUBLISHED)}")  # fmt: skip
+            if key in PERCENT and not _is_percent(value):
+                raise BadRequest(f"{place}: {key}: must be a number of per cent, from 0 to 100")
+        if "variant" in figures and figures["variant"] not in variants:
+            raise BadRequest(f"{place}: variant: there is no variant {figures['variant']!r};"
+                             f" the file has {shorten(variants)}")  # fmt: skip
+        per_class = figures.get("per_class", {})
+        if not isinstance(per_class, dict) or not all(map(_is_percent, per_class.values())):
+            raise BadRequest(f"{place}: per_class: must be a table of per cent by class")
+        if not isinstance(figures.get("params", 0), int) or not isinstance(figures.get("note", ""), str):
+            key = "note" if isinstance(figures.get("params", 0), int) else "params"
+            raise BadRequest(f"{place}: {key}: must be a {'text' if key == 'note' else 'whole number'}")
+
+
+def _is_percent(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100

@@ -1,0 +1,140 @@
+"""Runs of a study as jobs of SLURM, an array's tasks, through submitit; or of submitit's local executor, to try that.
+
+A job is submitted and left alone. Told that its time is over, it lets the run save, and queues itself again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from experiments.execution import SAVED, last_line
+from experiments.plan import CHANGED, FINISHED, Plan, Run, python_path
+from utils import BadRequest, RunFailed
+
+POLL_SECONDS = 0.5
+MINUTES = 60  # a job's time limit where none is given; what is stopped by it goes on in the same job
+REQUEUES = 100  # how often a job may be stopped by its time limit
+
+
+@dataclass
+class Job:
+    """One run in a job's process. What is pickled are these four values."""
+
+    name: str
+    command: list[str]
+    log: str
+    summary: str
+
+    def __call__(self) -> None:
+        """Raises RunFailed where the run failed."""
+        with Path(self.log).open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(self.command)}\n")
+            log.flush()
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # It may reach all of the job's processes, and would end one that does not expect it.
+                preexec_fn=lambda: signal.signal(_time_is_over(), signal.SIG_IGN),
+            )
+        self._cancelled = False
+        signal.signal(signal.SIGTERM, lambda number, frame: self._cancel())
+        while self._process.poll() is None:
+            time.sleep(POLL_SECONDS)
+        status = self._process.returncode
+        if status in SAVED and not self._cancelled:
+            os.kill(os.getpid(), _time_is_over())  # the run saw the end of its time first: queue the job again
+            time.sleep(60)
+        if status != 0 or not Path(self.summary).is_file():
+            raise RunFailed(f"{self.name}: exit status {status}: {last_line(Path(self.log))}; see {self.log}")
+
+    def _cancel(self) -> None:
+        """Scancel, or preemption, after which SLURM queues the job again itself."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._tell(signal.SIGTERM)
+
+    def _tell(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Called by submitit from its signal's handler, when the time is over: what to do in the next attempt."""
+        if self._process.returncode is None:
+            self._tell(signal.SIGTERM)
+            # Not `wait`, whose lock the interrupted `poll` may hold.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        return submitit.helpers.DelayedSubmission(Job(self.name, self.command, self.log, self.summary))
+
+
+def _time_is_over() -> int:
+    """submitit's signal ahead of the time limit."""
+    return getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
+
+
+def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | None, parameters: dict[str, str]) -> str:
+    """Submits what is not finished. Returns a line about it.
+
+    Args:
+        todo: runs with their states.
+        launcher: "slurm" or "submitit-local".
+        jobs: how many may run at once; None: as many as the cluster lets.
+        parameters: of the jobs, by the names of sbatch's options with underscores, and signal_delay_s.
+
+    Raises BadRequest for a parameter that there is not, and where there is no SLURM.
+    """
+    runs = [
+        Job(run.name, plan.command(run, sys.executable), str(plan.log(run).resolve()),
+            str((plan.directory(run) / "summary.json").resolve()))
+        for run, state in todo if state != FINISHED
+    ]  # fmt: skip
+    if not runs:
+        return "nothing to submit"
+    folder = plan.folder.resolve() / "jobs"
+    os.environ["PYTHONPATH"] = python_path()  # the jobs inherit it, wherever they start
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    executor = _executor(launcher, folder, plan.study.name, jobs, parameters)
+    for run, state in todo:
+        if state == CHANGED:
+            plan.clear(run)
+    with executor.batch():
+        submitted = [executor.submit(job) for job in runs]
+    first = submitted[0].job_id.partition("_")[0]
+    which = f"array {first}" if launcher == "slurm" and len(runs) > 1 else f"job {first}"
+    also = "" if launcher == "slurm" or len(runs) == 1 else f" and {len(runs) - 1} more"
+    return f"submitted     {len(runs)} run{'' if len(runs) == 1 else 's'} as {which}{also}; logs in {plan.logs}"
+
+
+def _executor(
+    launcher: str, folder: Path, name: str, jobs: int | None, parameters: dict[str, str]
+) -> submitit.Executor:
+    if launcher == "submitit-local":
+        executor = submitit.LocalExecutor(folder, max_num_timeout=REQUEUES)
+        executor.update_parameters(timeout_min=MINUTES)
+        return executor
+    values: dict[str, Any] = {key: int(value) if value.isdecimal() else value for key, value in parameters.items()}
+    if jobs is not None:
+        values = {"array_parallelism": jobs, **values}
+    try:
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
+    except RuntimeError:
+        raise BadRequest("--launcher slurm: there is no SLURM here (no srun)") from None
+    try:
+        executor.update_parameters(**{"time": MINUTES, "job_name": name, **values})
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"--slurm: {' '.join(str(error).split())}") from None
+    return executor

@@ -1,0 +1,110 @@
+"""Studies whose runs are not trainings but a small script that behaves as one is told, so that they take no time."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+
+# What a training does as far as a study can see: settings.json first, a row of metrics.csv an epoch, summary.json at
+# the end, 143 or 138 after a signal once it has saved, and a second signal ends it at once. It finds out by --model how
+# to behave, and notes what happens to it in runs/notes.
+SCRIPT = """
+import json, os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, "{repo}")
+from training.scripts import SCRIPTS
+
+argv = sys.argv[1:]
+_, s, _ = SCRIPTS["main.py"].parse(argv)
+folder = Path(s.runs_dir) / s.run_name
+notes = Path(s.runs_dir) / "notes"
+
+def note(text):
+    with notes.open("a") as file:
+        file.write(f"{{folder.name}} {{text}}\\n")
+
+signal.alarm(120)  # it does not outlive a test that failed
+told = []
+def hear(number, frame):
+    note(f"signal {{number}}")
+    if told:
+        os._exit(1)
+    told.append(number)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, hear)
+
+note(f"begins with {{s.resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")
+folder.mkdir(parents=True, exist_ok=True)
+if s.model == "vgg11":
+    print("about to fail")
+    sys.exit("main.py: failed: no memory")
+if not s.resume:
+    (folder / "settings.json").write_text(json.dumps({{"settings": vars(s)}}, default=str))
+if s.model == "vgg13" and not s.resume:
+    while not told:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    note("saved")
+    sys.exit(128 + told[0])
+if s.model == "vgg16":
+    while len(set(line.split()[0] for line in notes.read_text().splitlines())) < 2:
+        time.sleep(0.02)
+(folder / "metrics.csv").write_text("epoch,val_top1\\n1,0.5\\n")
+(folder / "summary.json").write_text(json.dumps({{"top1": 0.75, "split": "test"}}))
+note("ends")
+"""
+
+
+class Studies:
+    """A study in `folder`, run by a process of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "main.py").write_text(SCRIPT.format(repo=REPO))
+
+    def write(self, **variants: str) -> None:
+        """s.toml, with a model for each variant."""
+        lines = ["[base]", "dataset = 'digits'", "epochs = 1", "wandb = 'disabled'"]
+        for name, flags in variants.items():
+            lines += [f"[variants.{name}]", flags]
+        (self.folder / "s.toml").write_text("\n".join(lines))
+
+    def start(self, *flags: str, terminal: int | None = None) -> subprocess.Popen:
+        """Args: terminal: where its output and errors go."""
+        code = (
+            "import sys; from pathlib import Path; import study; from experiments import plan;"
+            " from training import options;"
+            f" plan.ROOT = Path({str(self.folder)!r}); sys.exit(options.one_line_errors(study.main))"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(REPO)}
+        environment.pop("OMP_NUM_THREADS", None)
+        # Files and no pipes: what is submitted keeps those open.
+        with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+            return subprocess.Popen([sys.executable, "-c", code, "s.toml", *flags], cwd=self.folder, env=environment,
+                                    stdout=terminal or out, stderr=terminal or err)  # fmt: skip
+
+    def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
+        """(exit status, output, errors) of what was started."""
+        status = process.wait(timeout=60)
+        return status, (self.folder / "out").read_text(), (self.folder / "err").read_text()
+
+    def run(self, *flags: str) -> tuple[int, str, str]:
+        """(exit status, output, errors)."""
+        return self.finish(self.start(*flags))
+
+    def notes(self) -> list[str]:
+        file = self.folder / "runs/notes"
+        return file.read_text().splitlines() if file.is_file() else []
+
+    def await_note(self, text: str) -> None:
+        """Waits until a run has noted something that contains `text`."""
+        deadline = time.monotonic() + 60
+        while not any(text in line for line in self.notes()):
+            assert time.monotonic() < deadline, self.notes()
+            time.sleep(0.02)
+
+    def summary(self, run: str) -> Path:
+        return self.folder / "runs/s" / run / "summary.json"

@@ -1,0 +1,128 @@
+"""The runs of a study: their command lines say what the file says, and runs that are there are recognised."""
+
+import json
+import shlex
+
+import pytest
+
+import study
+from experiments import plan, study_file
+from training.scripts import SCRIPTS
+
+FILE = """
+seeds = [0, 1, 2]
+fractions = [0.25, 1.0]
+[base]
+dataset = "digits"
+epochs = 5
+[variants.cnn]
+model = "resnet18"
+widths = [8, 16, 24, 32]
+nesterov = true
+flip = false
+model-arg = ["stem=cifar"]
+[variants.vit]
+model = "vit_tiny"
+optimizer = "adamw"
+nesterov = false
+lr = 1e-4
+drop-path = 0.1
+"""
+
+
+@pytest.fixture
+def file(workdir):
+    path = workdir / "s.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_command_lines_say_what_the_file_says(file, cli):
+    """Read back as the script reads them."""
+    lines = cli("s.toml --dry-run --no-estimate", script=study).out.splitlines()[1:]
+    assert len(lines) == 12
+    settings = {}
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:1] == ["python"] and words[1].endswith("main.py") and words[-2:] == ["--resume", "auto"]
+        _, found, _ = SCRIPTS["main.py"].parse(words[2:])
+        settings[found.run_name] = found
+        assert found.wandb_group == "s" and found.epochs == 5 and found.dataset == "digits"
+    assert list(settings)[:4] == ["s/cnn-f0.25-seed0", "s/vit-f0.25-seed0", "s/cnn-f1-seed0", "s/vit-f1-seed0"]
+    cnn, vit = settings["s/cnn-f0.25-seed2"], settings["s/vit-f1-seed1"]
+    assert (cnn.model, cnn.nesterov, cnn.flip, cnn.seed, cnn.train_fraction) == ("resnet18", True, False, 2, 0.25)
+    assert cnn.model_args["widths"] == [8, 16, 24, 32] and cnn.model_args["stem"] == "cifar"
+    assert (vit.model, vit.nesterov, vit.lr, vit.seed, vit.train_fraction) == ("vit_tiny", False, 1e-4, 1, 1.0)
+    assert vit.model_args["drop_path"] == 0.1
+
+
+def test_a_value_may_begin_like_a_flag():
+    assert plan.words({"data_path": "--odd", "lr": 0.5}) == ["--data-path=--odd", "--lr", "0.5"]
+
+
+def test_shards_share_the_runs_out(file, cli):
+    def names(flags):
+        lines = cli(f"s.toml --dry-run --no-estimate {flags}", script=study).out.splitlines()[1:]
+        return [line.split("--run-name ")[1].split()[0] for line in lines]
+
+    shards = [names(f"--shard {i}/5") for i in range(5)]
+    assert sorted(name for shard in shards for name in shard) == sorted(names("")) and sorted(map(len, shards)) == [
+        2,
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert names("--only vit --seeds 2 0") == [f"s/vit-f{f}-seed{seed}" for seed in (0, 2) for f in ("0.25", "1")]
+
+
+@pytest.fixture
+def small(file):
+    found = plan.make(study_file.read(file), "runs")
+    run = found.runs[0]
+
+    def store(**changes):
+        """Leaves settings.json as the run would, but for some of them."""
+        settings = vars(found.settings(run)[0])
+        folder = found.directory(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").write_text(json.dumps({"settings": {**settings, **changes}}, default=str))
+
+    def state():
+        return plan.inspect(found, run, found.settings(run)[0])
+
+    return found.directory(run), store, state
+
+
+def test_a_run_is_new_then_stopped_then_finished(small):
+    folder, store, state = small
+    assert state() == ("new", "")
+    store(num_workers=7, device="cuda", precision="bf16", img_size=8, crop="pad", crop_padding=1, val_fraction=0.1)
+    assert state() == ("stopped", "")
+    (folder / "summary.json").write_text("{}")
+    assert state() == ("finished", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 6}, "--epochs 6 in place of 5"),
+        ({"ema": 0.9, "lr": 0.3}, "--lr 0.3 in place of 0.1, --ema 0.9 in place of None"),
+        ({"seed": 1}, "--seed 1 in place of 0"),
+        ({"model_args": {"widths": [8, 8, 8, 8], "stem": "cifar"}}, "--widths [8, 8, 8, 8] in place of"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_taken_for_the_studys(small, changes, words):
+    """Also where the study leaves to a default what the run was given."""
+    folder, store, state = small
+    store(**changes)
+    (folder / "summary.json").write_text("{}")
+    found, reason = state()
+    assert found == "changed" and words in reason
+
+
+def test_a_damaged_run_is_not_taken_for_the_studys(small):
+    folder, store, state = small
+    store()
+    (folder / "settings.json").write_text('{"settings": []}')
+    assert state() == ("changed", f"{folder}/settings.json is damaged")
