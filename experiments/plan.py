@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.study_file import Study
-from training import lock, model_flags, options
+from training import lock, model_flags, options, resume
 from training.flags import FLAGS, TRAIN
 from training.run_directory import TEACHER
 from training.scripts import SCRIPTS
-from utils import BadRequest, read_json, suggestion, write_json
+from utils import BadRequest, suggestion, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
@@ -188,10 +188,10 @@ def inspect(plan: Plan, run: Run, settings: SimpleNamespace) -> tuple[str, str]:
     if not (directory / "settings.json").is_file():
         return NEW, ""
     try:
-        stored = read_json(directory / "settings.json")["settings"]
-        changes = differences(stored, settings)
-    except (BadRequest, KeyError, TypeError, AttributeError):
-        return CHANGED, f"{directory / 'settings.json'} is damaged"
+        stored = resume.read_run_settings(directory)
+    except BadRequest as error:
+        return CHANGED, str(error)
+    changes = differences(stored, settings)
     if changes:
         return CHANGED, f"it was run with {', '.join(changes)}"
     return FINISHED if (directory / "summary.json").is_file() else STOPPED, ""

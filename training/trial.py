@@ -80,7 +80,8 @@ def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
         run.settle_batch_size(s, data, device, functools.partial(run.trial_step, s, data, device))
         state, *_ = run.make_state(s, data, device, RunDirectory(Path(s.runs_dir) / s.run_name))
         batches = make_train_batches(s, data, device)
-        recipe = run.make_recipe(s, data, s.precision, len(batches.sizes), None)
+        smallest = None if s.on_bad_image == "error" else 1
+        recipe = run.make_recipe(s, data, s.precision, len(batches.sizes), None, smallest)
         forward = run.make_forward(state.model, s.channels_last, s.compile)
         timer = StepTimer(device)
         with contextlib.suppress(Enough):
@@ -88,7 +89,7 @@ def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
             progress.start_epoch(0, 1, len(data.train), 0)
             train_epoch(state, forward, batches, recipe, progress, timer)
         eval_seconds = _evaluation_seconds(
-            state.model, data, s.precision, s.num_workers, batch_arguments(s, data, device)
+            state.model, data, s.precision, s.num_workers, batch_arguments(s, data, device, "test")
         )
         return {
             "step_seconds": timer.seconds(),

@@ -15,6 +15,7 @@ SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, "{repo}")
+from training.flags import FLAGS, TRAIN
 from training.scripts import SCRIPTS
 
 argv = sys.argv[1:]
@@ -42,7 +43,9 @@ if s.model == "vgg11":
     print("about to fail")
     sys.exit("main.py: failed: no memory")
 if not s.resume:
-    (folder / "settings.json").write_text(json.dumps({{"settings": vars(s)}}, default=str))
+    asked_once = ("resume", "overwrite", "download", "check_images", "max_minutes")
+    stored = {{key: vars(s)[key] for key, flag in FLAGS.items() if TRAIN in flag.modes and key not in asked_once}}
+    (folder / "settings.json").write_text(json.dumps({{"settings": stored, "wandb_run_id": "0"}}))
 if s.model == "vgg13" and not s.resume:
     while not told:
         time.sleep(0.02)

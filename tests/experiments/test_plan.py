@@ -7,6 +7,7 @@ import pytest
 
 import study
 from experiments import plan, study_file
+from training.run import stored_settings
 from training.scripts import SCRIPTS
 
 FILE = """
@@ -83,10 +84,10 @@ def small(file):
 
     def store(**changes):
         """Leaves settings.json as the run would, but for some of them."""
-        settings = vars(found.settings(run)[0])
+        settings = stored_settings(found.settings(run)[0])
         folder = found.directory(run)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "settings.json").write_text(json.dumps({"settings": {**settings, **changes}}, default=str))
+        (folder / "settings.json").write_text(json.dumps({"settings": {**settings, **changes}, "wandb_run_id": "0"}))
 
     def state():
         return plan.inspect(found, run, found.settings(run)[0])
@@ -125,4 +126,5 @@ def test_a_damaged_run_is_not_taken_for_the_studys(small):
     folder, store, state = small
     store()
     (folder / "settings.json").write_text('{"settings": []}')
-    assert state() == ("changed", f"{folder}/settings.json is damaged")
+    found, reason = state()
+    assert found == "changed" and reason.startswith(f"{folder}/settings.json: damaged")
