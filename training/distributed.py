@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from utils import RunFailed
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +57,41 @@ def start(device: torch.device) -> None:
     if many() and not dist.is_initialized():
         on_gpus = device.type == "cuda"
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE, device_id=device if on_gpus else None
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            timeout=PATIENCE,
+            store=_store_without_the_dead(),
+            rank=rank(),
+            world_size=ranks(),
+            device_id=device if on_gpus else None,
         )
+
+
+def _store_without_the_dead() -> torch.distributed.Store:
+    """Where the processes leave their addresses. torchrun keeps one store for all of its restarts, in which a process
+    that is quicker than another would find the address that the other's dead forerunner had. So the first process
+    chooses a new place in it, and tells the others: each asks with a word of its own, and says that it has heard."""
+    import torch.distributed as dist
+
+    store, _, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    place = uuid.uuid4().hex
+    if is_first():
+        deadline = time.monotonic() + PATIENCE.total_seconds()
+        waiting = set(range(1, count))
+        while waiting:
+            for other in sorted(waiting):
+                if store.check([f"asks/{other}"]):  # perhaps it was a forerunner who asked
+                    store.set(f"answers/{store.get(f'asks/{other}').decode()}", place)
+                if store.check([f"heard/{place}/{other}"]):
+                    waiting.remove(other)
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{len(waiting)} of {count} processes did not start")
+            time.sleep(0.005)
+    else:
+        word = place
+        store.set(f"asks/{rank()}", word)
+        place = store.get(f"answers/{word}").decode()  # waits for it
+        store.set(f"heard/{place}/{rank()}", "")
+    return dist.PrefixStore(place, store)
 
 
 def finish() -> None:

@@ -106,7 +106,8 @@ def one_line_failures(need: Callable[[], str]):
             ) from None
         if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
             raise RunFailed(
-                f"process {distributed.rank()} lost another one of the {distributed.ranks()}: {reason}"
+                f"process {distributed.rank()} (from 0) lost another one of the {distributed.ranks()}, whose own message"
+                f" says more ({reason.split('. ')[0]})"
             ) from None
         if "allocate" not in reason:
             raise

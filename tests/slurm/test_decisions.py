@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 
+from slurm_cluster import cluster, sbatch  # noqa: F401 (fixtures)
+
 # Notes each call in calls-RANK. The second call succeeds; what the first does is the test's.
 START = """\
 import os, signal, sys, time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slurm_cluster import cluster, sbatch  # noqa: F401 (fixtures)
 from test_main import assert_same_run
 
 from utils import read_json

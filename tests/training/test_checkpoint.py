@@ -27,7 +27,10 @@ def state() -> RunState:
     return RunState(model, torch.optim.SGD(model.parameters(), lr=0.1), Totals(5, torch.device("cpu")))
 
 
-FACTS = dict.fromkeys(("class_names", "mean", "std", "img_size", "in_chans", "eval_crop", "selected_on"))
+FACTS = {
+    "class_names": list("abcde"), "mean": (0.5,), "std": (0.5,), "img_size": 2, "in_chans": 3, "eval_crop": 1.0,
+    "selected_on": "last epoch",
+}  # fmt: skip
 
 
 def save(directory: RunDirectory, state: RunState, step: int) -> None:
