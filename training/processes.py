@@ -105,9 +105,9 @@ def one_line_failures(need: Callable[[], str]):
                 " --resume continues from the last checkpoint"
             ) from None
         if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
+            told = reason.split(". ")[0]
             raise RunFailed(
-                f"process {distributed.rank()} (from 0) lost another one of the {distributed.ranks()}, whose own message"
-                f" says more ({reason.split('. ')[0]})"
+                f"process {distributed.rank()} (from 0) lost another one of the {distributed.ranks()} ({told})"
             ) from None
         if "allocate" not in reason:
             raise

@@ -39,17 +39,22 @@ if facts:
         setattr(datasets.CIFAR10, name, value)
     sys.modules["wandb"] = None
 
+    from training.stopping import Stop
     from training.tracking import Progress
-    step = Progress.step
+    begin, told = Progress.start_epoch, Stop.told
 
-    def waiting(self, *args, **kwargs):  # a training of twelve epochs stands still at its first step, for Ctrl-C
-        step(self, *args, **kwargs)
-        if "1/12" in self.title:
+    def waiting(self):  # a training of twelve epochs stands still at its first step, for Ctrl-C
+        if "1/12" in Progress.at:
             print("standing still", flush=True)
-            while True:
+            while self.signal is None:
                 time.sleep(0.01)
+        return told(self)
 
-    Progress.step = waiting
+    def noting(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        Progress.at = self.title
+
+    Progress.at, Progress.start_epoch, Stop.told = "", noting, waiting
 import main
 from training import options
 sys.argv = ["main.py"]
