@@ -28,7 +28,7 @@ def state() -> RunState:
 
 
 FACTS = {
-    "class_names": list("abcde"), "mean": (0.5,), "std": (0.5,), "img_size": 2, "in_chans": 3, "eval_crop": 1.0,
+    "class_names": list("abcde"), "mean": (0.5,) * 3, "std": (0.5,) * 3, "img_size": 2, "in_chans": 3, "eval_crop": 1.0,
     "selected_on": "last epoch",
 }  # fmt: skip
 
