@@ -96,6 +96,10 @@ def check_sums(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+            # torch takes what has the mark of a folder for one, and gives memory that nobody has written to.
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
+        if folders:
+            raise zipfile.BadZipFile(f"{folders[0]!r} is marked as a folder")
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged!r}")
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from conftest import WNIDS, fit_head
 from PIL import Image
+from simulated import write_study
 from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
 import compare
 import models
+import study
 from data_transform import Normalize, image_transform
 from image_datasets.folder import read_image
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -28,6 +30,8 @@ README = (REPO / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python main.py ")]
 MANY = [line for line in LINES if line.startswith("torchrun ")]
+STUDIES = [line for line in LINES if line.startswith("python study.py ")]
+COMPARISONS = [line for line in LINES if line.startswith("python compare.py ")]
 STUDY = [line for line in LINES if line.startswith(("python train_deit_imagenet100.py", "python viz_random_10"))]
 
 
@@ -67,7 +71,23 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
 
 
 def test_every_line_is_run_by_one_of_these_tests():
-    assert len(LINES) == len(COMMANDS) + len(STUDY) + len(MANY)
+    assert len(LINES) == len(COMMANDS) + len(STUDY) + len(MANY) + len(STUDIES) + len(COMPARISONS)
+
+
+def test_studies_start_as_documented(cli):
+    """Whole ones are run by test_study.py."""
+    for line in STUDIES:
+        words = [str(REPO / word) if word.endswith(".toml") else word for word in shlex.split(line)[2:]]
+        more = [] if "--dry-run" in words else ["--dry-run"]
+        result = cli("", *words, *more, "--no-estimate", script=study)
+        assert result.status == 0 and "15 runs" in result.out, result.err
+
+
+def test_comparisons_work_as_documented(workdir):
+    write_study(workdir / "runs/quick_digits", {"resnet20": 0.95, "vit": 0.8})
+    for line in COMPARISONS:
+        assert compare.main(shlex.split(line)[2:]) == 0
+    assert (workdir / "runs/quick_digits/comparison/report.html").is_file()
 
 
 def test_several_processes_train_as_documented(workdir):
@@ -131,7 +151,7 @@ def test_every_flag_that_is_mentioned_exists(flag):
     flags = [
         *FLAGS.values(),
         *model_flags.flags_of(None).values(),
-        *(flag for groups in (GROUPS, compare.GROUPS) for group in groups.values() for flag in group),
+        *(flag for groups in (GROUPS, compare.GROUPS, study.GROUPS) for group in groups.values() for flag in group),
     ]
     names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
     assert flag.removeprefix("--") in names | {"help"}

@@ -13,8 +13,9 @@ from test_main import QUICK, assert_same_run, stop_after
 from torch import nn
 
 from models.weights import check_sums, read_checkpoint
-from training import checkpoint
+from training import checkpoint, options
 from training.checkpoint import RunState, load_newest, save_newest
+from training.flags import GROUPS
 from training.metrics import Totals
 from training.run_directory import RunDirectory
 from utils import BadRequest, RunFailed
@@ -35,7 +36,8 @@ FACTS = {
 
 def save(directory: RunDirectory, state: RunState, step: int) -> None:
     state.step = step
-    save_newest(directory, state, {"model": "linear"}, FACTS)
+    settings = options.complete({"model": "resnet20", "dataset": "digits", "run_name": "a"}, GROUPS)
+    save_newest(directory, state, {**vars(settings), "model_args": {}}, FACTS)
 
 
 def truncate(data: bytes) -> bytes:
