@@ -163,7 +163,7 @@ def test_a_resumed_run_is_bit_identical_on_resident_data(cli, learns, workdir, m
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         stopped = cli(QUICK, *HARD.split(), "--epochs", "3", "--run-name", "resumed")
-        assert stopped.status == 130 and "--resume" in stopped.err
+        assert stopped.status == 130
     result = learns("--resume --run-name resumed")
     assert "resumed       after epoch 1 of 3" in result.out
     assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")

@@ -15,7 +15,7 @@ import models
 from image_datasets import resized
 from training import distributed, lock, measurable, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
-from training.parser import read_flags, with_hyphens
+from training.parser import read_flags
 from training.run_directory import TEACHER
 from utils import BadRequest, RunFailed, Stopped, cores, suggestion
 
@@ -364,10 +364,6 @@ def one_line_errors(main) -> int:
     except OSError as error:
         print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        other = any(
-            word.split("=")[0] in [f"--{flag}" for flag in MODE_FLAGS.values()] for word in with_hyphens(sys.argv)
-        )
-        advice = "" if other else "; --resume continues from the last checkpoint"
-        print(f"\n{name}: stopped{advice}", file=sys.stderr)
+    except KeyboardInterrupt:  # a training turns it into Stopped
+        print(f"\n{name}: stopped", file=sys.stderr)
         return 130
