@@ -107,7 +107,9 @@ def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     except KeyError as error:
         raise BadRequest(f"{path}: has no {error.args[0].split()[0]!r}") from None
     except Exception as error:  # zipfile, zlib and numpy raise many kinds on damaged files
-        raise BadRequest(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        # Without the rest of what numpy says: advice that would run a stranger's code.
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise BadRequest(f"{path}: cannot be read ({reason})") from None
     fits = logits.ndim == 2 and logits.dtype.kind == "f" and targets.shape == logits.shape[:1]
     fits = fits and targets.dtype.kind == "i" and names.shape == logits.shape[1:] and len(targets)
     if not fits:

@@ -97,9 +97,6 @@ def test_one_result_is_not_counted_twice(tmp_path):
     assert list(study.select([str(first), f"{first}/", f"{tmp_path}/a/../a"]).runs) == [first]
 
 
-# ------------------------------------------------------------------------------------------------ damaged directories
-
-
 def remove(name: str):
     return lambda path: (path / name).unlink()
 
