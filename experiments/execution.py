@@ -76,7 +76,7 @@ def run_all(
     plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, SimpleNamespace], jobs: int, problems: list[str]
 ) -> int:
     """Runs what is to do, up to `jobs` at once. Returns the exit status: 0, 1 where a run failed, 128 + N when it was
-    stopped by signal N.
+    stopped by signal N, or a run's own where it left in time, saved, and none failed.
 
     Args:
         todo: runs with their states (`plan.inspect`), those that are finished among them.
@@ -85,6 +85,7 @@ def run_all(
     """
     pending = deque(item for item in todo if item[1] != FINISHED)
     problems, running, signals = list(problems), [], Signals()
+    saved: list[int] = []  # exit statuses of runs that left by themselves, at a time limit
     plan.logs.mkdir(parents=True, exist_ok=True)
     progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
     with signals.listening():
@@ -105,6 +106,8 @@ def run_all(
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     _settle(plan, child, signals, progress, problems)
+                    if signals.first is None and child.process.returncode in SAVED:
+                        saved.append(child.process.returncode)
                 progress.refresh()
         except BaseException:
             signals.fresh.append(signal.SIGTERM)
@@ -119,7 +122,9 @@ def run_all(
         print(problem, file=sys.stderr)
     if signals.first is not None:
         return 128 + signals.first
-    return 1 if problems else 0
+    if len(problems) > len(saved):
+        return 1
+    return saved[0] if saved else 0
 
 
 def _start(plan: Plan, run: Run, jobs: int) -> Child:

@@ -89,7 +89,7 @@ def test_a_run_that_leaves_by_itself_before_its_end_is_not_taken_for_finished(st
     child = int(os.popen(f"pgrep -P {process.pid}").read())
     os.kill(child, signal.SIGTERM)
     status, out, err = studies.finish(process)
-    assert status == 1 and "[2/2] b-seed0: finished" in out
+    assert status == 143 and "[2/2] b-seed0: finished" in out
     assert err.splitlines() == ["a-seed0: saved before its end (exit status 143); the same command continues it"]
 
 
