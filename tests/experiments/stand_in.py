@@ -78,7 +78,9 @@ class Studies:
     def start(self, *flags: str, terminal: int | None = None) -> subprocess.Popen:
         """Args: terminal: where its output and errors go."""
         code = (
-            "import sys; from pathlib import Path; import study; from experiments import plan;"
+            "import signal, sys; from pathlib import Path; import study; from experiments import plan;"
+            # Ctrl-C is ignored where the tests run in the background of a shell.
+            " signal.signal(signal.SIGINT, signal.default_int_handler);"
             " from training import options;"
             f" plan.ROOT = Path({str(self.folder)!r}); sys.exit(options.one_line_errors(study.main))"
         )
