@@ -43,6 +43,13 @@ def unfit_for_one_image(model: nn.Module, img_size: int, in_chans: int) -> str |
     return None
 
 
+def check_batch_of_one(model: nn.Module, img_size: int, in_chans: int) -> None:
+    """Raises BadRequest where the model cannot be trained on a batch of one image."""
+    unfit = unfit_for_one_image(model, img_size, in_chans)
+    if unfit:
+        raise BadRequest(f"--batch-size: batches of one image are too small for this model ({unfit})")
+
+
 def _count(model: nn.Module, images: torch.Tensor) -> int:
     """The counter needs gradients off in the parameters too: some models hand a parameter to a module as its input."""
     training, trainable = model.training, [parameter for parameter in model.parameters() if parameter.requires_grad]

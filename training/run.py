@@ -187,12 +187,11 @@ def _smallest_batch(s: SimpleNamespace, data: Data, model: nn.Module, sizes: lis
 
     Raises BadRequest where there are batches of one image, and the model needs two.
     """
-    if 1 not in sizes and s.on_bad_image == "error":
+    if 1 in sizes:
+        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
+    if s.on_bad_image == "error":
         return None
-    unfit = cost.unfit_for_one_image(model, data.img_size, data.dataset.in_chans)
-    if unfit and 1 in sizes:
-        raise BadRequest(f"--batch-size: batches of one image are too small for this model ({unfit})")
-    return None if s.on_bad_image == "error" else 2 if unfit else 1
+    return 2 if cost.unfit_for_one_image(model, data.img_size, data.dataset.in_chans) else 1
 
 
 def make_state(

@@ -112,7 +112,7 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
     Args:
         most: images per batch; where these do not fit into memory, a half of it, a quarter, ...
 
-    Raises RunFailed where not even one image fits.
+    Raises RunFailed where not even one image fits, and BadRequest where one alone is too small a batch.
     """
     device, synchronize = subject.device, synchronizer(subject.device)
 
@@ -123,6 +123,8 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
         return ReadyBatches(pixels.to(device, memory_format=torch.channels_last), targets.to(device), count)
 
     def first_step(images: int) -> SteadyTrainer:
+        if images == 1:
+            cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
         trainer = make_trainer(subject)
         trainer.train(batches(images))
         return trainer
@@ -130,8 +132,6 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
     size = fitting.largest_that_fits(first_step, most, device)
     if size is None:
         raise RunFailed("not enough memory for a batch of one image")
-    if size == 1:
-        cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
     fitting.release()
     peak, trainer = peak_memory(device, lambda: first_step(size))
     ready = batches(size)

@@ -197,6 +197,13 @@ def test_where_memory_is_short_the_batch_is_halved(slow, monkeypatch):
     assert speed.measure_cost(slow, 16)["batch_size"] == 4 and sizes == [16]
 
 
+def test_a_batch_of_one_image_is_refused_where_the_model_needs_two(cli, learns, workdir):
+    learns("--dataset digits --train-fraction 0.1 --model resnet18 --widths 8,8,8,8 --epochs 1 --run-name a")
+    result = cli("--measure runs/a --speed --batch-size 1")
+    assert result.status == 2 and "batches of one image are too small for this model" in result.err
+    assert not (workdir / "runs/a/cost.json").exists()
+
+
 def test_peak_memory_is_the_most_that_tensors_take_at_once():
     def work() -> str:
         kept = torch.zeros(1000, 1000)
