@@ -17,12 +17,13 @@ from types import SimpleNamespace
 
 from experiments.plan import CHANGED, FINISHED, Plan, Run
 from experiments.progress import StudyProgress
-from utils import BadRequest
+from training import stopping
+from utils import BadRequest, cores
 
 POLL_SECONDS = 0.2
 SAME_REQUEST_SECONDS = 3.0
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
-SAVED = [128 + number for number in SIGNALS]  # exit statuses of a run that left in order and can be continued
+SIGNALS = [*stopping.SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+SAVED = [128 + number for number in stopping.SIGNALS]  # exit statuses of a run that left in order and can be continued
 
 
 @dataclass
@@ -131,8 +132,7 @@ def _start(plan: Plan, run: Run, jobs: int) -> Child:
     command = plan.command(run, sys.executable)
     environment = dict(os.environ)
     if jobs > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     with plan.log(run).open("a", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()

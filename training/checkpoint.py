@@ -123,8 +123,6 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
         with replacing(directory.last) as temporary:
             with temporary.open("wb") as file:
                 torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
             check_sums(temporary)
             if directory.last.is_file():
                 copy_checkpoint(directory.last, directory.previous)

@@ -199,8 +199,7 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 class Vote:
-    """Yes or no of any process, which all learn of at the same step: the one after it was cast. A single process learns
-    of it at once."""
+    """Yes or no of any process, which all learn of at the same step: the one after it was cast."""
 
     def __init__(self):
         self.pending: tuple[Any, torch.Tensor] | None = None

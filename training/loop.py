@@ -124,7 +124,6 @@ def train_epoch(
             read = together if recipe.smallest_batch is None else distributed.total_of(taken)
             if read:
                 _take_step(state, recipe, read / together)
-            taken = 0
             state.step += 1
             taken = 0
 

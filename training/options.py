@@ -53,6 +53,8 @@ def parse(
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
+    if mode != TRAIN and settings.batch_size == "auto":
+        raise BadRequest("--batch-size auto is for training; give a number")
     if distributed.many():
         _check_processes(mode, settings)
     if settings.resume == "auto":
@@ -225,8 +227,6 @@ def _check_optimizer(name: str, given: dict[str, Any]) -> None:
 def _check_use(s: SimpleNamespace) -> None:
     """What --evaluate and --predict need, as far as it can be seen without reading the checkpoint."""
     path, *files = [s.evaluate] if s.evaluate else s.predict
-    if s.batch_size == "auto":
-        raise BadRequest("--batch-size auto is for training; give a number")
     if s.predict and not files:
         raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
     for file, what in ((path, "checkpoint"), *((file, "image") for file in files)):
@@ -239,8 +239,6 @@ def _check_use(s: SimpleNamespace) -> None:
 
 
 def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    if s.batch_size == "auto":
-        raise BadRequest("--batch-size auto is for training; give a number")
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
     for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers"):

@@ -50,8 +50,9 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Deletes the half-written files that a killed process left."""
-        for stem in (self.last.stem, self.previous.stem, self.best.stem, self.metrics.stem, self.predictions.stem):
-            for leftover in self.path.glob(f".{stem}-*"):
+        stems = {file.stem for file in vars(self).values() if file != self.path}
+        for leftover in self.path.glob(".*-*"):
+            if leftover.name[1:].rpartition("-")[0] in stems:
                 leftover.unlink()
 
     def create(self, settings: dict[str, Any], overwrite: bool) -> str:

@@ -20,7 +20,7 @@ class Saver:
     """Writes last.pth, previous.pth (the one before) and best.pth of a run.
 
     Args:
-        settings, data: what a checkpoint holds beside the state, see `checkpoint.save_checkpoint`.
+        settings, data: what a checkpoint holds beside the state, see `checkpoint.save_newest`.
         every: "N" optimiser steps or "Ns" seconds between two checkpoints, besides those at the end of each epoch.
         log: gets the row of each finished epoch, and its number.
     """
