@@ -1,4 +1,4 @@
-"""Runs of earlier versions still resume, evaluate, measure and compare, with the numbers of the version that wrote them.
+"""Runs of earlier versions still resume, evaluate, measure and compare, with the numbers of the version that made them.
 
 `older_runs/make.py` made the fixtures.
 """
