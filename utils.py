@@ -10,7 +10,12 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+MATRIX_UNITS = "SUITE_MATRIX_UNITS"
 
 
 class BadRequest(Exception):
@@ -50,7 +55,26 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bf16 matrices in units of its own (AMX).
+
+    The environment variable SUITE_MATRIX_UNITS, "on" or "off", overrides what the CPU says. Tests use it to behave like
+    either kind of machine; set ONEDNN_MAX_CPU_ISA as well to keep oneDNN from using units that are there.
+
+    Raises:
+        BadRequest: the variable holds something else.
+    """
+    forced = os.environ.get(MATRIX_UNITS)
+    if forced is None:
+        import torch
+
+        return torch.cpu._is_amx_tile_supported()
+    if forced not in ("on", "off"):
+        raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
+    return forced == "on"
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:
@@ -66,6 +90,13 @@ def human(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:g} "
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64 for sums on this device; float32 on MPS, which has no float64."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @contextlib.contextmanager
@@ -101,9 +132,43 @@ def _flush_names(folder: Path) -> None:
             os.close(handle)
 
 
+def in_utf8(name: str) -> str:
+    """A name of a file as Python reads it where file names are UTF-8, whatever their encoding is here.
+
+    Sorted by this, files have the same order on every machine. Bytes that are not UTF-8 stay surrogates.
+    """
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def readable(name: str) -> str:
+    """A name of a file as text that can be written anywhere: bytes that are not UTF-8 become ``\\xe9``."""
+    return in_utf8(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
+    """In UTF-8. `text` may hold names of files that are not (see `readable`)."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode())
+
+
+def take_lock(file: IO, wait: bool = False) -> bool | None:
+    """Locks an open file for this process. False where another one holds it, unless `wait`; None where locks are not
+    known: to Windows, and to some file systems.
+
+    The lock is the kernel's (a POSIX record lock, which NFS hands to its server). It ends with the process, however
+    that dies, and child processes have no part in it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

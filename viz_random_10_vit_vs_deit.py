@@ -41,6 +41,7 @@ GROUPS = {
     "hardware": [
         FLAGS["device"],
         FLAGS["gpu"],
+        replace(FLAGS["eval_precision"], help="of both models: fp32 (never TF32), bf16 or fp16"),
         replace(FLAGS["batch_size"], help="images per batch", check=COUNT),
         FLAGS["num_workers"],
     ],

@@ -44,7 +44,7 @@ def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: i
     """FLOP/s of a product of two large square matrices, a multiplication and an addition counting as two."""
     import torch
 
-    from training.loop import PRECISIONS
+    from training.processes import PRECISIONS
 
     n = 256 if quick else 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device, dtype=PRECISIONS[precision] or torch.float32) for _ in range(2))

@@ -29,7 +29,7 @@ def set_up() -> None:
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
 
 
 # -------------------------------------------------------------------------------------------------------------- input

@@ -89,6 +89,7 @@ def run_list(context: Context) -> Section:
             data.append({"run": run.path.name, "model": model.variant, "seed": run.seed, "train_fraction": run.fraction,
                          "split": run.summary["split"], "selected_on": run.summary["selected_on"],
                          **{name: run.summary[name] for name in METRICS}, "best_epoch": run.summary["best_epoch"],
-                         "epochs": run.summary["epochs"], "train_seconds": seconds})  # fmt: skip
+                         "epochs": run.summary["epochs"], "train_seconds": seconds,
+                         **{f"{key}_precision": run.precision(key) for key in ("train", "test")}})  # fmt: skip
     columns = ["run", "model", "seed", "data", metric.heading, "best epoch", "training"]
     return Section("Runs", [context.table("runs", "The runs", columns, rows, "", data)])

@@ -133,6 +133,20 @@ def why_apart(first: Cohort, other: Cohort) -> str:
     return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
 
 
+def mixed_precision(cohort: Cohort) -> list[str]:
+    """A sentence where the runs were trained, and one where they were tested, in different precisions."""
+    sentences = []
+    for key, done in (("train", "trained"), ("test", "tested")):
+        models: dict[str, list[str]] = {}
+        for model in cohort.models:
+            for run in model.runs:
+                models.setdefault(run.precision(key) or "unknown", []).append(model.label)
+        if len(models) > 1:
+            parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
+            sentences.append(f"Not all runs were {done} in the same precision ({parts}).")
+    return sentences
+
+
 def _same_data(runs: list[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
@@ -152,15 +166,15 @@ def _protocol(run: Run) -> str:
 
 def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
     """All settings that its results may depend on, but the seed."""
-    return tuple(sorted((key, str(value)) for key, value in _flat(run.settings).items()))
+    return tuple(sorted((key, str(value)) for key, value in _flat(run).items()))
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+def _flat(run: Run) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
-    flat = {key: value for key, value in settings.items()
+    flat = {key: value for key, value in run.settings.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
     arguments = flat.pop("model_args", None) or {}
-    return {**flat, **arguments}
+    return {**flat, "eval_precision": run.precision("test"), **arguments}
 
 
 def _distinct_seeds(model: Model) -> None:
@@ -191,8 +205,8 @@ def percent(fraction: float) -> str:
 
 
 def _differences(model: Model, alike: list[Model]) -> list[str]:
-    flats = [_flat(other.runs[0].settings) for other in alike]
-    own = _flat(model.runs[0].settings)
+    flats = [_flat(other.runs[0]) for other in alike]
+    own = _flat(model.runs[0])
     keys = [key for key in dict.fromkeys(key for flat in flats for key in flat)
             if len({str(flat.get(key)) for flat in flats}) > 1]  # fmt: skip
     return [f"{key} {_value(own.get(key))}" for key in keys]

@@ -54,6 +54,10 @@ class Run:
     def scores(self) -> ScoredSplit:
         return ScoredSplit(self.logits, self.targets)
 
+    def precision(self, of: str) -> str | None:
+        """The precision of "train", "select" or "test". Earlier versions had one for all three; None: not known."""
+        return self.summary.get(f"{of}_precision", self.settings.get("precision"))
+
     def metric(self, name: str) -> float:
         """As its summary has it; NaN where it is not defined."""
         value = self.summary[name]

@@ -48,7 +48,7 @@ def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, SimpleNamesp
             f"{found['step_images'] / found['step_seconds']:8.0f}",
             f"{duration(epoch):>8}",
             f"{duration(whole):>8}",
-            f"{human(found['peak_memory']):>7}B",
+            "unknown".rjust(8) if found["peak_memory"] is None else f"{human(found['peak_memory']):>7}B",
             f"{counts[key]:4}",
         )
         print("  ".join(columns), flush=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import os
@@ -27,7 +26,7 @@ from image_datasets import tiles
 from image_datasets.copies import RECORD, Copies, scan, seal
 from image_datasets.decode import read_pixels
 from image_datasets.resized import KINDS
-from utils import BadRequest, RunFailed, human, shorten
+from utils import BadRequest, RunFailed, human, shorten, take_lock
 
 VERSION = 1  # of what the copies hold: another number, and all are made anew
 COMMIT_BYTES, COMMIT_SECONDS = 1 << 25, 2.0  # what a process that is killed loses at most
@@ -123,15 +122,11 @@ def _alone(place: Path) -> Iterator[bool]:
         raise BadRequest(f"{place}: the copy is not complete, and cannot be written ({error.strerror});"
                          " --cache-dir PATH names another folder") from None  # fmt: skip
     with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        locked = take_lock(lock)
+        if locked is False:
             _say(f"copy          another process is at work in {place}; waiting for it")
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-            return
-        yield True
+            locked = take_lock(lock, wait=True)
+        yield bool(locked)
 
 
 def _clean(place: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from image_datasets.folder import SMALL
-from utils import cores, derive_seed
+from utils import cores, derive_seed, widest_float
 
 STRENGTHS = (1, 2, 3, 4, 5)
 TRUNCATE = 4  # standard deviations after which the blur's kernel ends
@@ -149,7 +149,7 @@ def _patch_shuffle(images: torch.Tensor, grid: tuple[int, int], generators: list
 def _exact(images: torch.Tensor) -> torch.Tensor:
     """In float64, where the device has it: sums whose order follows the size of the batch, and TF32 products of
     matrices, would round to other levels now and then."""
-    return images.float() if images.device.type == "mps" else images.double()
+    return images.to(widest_float(images.device))
 
 
 def _each(function: Callable, items: list) -> torch.Tensor:

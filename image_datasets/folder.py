@@ -14,7 +14,7 @@ from pathlib import Path
 
 from image_datasets.bad_images import BadImage
 from image_datasets.registry import Dataset, Found, statistics_for
-from utils import BadRequest, shorten
+from utils import BadRequest, in_utf8, readable, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
@@ -57,7 +57,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     root = check_root(name, path, download, verify, "train/")
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
-    class_names = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
+    class_names = sorted(_class_folders(root / "train"))
     if len(class_names) < 2:
         found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
         raise BadRequest(f"{root / 'train'}: has {found}; images must lie in train/<class>/, of at least two classes")
@@ -141,13 +141,17 @@ def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(max(variance, 1e-12) ** 0.5 for variance in variances)
 
 
+def _class_folders(folder: Path) -> dict[str, str]:
+    """By name of the class the name of its folder, which differ where that is not UTF-8 (see `utils.readable`)."""
+    return {readable(entry.name): entry.name for entry in os.scandir(folder) if entry.is_dir()}
+
+
 def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: bool = False):
     """Sorted image files and their class indices. Raises BadRequest for a class that is unknown or has no image."""
-    known = set(class_names)
-    present = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+    present = _class_folders(folder)
     if not present:
         raise BadRequest(f"{folder}: has no class folders (images must lie in {folder}/<class>/)")
-    unknown = sorted(present - known)
+    unknown = sorted(present.keys() - set(class_names))
     if unknown:
         raise BadRequest(f"{folder}: has classes that train/ lacks: {shorten(unknown)}")
     paths, labels = [], []
@@ -155,12 +159,12 @@ def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: b
         if name not in present and allow_empty:
             continue
         files = []
-        for where, folders, names in os.walk(folder / name / images):
+        for where, folders, names in os.walk(folder / present.get(name, name) / images):
             folders.sort()
             files += [os.path.join(where, file) for file in names if file.lower().endswith(EXTENSIONS)]  # noqa: PTH118
         if not files:
             raise BadRequest(f"{folder / name}: a class folder without images ({', '.join(EXTENSIONS)})")
-        files.sort()
+        files.sort(key=in_utf8)
         paths += files
         labels += [label] * len(files)
     if not paths:

@@ -30,6 +30,7 @@ class Contestant:
     path: str
     model: torch.nn.Module
     content: dict[str, Any]
+    precision: str
 
     def batches(self, dataset: Dataset, index: torch.Tensor, s: SimpleNamespace, device: torch.device) -> EvalBatches:
         workers = s.num_workers if len(index) >= s.batch_size else 0  # a handful is decoded before they have started
@@ -38,7 +39,8 @@ class Contestant:
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:
         """(N, K), on the CPU."""
-        return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
+        with processes.autocast(batches.device, self.precision):
+            return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
 
     def maps(self, batches: EvalBatches, classes: torch.Tensor) -> tuple[str, torch.Tensor]:
         """(what they are, (N, H, W) from 0 to 1): what the answers `classes` (N,) rest on."""
@@ -55,9 +57,10 @@ def show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
         _show_answers(s, given)
 
 
+@processes.without_tf32()
 def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    device = processes.set_up(s.device, s.gpu)
-    pair = [Contestant("", path, *read_for_use(path, None)) for path in (s.first, s.second)]
+    device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
+    pair = [Contestant("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
     _name(pair)
     stored = pair[0].content["settings"]
     if s.dataset is None and s.data_path is None:

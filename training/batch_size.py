@@ -18,7 +18,8 @@ def largest_that_fits(step: Callable[[int], None], first: int, device: torch.dev
     a batch of one image fits.
 
     A CPU's system lends memory that it does not have, and kills the process that uses it. There nothing is tried: what
-    two and four images keep for the backward pass is extrapolated, and must leave a part of what is free.
+    two and four images keep for the backward pass is extrapolated, and must leave a part of what is free. Where the
+    system does not tell what is free, any size counts as fitting.
 
     Args:
         step: makes a training step of so many images.
@@ -43,8 +44,10 @@ def _does_not_fail(step: Callable[[int], None], size: int) -> bool:
 
 
 def _fits_free_memory(step: Callable[[int], None]) -> Callable[[int], bool]:
-    two, four = _saved_bytes(step, 2), _saved_bytes(step, 4)
     free = available_memory()
+    if free is None:
+        return lambda size: True
+    two, four = _saved_bytes(step, 2), _saved_bytes(step, 4)
     return lambda size: two + (four - two) / 2 * (size - 2) <= MARGIN * free
 
 
@@ -69,9 +72,11 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def available_memory() -> int:
+def available_memory() -> int | None:
     """Bytes that this process may still use: of the machine, and of its control group, by which SLURM and containers
-    set bounds."""
+    set bounds. None where the system does not tell (Windows)."""
+    if not hasattr(os, "sysconf"):
+        return None
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():

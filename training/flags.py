@@ -254,10 +254,14 @@ GROUPS: dict[str, list[Flag]] = {
              modes=EVERY_USER, may_change=True),
         Flag("gpu", "number of the GPU to use; without GPUs the CPU is used, with a warning", check=number(int, 0),
              metavar="N", default_text="the first", modes=EVERY_USER, may_change=True),
-        Flag("precision", "fp32 (with TF32 matrix products on GPUs, unless --deterministic), bf16, fp16, or auto:"
-             " bf16 on GPUs and CPUs that have matrix units for it, but fp32 on CPUs for depthwise convolutions",
+        Flag("precision", "of training and its validation: fp32 (with TF32 matrix products on GPUs, unless"
+             " --deterministic), bf16, fp16, or auto: bf16 on GPUs and CPUs that have matrix units for it, but fp32 on"
+             " CPUs for depthwise convolutions; with --measure --speed: the precision that is timed",
              default="auto",
-             check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=(*EVERY_RUN, MEASURE)),
+             check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=(TRAIN, MEASURE)),
+        Flag("eval-precision", "of everything that is reported: test scores, predictions, robustness; fp32 (never"
+             " TF32), bf16 or fp16", default="fp32", check=one_of("fp32", "bf16", "fp16"), metavar="KIND",
+             modes=EVERY_USER),
         Flag("channels-last", "keep images and convolutions in channels-last memory", default=True, negatable=True),
         Flag("sync-bn", "batch normalisation over the batches of all processes (GPUs only)", default=False),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import BadRequest
+from utils import BadRequest, take_lock
 
 NAME = ".lock"
 
@@ -17,31 +17,21 @@ NAME = ".lock"
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder`, which is made if need be, for the time of the block.
 
-    The lock is the kernel's (POSIX record locks, which NFS hands to its server): it goes when the process does, however
-    that dies, and child processes have no part in it. Where the file system knows no locks there is none.
+    Where there are no locks (see `utils.take_lock`) the block runs without.
 
     Raises BadRequest, naming the process, where another one holds the folder, or where it cannot be made.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        fcntl = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / NAME).open("a+", encoding="utf-8")
     except OSError as error:
         raise BadRequest(f"{folder}: cannot be written ({error.strerror})") from None
     with file:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        if take_lock(file) is False:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise BadRequest(f"{folder}: {holder} is at work on this run; wait for it, stop it, or choose another"
                              " --run-name") from None  # fmt: skip
-        except OSError:
-            pass
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -21,12 +21,12 @@ from training.distillation import Distillation
 from training.losses import Criterion
 from training.metrics import Totals
 from training.optim import train_mode
+from training.processes import autocast
 from training.saving import Saver
 from training.stopping import Stop
 from training.tracking import Progress
 from utils import RunFailed, Stopped, derive_seed
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
 
 
@@ -87,7 +87,7 @@ def train_epoch(
     Raises Diverged, naming epoch and step, where the loss is not finite, and Stopped where the run has to leave.
     """
     scaler = state.scaler
-    device, dtype = batches.device, PRECISIONS[recipe.precision]
+    device = batches.device
     sizes, last = batches.sizes, len(batches.sizes) - 1
     seeds = own(batches.rank)
     no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
@@ -107,7 +107,7 @@ def train_epoch(
             if count:
                 images, targets = recipe.mix(images, targets)
             with contextlib.nullcontext() if is_step else no_sync():
-                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                with autocast(device, recipe.precision):
                     outputs = forward(images)
                 heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
                 loss = _loss(heads, images, targets, state, recipe) if count else 0 * sum(map(torch.sum, heads))
@@ -198,13 +198,13 @@ def evaluate(
 
     Raises Stopped where `stop` says so, and RunFailed where no image can be read.
     """
-    device, dtype = batches.device, PRECISIONS[precision]
+    device = batches.device
     totals = Totals(num_classes, device)
     kept = []
     for step, (images, targets) in enumerate(batches):
         if stop is not None:
             stop.check()
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(device, precision):
             logits = forward(images)
         logits = logits.float()
         totals.add(nn.functional.cross_entropy(logits, targets), logits, targets, step)

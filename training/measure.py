@@ -31,7 +31,7 @@ def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
     Raises BadRequest or RunFailed at the end, where there was such a run.
     """
-    device = processes.set_up(s.device, s.gpu, s.precision)
+    device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision)
     say(f"device        {processes.describe(device)}")
     failures: list[Exception] = []
     datasets: dict[tuple, Dataset] = {}
@@ -62,13 +62,13 @@ def _measure(
     if not wanted:
         return
     model, content = read_for_use(str(run.checkpoint), None)
-    precision = processes.choose_precision(s.precision, device, model)
     model = model.to(device, memory_format=torch.channels_last)
     if "corruptions" in wanted:
         dataset = _dataset(run, s, given, datasets)
         checkpoint.settle_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
-        write_json(files["corruptions"], _robustness(run, s, model, content, dataset, device, precision))
+        write_json(files["corruptions"], _robustness(run, s, model, content, dataset, device))
     if "speed" in wanted:
+        precision = processes.choose_precision(s.precision, device, model)
         write_json(files["speed"], _cost(run, given, model, content, device, precision))
 
 
@@ -89,7 +89,6 @@ def _robustness(
     content: dict[str, Any],
     dataset: Dataset,
     device: torch.device,
-    precision: str,
 ) -> dict[str, Any]:
     """The content of robustness.json."""
     began = time.perf_counter()
@@ -98,16 +97,16 @@ def _robustness(
     indices = np.arange(count) * total // count
     split = dataset.test if count == total else dataset.test.subset(indices)
     found = measure_robustness(
-        model, batches_for(content, split, device, s.batch_size, s.num_workers), indices, precision
+        model, batches_for(content, split, device, s.batch_size, s.num_workers), indices, s.eval_precision
     )
     say(f"{run.directory.path}: top-1 {100 * found['clean']['top1']:.2f} %, mean corruption error"
-        f" {100 * found['mean_corruption_error']:.2f} % on {count:,} images of {dataset.test_name}, {precision},"
+        f" {100 * found['mean_corruption_error']:.2f} % on {count:,} images of {dataset.test_name}, {s.eval_precision},"
         f" {time.perf_counter() - began:.1f} s")  # fmt: skip
     if count == total and abs(found["clean"]["top1"] - run.top1) > STALE:
         say(f"warning: the run itself reported a top-1 of {100 * run.top1:.2f} %: are these the same images?")
     for name, top1 in found["corruptions"].items():
         say(f"  {name:15}{'  '.join(f'{100 * value:6.2f} %' for value in top1)}")
-    return {"split": dataset.test_name, **found, "device": device.type, "precision": precision}
+    return {"split": dataset.test_name, **found, "device": device.type, "precision": s.eval_precision}
 
 
 def _cost(

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from utils import widest_float
+
 ECE_BINS = 15  # of equal width, as in Guo et al., arXiv:1706.04599
 
 
@@ -18,8 +20,7 @@ class Totals:
 
     def __init__(self, num_classes: int, device: torch.device):
         self.top5 = num_classes > 5
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(4, dtype=dtype, device=device)  # images, loss, top-1, top-5
+        self.sums = torch.zeros(4, dtype=widest_float(device), device=device)  # images, loss, top-1, top-5
         self.bad_step = torch.full((), -1, device=device)
 
     def reset(self) -> None:

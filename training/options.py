@@ -49,6 +49,7 @@ def parse(
             reason = (
                 f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[known[key].modes[0]]}"
             )
+            reason += "; --eval-precision is that of scores and predictions" if key == "precision" else ""
             raise BadRequest(f"--{known[key].name} has no effect{reason}")
     settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
@@ -241,9 +242,11 @@ def _check_use(s: SimpleNamespace) -> None:
 def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
-    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers"):
+    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers", "eval_precision"):
         if key in given and not s.corruptions:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
+    if "precision" in given and not s.speed:
+        raise BadRequest("--precision has no effect: it needs --speed; --eval-precision is that of --corruptions")
     s.measure = measurable.find(s.measure)
 
 

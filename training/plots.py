@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,51 @@ def new_figure(*args, **kwargs):
 
 
 def plain(name: str, most: int = 60) -> str:
-    """`name`, shortened, and without what matplotlib would read as a formula."""
+    """`name`, shortened, without what matplotlib would read as a formula, and with ``U+732B`` in place of a character
+    that no font on this machine has."""
     name = name if len(name) <= most else f"{name[: most - 3]}..."
+    name = "".join(c if (c.isascii() and c.isprintable()) or _has_glyph(c) else f"U+{ord(c):04X}" for c in name)
     return name.replace("$", r"\$")
+
+
+@functools.cache
+def _has_glyph(character: str) -> bool:
+    """Whether a font has it. If that is not matplotlib's usual one, figures fall back to it from now on."""
+    import matplotlib
+    from matplotlib.font_manager import FontProperties, findfont
+
+    if not character.isprintable():
+        return False
+    families = matplotlib.rcParams["font.family"]
+    if any(ord(character) in _charmap(findfont(FontProperties(family=[family]))) for family in families):
+        return True
+    family = _families().get(ord(character))
+    if family is not None:
+        matplotlib.rcParams["font.family"] = [*families, family]
+    return family is not None
+
+
+@functools.cache
+def _families() -> dict[int, str]:
+    """For each code point that an installed font has, the first such font's family."""
+    from matplotlib.font_manager import fontManager
+
+    found: dict[int, str] = {}
+    for font in fontManager.ttflist:
+        if font.name.startswith("Last Resort"):  # matplotlib's own, whose glyphs are boxes
+            continue
+        for code in _charmap(font.fname):
+            found.setdefault(code, font.name)
+    return found
+
+
+def _charmap(file: str) -> dict[int, int]:
+    from matplotlib.font_manager import get_font
+
+    try:
+        return get_font(file).get_charmap()
+    except (OSError, RuntimeError):  # a damaged font
+        return {}
 
 
 def save(figure, path: Path) -> None:

@@ -6,14 +6,16 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from training import distributed
 from training.tracking import say
-from utils import BadRequest, RunFailed
+from utils import BadRequest, RunFailed, has_matrix_units
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, str | None]:
@@ -44,40 +46,67 @@ def choose_precision(precision: str, device: torch.device, model: nn.Module) -> 
     """What "auto" means for a model on a device; any other choice stays.
 
     bf16 on GPUs that have it, and on CPUs with matrix units for it (AMX). There depthwise convolutions, for which these
-    units are of no use, are quicker in fp32 (docs/speed.md), and so are all models on CPUs without such units.
+    units are of no use, are quicker in fp32 (docs/speed.md), and so are all models on CPUs without such units. fp32 on
+    MPS.
     """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    matrix_units = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bf16" if matrix_units and not _has_depthwise(model) else "fp32"
+    return "bf16" if device.type == "cpu" and has_matrix_units() and not _has_depthwise(model) else "fp32"
 
 
 def _has_depthwise(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in model.modules())
 
 
-def set_up(device: str | None, gpu: int | None, precision: str = "fp32", deterministic: bool = False) -> torch.device:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a forward pass in "fp32", "bf16" or "fp16"; weights stay in float32."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def set_up(
+    device: str | None,
+    gpu: int | None,
+    precision: str = "fp32",
+    eval_precision: str = "fp32",
+    deterministic: bool = False,
+) -> torch.device:
     """The device of a run (see `choose_device`), for which the libraries are set up.
 
-    Raises BadRequest for fp16 where there is no loss scaling for it.
+    Raises BadRequest for fp16 on other devices than CUDA GPUs.
     """
     if distributed.many() and device is None and torch.cuda.is_available():
         device = f"cuda:{distributed.local_rank()}"
     chosen, warning = choose_device(device, gpu)
     if warning:
         say(f"warning: {warning}")
-    if precision == "fp16" and chosen.type != "cuda":
-        raise BadRequest(f"--precision fp16 needs a CUDA GPU; on {chosen.type} use bf16 or fp32")
+    for flag, value in (("precision", precision), ("eval-precision", eval_precision)):
+        if value == "fp16" and chosen.type != "cuda":
+            raise BadRequest(f"--{flag} fp16 needs a CUDA GPU; on {chosen.type} use bf16 or fp32")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+        torch.set_float32_matmul_precision("highest" if deterministic else "high")
+        torch.backends.cudnn.allow_tf32 = not deterministic
     return chosen
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within the block float32 products keep all 23 bits of the mantissa; TF32, which training uses on GPUs, has 10."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager
@@ -118,13 +147,15 @@ def one_line_failures(need: Callable[[], str]):
     raise RunFailed(f"not enough memory for {need()}")
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int | None:
     """Bytes: the most that was allocated on a CUDA device; elsewhere the largest resident size of this process, without
-    its workers."""
+    its workers. None where the system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not everywhere, but where a CPU trains
-
+    try:
+        import resource
+    except ImportError:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -10,12 +10,14 @@ from image_datasets.batches import EvalBatches
 from training import plots
 from training.loop import evaluate
 from training.metrics import report
+from training.processes import without_tf32
 from training.run_directory import RunDirectory, versions
 from training.stopping import Stop
 from training.tracking import say
 from utils import RunFailed, human, write_json
 
 
+@without_tf32()
 def score(
     model: nn.Module,
     content: dict[str, Any],
@@ -24,7 +26,7 @@ def score(
     precision: str,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """The full report on a split with the weights that `content`, a checkpoint, was selected for.
+    """The full report on a split with the weights that `content`, a checkpoint, was selected for, without TF32.
 
     Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
     Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
@@ -44,6 +46,16 @@ def score(
         raise RunFailed("the selected weights give logits that are not finite")
     targets = batches.targets_given()
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
+
+
+def precisions(train: str | None, selected: bool, test: str) -> dict[str, str | None]:
+    """What a summary says of precision: of training, of the validation that selected the weights, of the test split.
+
+    Args:
+        train: None where it is not known; validation uses it, too.
+        selected: whether validation selected the weights.
+    """
+    return {"train_precision": train, "select_precision": train if selected else None, "test_precision": test}
 
 
 def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_names: list[str]) -> dict[str, Any]:
@@ -84,8 +96,9 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
     by = f" by {summary['selected_by']}" if summary["selected_by"] else ""
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"
+    memory = "" if summary["peak_memory"] is None else f"; peak memory {human(summary['peak_memory'])}B"
     say(f"selected      epoch {summary['best_epoch']} of {summary['epochs']} ({summary['weights']} weights),"
-        f"{by} on: {summary['selected_on']}{trained}; peak memory {human(summary['peak_memory'])}B")  # fmt: skip
+        f"{by} on: {summary['selected_on']}{trained}{memory}")  # fmt: skip
     if bad := {split: count for split, count in summary["bad_images"].items() if count}:
         counts = ", ".join(f"{split} {count:,}" for split, count in bad.items())
         say(f"bad images    {sum(bad.values()):,} cannot be read and were left out ({counts})")

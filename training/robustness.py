@@ -11,13 +11,14 @@ from torch import nn
 
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt, parameter
-from training.loop import PRECISIONS
+from training.processes import autocast, without_tf32
 from training.run_directory import versions
 
 SEED = 0  # the same for every run: all models see the same corrupted images
 
 
 @torch.inference_mode()
+@without_tf32()
 def measure_robustness(
     model: nn.Module, batches: EvalBatches, indices: Sequence[int], precision: str
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def measure_robustness(
     """
     from tqdm import tqdm
 
-    device, dtype = batches.device, PRECISIONS[precision]
+    device = batches.device
     variants = [None, *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
     hits = torch.zeros(len(variants), dtype=torch.int64, device=device)
     total = len(batches.split)
@@ -46,7 +47,7 @@ def measure_robustness(
             side = min(images.shape[2:])
             for i, variant in enumerate(variants):
                 seen = images if variant is None else corrupt(images, indices[start:end], *variant, SEED)
-                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                with autocast(device, precision):
                     logits = model(batches.prepare(seen))
                 hits[i] += (logits.float().argmax(1) == targets).sum()
             bar.update(end - start)

@@ -22,7 +22,7 @@ from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
 from training.flags import FLAGS, TRAIN
-from training.loop import PRECISIONS, Recipe, train
+from training.loop import Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
@@ -52,7 +52,7 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
 def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
-        device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
+        device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         distributed.start(device)
         with distributed.first_one_first():
             data = load_data(s, found)
@@ -71,6 +71,8 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
 def settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
     """Makes a number of --batch-size auto."""
     if s.batch_size == "auto":
+        if device.type == "cpu" and batch_size.available_memory() is None:
+            raise BadRequest("--batch-size auto: this system does not tell how much memory is free; give a number")
         first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
         s.batch_size = -distributed.largest(-(batch_size.largest_that_fits(step, first, device) or 0))
         if not s.batch_size:
@@ -90,9 +92,9 @@ def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int)
     if count == 1:
         model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
     optimizer = _make_optimizer(s, model)
-    dtype = PRECISIONS[processes.choose_precision(s.precision, device, model)]
+    precision = processes.choose_precision(s.precision, device, model)
     images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with processes.autocast(device, precision):
         outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
     sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
     optimizer.step()
@@ -164,7 +166,7 @@ def _run_training(
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         distributed.barrier()  # best.pth is the first process's to write
         facts = {"flops": flops, "teacher": teacher_facts}
-        summary = _score_and_report(s, data, directory, state, device, precision, facts, stop)
+        summary = _score_and_report(s, data, directory, state, device, facts, stop)
     except BaseException as error:
         progress.close()
         wandb.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
@@ -347,7 +349,8 @@ def _print_overview(
         say(f"recipe        {recipes.describe(s)}")
     if s.teacher is None and len(model.head_names) > 1:
         say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
-    say(f"device        {processes.describe(device)}, {precision}")
+    tested = "" if precision == s.eval_precision else f"; tested in {s.eval_precision}"
+    say(f"device        {processes.describe(device)}, {precision}{tested}")
     if distributed.many():
         ranks = distributed.ranks()
         lr = f", learning rate {s.lr * ranks:g}" if s.scale_lr else ""
@@ -361,7 +364,6 @@ def _score_and_report(
     directory: RunDirectory,
     state: RunState,
     device: torch.device,
-    precision: str,
     more_facts: dict[str, Any],
     stop: Stop,
 ) -> dict[str, Any]:
@@ -373,6 +375,7 @@ def _score_and_report(
         "split": data.dataset.test_name,
         "selected_on": data.selected_on,
         "selected_by": s.select_by if state.best.get("score") else None,
+        **results.precisions(s.precision, bool(state.best.get("score")), s.eval_precision),
         "params": cost.count_parameters(state.model),
         "trained_params": cost.count_parameters(state.model, trainable=True),
         **more_facts,
@@ -387,7 +390,7 @@ def _score_and_report(
         "notes": data.dataset.notes,
         "settings": stored_settings(s),
     }
-    scores = results.score(state.model, best, test_batches, data.dataset.class_names, precision, stop)
+    scores = results.score(state.model, best, test_batches, data.dataset.class_names, s.eval_precision, stop)
     title = f"{s.model} on {data.dataset.name}"
     facts["bad_images"] = data.bad_images.finish()
     selected_there = s.select_on == "reported"

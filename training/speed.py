@@ -23,10 +23,11 @@ from image_datasets.batches import ResidentTrainBatches
 from training import batch_size as fitting
 from training import cost
 from training.checkpoint import RunState
-from training.loop import PRECISIONS, Recipe, evaluate, train_epoch
+from training.loop import Recipe, evaluate, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, make_optimizer, parameter_groups
+from training.processes import autocast
 from training.run_directory import versions
 from training.timing import Repeated, cpu_name, spread, synchronizer
 from training.tracking import Progress
@@ -194,12 +195,11 @@ def make_trainer(subject: Subject) -> SteadyTrainer:
 @torch.inference_mode()
 def _latencies(subject: Subject, image: torch.Tensor, synchronize: Callable[[], None]) -> list[float]:
     """Milliseconds of each of SINGLES forward passes of one image."""
-    dtype = PRECISIONS[subject.precision]
     times = []
     for _ in range(WARMUPS + SINGLES):
         synchronize()
         began = time.perf_counter()
-        with torch.autocast(subject.device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(subject.device, subject.precision):
             subject.model(image)
         synchronize()
         times.append(1000 * (time.perf_counter() - began))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from image_datasets.registry import Dataset, statistics_for
 from models.weights import load, read_state_dict
 from training import options
 from training.checkpoint import is_checkpoint, settle_classes
+from training.processes import autocast
 from training.use import read_for_use
 from utils import BadRequest, shorten
 
@@ -36,6 +35,7 @@ class Teacher:
 
     Attributes:
         settings: of the run that trained it, where it is a checkpoint of this suite.
+        precision: of its forward pass, "fp32" at first.
     """
 
     def __init__(
@@ -50,23 +50,15 @@ class Teacher:
         self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
         self.settings: dict[str, Any] | None = None
         self.scale = self.shift = None
-        self.autocast = contextlib.nullcontext
+        self.precision = "fp32"
 
-    def adapt(
-        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype | None
-    ) -> Teacher:
-        """Moves to `device`, for images that come normalised with `mean` and `std`.
-
-        Args:
-            dtype: of the forward pass; None: float32.
-        """
+    def adapt(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Teacher:
+        """Moves to `device`, for images that come normalised with `mean` and `std`."""
         if (tuple(mean), tuple(std)) != (self.mean, self.std):
             # Normalised for the student -> pixels from 0 to 1 -> normalised for the teacher.
             theirs = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std)]
             ours = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
             self.scale, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-        if dtype is not None:
-            self.autocast = functools.partial(torch.autocast, device.type, dtype=dtype)
         if self.outputs is not None:
             self.outputs = torch.as_tensor(self.outputs, device=device)
         self.model = self.model.to(device, memory_format=torch.channels_last)
@@ -79,7 +71,7 @@ class Teacher:
         if images.shape[-1] != self.img_size:
             size = (self.img_size, self.img_size)
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        with self.autocast():
+        with autocast(images.device, self.precision):
             logits = self.model(images).float()
         return logits if self.outputs is None else logits[:, self.outputs]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from training import model_flags, recipes, resume
+from training import model_flags, processes, recipes, resume
 from training.data import Data, batch_arguments
 from training.distillation import Distillation
-from training.loop import PRECISIONS, evaluate
+from training.loop import evaluate
 from training.run_directory import TEACHER, RunDirectory
 from training.stopping import Stop
 from training.teacher import CachedTeacher, Teacher, load_teacher
@@ -74,12 +74,13 @@ def make_distillation(
         raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
                          " --crop none --no-flip)")  # fmt: skip
     dataset = data.dataset
-    teacher = load_teacher(s.teacher, file, dataset).adapt(dataset.mean, dataset.std, device, PRECISIONS[precision])
+    teacher = load_teacher(s.teacher, file, dataset).adapt(dataset.mean, dataset.std, device)
     weights = file or "published ImageNet weights"
     split, batches = "validation", val_batches
     if batches is None:
         split, batches = "train", _in_order(s, data, device)
-    top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32", stop=stop)[0]["top1"]
+    with processes.without_tf32():
+        top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32", stop=stop)[0]["top1"]
     say(f"teacher       {s.teacher}, {weights}: top-1 {100 * top1:.2f} % on {split}")
     chance = 1 / len(dataset.class_names)
     if top1 <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
@@ -89,6 +90,7 @@ def make_distillation(
     if split == "validation" and _knows_validation(teacher, s):
         facts["note"] = "it was trained with another split: some of these validation images were in its training"
         say(f"              {facts['note']}")
+    teacher.precision = precision
     if s.cache_teacher:
         in_order = _in_order(s, data, device)
         _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)

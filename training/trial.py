@@ -75,7 +75,7 @@ def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
     """
     s.teacher, s.cache_resized = None, None
     with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}"):
-        device = processes.set_up(s.device, s.gpu, s.precision, s.deterministic)
+        device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         data = load_data(s, found)
         run.settle_batch_size(s, data, device, functools.partial(run.trial_step, s, data, device))
         state, *_ = run.make_state(s, data, device, RunDirectory(Path(s.runs_dir) / s.run_name))

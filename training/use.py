@@ -75,8 +75,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
-    device = processes.set_up(s.device, s.gpu, s.precision)
-    precision = processes.choose_precision(s.precision, device, model)
+    device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
@@ -85,21 +84,23 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers, report)
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
-    say(f"device        {processes.describe(device)}, {precision}")
+    say(f"device        {processes.describe(device)}, {s.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
-    scores = results.score(model, content, batches, dataset.class_names, precision)
+    scores = results.score(model, content, batches, dataset.class_names, s.eval_precision)
     settings = {
         **stored,
         "run_name": s.run_name,
         "dataset": s.dataset,
         "data_path": s.data_path,
         "on_bad_image": s.on_bad_image,
+        "eval_precision": s.eval_precision,
         "evaluated": s.evaluate,
     }
     facts = {
         "split": dataset.test_name,
         "selected_on": content["selected_on"],
         "selected_by": stored["select_by"] if content["best"].get("score") else None,
+        **results.precisions(stored.get("precision"), bool(content["best"].get("score")), s.eval_precision),
         "params": cost.count_parameters(model),
         "flops": flops,
         "epochs": stored["epochs"],
@@ -123,15 +124,18 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
 
 @torch.inference_mode()
+@processes.without_tf32()
 def run_prediction(s: SimpleNamespace) -> None:
     """Prints the most probable classes of image files, with their probabilities."""
     path, *files = s.predict
     model, content = read_for_use(path, None)
-    device = processes.set_up(s.device, s.gpu)
+    device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     transform = image_transform(None, content["img_size"], content["eval_crop"])
     images = [transform(read_pixels(file, content["in_chans"])) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
-    probabilities = model.to(device)(normalize(torch.stack(images).to(device))).float().softmax(1).cpu()
+    with processes.autocast(device, s.eval_precision):
+        logits = model.to(device)(normalize(torch.stack(images).to(device)))
+    probabilities = logits.float().softmax(1).cpu()
     names = content["class_names"]
     top = probabilities.topk(min(5, probabilities.shape[1]))
     for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):

@@ -7,6 +7,7 @@ import torch
 
 from training import batch_size, processes
 from training.batch_size import largest_that_fits
+from utils import MATRIX_UNITS, has_matrix_units
 
 QUICK = "--dataset digits --model resnet20 --epochs 1 --run-name a"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -71,15 +72,23 @@ def test_where_not_even_one_image_fits_nothing_is_written(cli, workdir, monkeypa
     assert not (workdir / "runs/a").exists()
 
 
-def test_a_resumed_run_keeps_the_size_and_the_precision_that_were_found(cli, learns, workdir, monkeypatch):
+@pytest.mark.parametrize(("units", "elsewhere", "precision"), [("off", "on", "fp32"), ("on", "off", "bf16")])
+def test_a_resumed_run_keeps_the_size_and_the_precision_that_were_found(
+    cli, learns, workdir, monkeypatch, units, elsewhere, precision
+):
+    """Also on a machine that would have chosen others."""
+    monkeypatch.setenv(MATRIX_UNITS, units)
     monkeypatch.setattr(batch_size, "available_memory", lambda: 32e6)
     learns(f"{QUICK} --batch-size auto --precision auto")
     stored = json.loads((workdir / "runs/a/settings.json").read_text())["settings"]
-    assert stored["precision"] == "fp32"
+    assert stored["precision"] == precision
     (workdir / "runs/a/summary.json").unlink()
+    monkeypatch.setenv(MATRIX_UNITS, elsewhere)
     monkeypatch.setattr(batch_size, "available_memory", lambda: 1e12)
     learns("--resume --run-name a --batch-size auto --precision auto")
-    assert json.loads((workdir / "runs/a/summary.json").read_text())["settings"]["batch_size"] == stored["batch_size"]
+    resumed = json.loads((workdir / "runs/a/summary.json").read_text())
+    assert resumed["settings"]["batch_size"] == stored["batch_size"]
+    assert resumed["settings"]["precision"] == resumed["train_precision"] == precision
     result = cli("--resume --run-name a --batch-size", str(2 * stored["batch_size"]))
     assert result.status == 2 and "--batch-size" in result.err
 
@@ -88,8 +97,23 @@ def test_auto_precision_follows_device_and_architecture(monkeypatch):
     dense = torch.nn.Conv2d(8, 8, 3)
     depthwise = torch.nn.Sequential(dense, torch.nn.Conv2d(8, 8, 3, groups=8))
     grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
-    for units, expected in ((True, ["bf16", "fp32", "bf16"]), (False, ["fp32"] * 3)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda units=units: units)
+    for units, expected in (("on", ["bf16", "fp32", "bf16"]), ("off", ["fp32"] * 3)):
+        monkeypatch.setenv(MATRIX_UNITS, units)
         chosen = [processes.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped)]
         assert chosen == expected
     assert processes.choose_precision("bf16", CPU, depthwise) == "bf16"
+
+
+def test_without_a_word_from_the_environment_the_cpu_is_asked(monkeypatch):
+    monkeypatch.delenv(MATRIX_UNITS, raising=False)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=there: there)
+        assert has_matrix_units() is there
+
+
+def test_an_unknown_word_in_the_environment_is_refused(cli, monkeypatch):
+    monkeypatch.setenv(MATRIX_UNITS, "yes")
+    result = cli(QUICK)
+    assert (
+        result.status == 2 and "SUITE_MATRIX_UNITS=yes: this environment variable is neither on nor off" in result.err
+    )

@@ -85,7 +85,7 @@ def test_a_teacher_gets_its_own_normalisation_and_size_and_gives_no_gradients():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     images = (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     model = Pixels().train()
-    teacher = Teacher(model, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), outputs=[2, 0]).adapt(mean, std, CPU, None)
+    teacher = Teacher(model, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), outputs=[2, 0]).adapt(mean, std, CPU)
     answers = teacher(images.requires_grad_())
     own = (pixels - torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
     expected = nn.functional.interpolate(own, size=(16, 16), mode="bilinear", antialias=True)
@@ -97,7 +97,7 @@ def test_a_teacher_gets_its_own_normalisation_and_size_and_gives_no_gradients():
 def test_a_teacher_that_was_trained_on_such_images_gets_them_untouched():
     images = torch.randn(2, 3, 8, 8)
     model = Pixels()
-    Teacher(model, 8, (0.5,) * 3, (0.2,) * 3).adapt((0.5,) * 3, (0.2,) * 3, CPU, None)(images)
+    Teacher(model, 8, (0.5,) * 3, (0.2,) * 3).adapt((0.5,) * 3, (0.2,) * 3, CPU)(images)
     assert model.seen is images
 
 
@@ -113,7 +113,7 @@ def test_published_weights_are_mapped_by_wnid(publish):
     teacher = load_teacher("resnet18", None, data)
     whole = models.create_model("resnet18", 1000, 224, 3, pretrained=True).eval()
     images = torch.randn(2, 3, 224, 224)
-    teacher.adapt(teacher.mean, teacher.std, CPU, None)
+    teacher.adapt(teacher.mean, teacher.std, CPU)
     with torch.no_grad():
         expected = whole(images)[:, [999, 0, 1]]
         torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-4)
@@ -139,7 +139,7 @@ def test_a_state_dict_has_the_classes_of_the_data_or_imagenets(tmp_path, rows, o
     torch.save(source.state_dict(), file)
     teacher = load_teacher("resnet20", str(file), dataset(["a", "b", "c"], ["n15075141", "n01440764", "n01443537"]))
     images = torch.randn(2, 3, teacher.img_size, teacher.img_size)
-    teacher.adapt(teacher.mean, teacher.std, CPU, None)
+    teacher.adapt(teacher.mean, teacher.std, CPU)
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), source(images)[:, outputs], rtol=1e-4, atol=1e-5)
 

@@ -25,7 +25,7 @@ from utils import BadRequest
 # Without augmentation, of which each process draws its own, and without batch normalisation.
 PLAIN = (
     "--dataset digits --train-fraction 0.5 --model vit_tiny --depth 2 --embed-dim 48 --num-heads 2 --no-flip"
-    " --crop none --optimizer adamw --ema 0.9 --accumulate 2 --epochs 2"
+    " --crop none --optimizer adamw --ema 0.9 --accumulate 2 --epochs 2 --precision fp32"
 )
 BATCH_NORM = "--dataset digits --train-fraction 0.3 --model resnet20 --augmentation cutmix --ema 0.9 --batch-size 16"
 
