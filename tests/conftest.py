@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+# Bit for bit the same is what CPUs promise, so a GPU is left alone, in the processes that tests start, too.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import pytest
@@ -25,6 +29,8 @@ from training import options
 
 # Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
 NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--measure", "--help")
+
+torch.backends.mps.is_available = lambda: False
 
 
 @dataclass
