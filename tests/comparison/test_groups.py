@@ -10,7 +10,7 @@ import pytest
 from simulated import targets, write_run
 
 from comparison import study
-from comparison.groups import Cohort, make_cohorts, why_apart
+from comparison.groups import Cohort, make_cohorts, mixed_precision, why_apart
 from comparison.runs import read_run
 from utils import BadRequest
 
@@ -235,3 +235,27 @@ def test_loose_runs_are_reported_beside_each_other(tmp_path, monkeypatch):
     for word, needle in (("nowhere", "no such run directory or study"), ("note.txt", "is neither a run directory nor")):
         with pytest.raises(BadRequest, match=needle):
             study.select(["x/a", word])
+
+
+def test_runs_before_and_after_the_rule_for_precision_are_repetitions_where_they_were_tested_alike(tmp_path):
+    """Earlier versions stored one precision, which they used for everything."""
+    older = write_run(tmp_path / "older", seed=0, precision="fp32")
+    tested = {"train_precision": "fp32", "select_precision": "fp32", "test_precision": "fp32"}
+    newer = write_run(tmp_path / "newer", seed=1, precision="fp32", eval_precision="fp32", summary=tested)
+    (cohort,) = cohorts(older, newer)
+    assert [len(model.runs) for model in cohort.models] == [2]
+    assert mixed_precision(cohort) == []
+
+
+def test_it_is_said_where_runs_were_trained_or_tested_in_different_precisions(tmp_path):
+    rule = {"train_precision": "bf16", "select_precision": "bf16", "test_precision": "fp32"}
+    paths = [
+        write_run(tmp_path / "older", "resnet20", precision="bf16"),
+        write_run(tmp_path / "newer", "vit", precision="bf16", eval_precision="fp32", summary=rule),
+        write_run(tmp_path / "ancient", "vgg"),
+    ]
+    (cohort,) = cohorts(*paths)
+    assert mixed_precision(cohort) == [
+        "Not all runs were trained in the same precision (bf16: resnet20, vit; unknown: vgg).",
+        "Not all runs were tested in the same precision (bf16: resnet20; fp32: vit; unknown: vgg).",
+    ]
