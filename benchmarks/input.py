@@ -143,6 +143,7 @@ def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path
     from benchmarks import hardware, suite, usual, ways
     from image_datasets import resized
     from image_datasets.copying import complete
+    from image_datasets.registry import Found
 
     batch_size = min(s.batch_size, len(dataset.train), 32)
     transform = usual.large_transform(s.img_size, dataset.mean, dataset.std)
@@ -160,7 +161,9 @@ def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path
         split = dataset.train
         if kind is not None:
             short = resized.short_side(s.img_size)
-            split = replace(split, copies=complete(folder / kind, kind, short, 3, "", split.paths, usual.WORKERS))
+            found = Found("folder", None)
+            copies = complete(folder / kind, kind, short, 3, "", split.paths, usual.WORKERS, found)
+            split = replace(split, copies=copies)
         images = replace(dataset, train=split)
         streamed = suite.streamed_batches(images, s.img_size, batch_size, device, workers=0)
         what = f"JPEG: random resized crop {s.img_size}, flip, normalise{f'; {kind} copy' if kind else ''}; per core"

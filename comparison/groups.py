@@ -14,7 +14,7 @@ from training.flags import FLAGS
 from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.
-FREE = {"seed", "run_name", "train_fraction", "evaluated"}
+FREE = {"seed", "run_name", "train_fraction", "evaluated", "data_rules"}
 
 
 @dataclass

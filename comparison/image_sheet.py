@@ -12,6 +12,7 @@ from comparison.document import Picture
 from comparison.groups import Cohort, Model
 from comparison.pairs import Pair, matched
 from comparison.sections import Context
+from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
 from training import answer_sheet
 from utils import BadRequest
@@ -26,7 +27,8 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     settings = cohort.runs[0].settings
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
-    dataset = image_datasets.load_dataset(image_datasets.check_dataset(settings["dataset"], path, False, verify))
+    found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
+    dataset = image_datasets.load_dataset(found)
     same = dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets)
     if not same:
         raise BadRequest(f"--images: {dataset.test_name} of {path or dataset.name} is not what the runs were scored on;"
@@ -73,6 +75,6 @@ def _pixels(dataset: Dataset, index: int) -> np.ndarray:
         return dataset.test.images[index] / 255
     from image_datasets.folder import read_image
 
-    image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans)
+    image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans, dataset.test.reading)
     image.thumbnail((SIDE, SIDE))
     return np.atleast_3d(np.asarray(image)) / 255

@@ -14,6 +14,7 @@ import numpy as np
 from comparison.metric_names import METRICS
 from comparison.metrics import ScoredSplit
 from training.run_directory import RunDirectory
+from training.stored import complete_older
 from utils import BadRequest, read_json
 
 NEEDED = ("split", "selected_on", "params", "flops", "epochs", "best_epoch", "settings", *METRICS)
@@ -83,6 +84,7 @@ def read_run(path: Path) -> Run:
     for key in ("top1", "loss"):
         if not isinstance(summary[key], (int, float)):
             raise BadRequest(f"{directory.summary}: {key!r} is {summary[key]!r}, not a number")
+    settings = complete_older(settings)
     logits, targets, class_names = _predictions(directory.predictions)
     run = Run(
         path, settings, summary, logits, targets, class_names, _history(directory.metrics),

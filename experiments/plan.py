@@ -23,7 +23,7 @@ NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
 OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
            "cache_dir", "num_workers", "on_bad_image", "check_images")  # fmt: skip
 # What the data settle where it is not given.
-BY_DATA = ("img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction")
+BY_DATA = ("data_rules", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction")
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ class _Files(torch.utils.data.Dataset):
         epoch, i = key
         image = None if self.split.copies is None else self.split.copies[i]
         if image is None:
-            image = read_pixels(self.split.paths[i], self.shape[0])
+            image = read_pixels(self.split.paths[i], self.shape[0], self.split.reading)
         if self.random:
             _seed(self.seed, "image", epoch, i)
         return self.transform(image), int(self.split.targets[i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image_datasets.reading import Reading
 from image_datasets.registry import Dataset, Found
 from utils import BadRequest
 
@@ -26,7 +27,7 @@ FACTS = {
 }
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")

@@ -25,6 +25,8 @@ from torch.utils.data import DataLoader
 from image_datasets import tiles
 from image_datasets.copies import RECORD, Copies, scan, seal
 from image_datasets.decode import read_pixels
+from image_datasets.reading import OLDEST, Reading
+from image_datasets.registry import Found
 from image_datasets.resized import KINDS
 from utils import BadRequest, RunFailed, human, shorten, take_lock
 
@@ -34,17 +36,20 @@ LOADED = 8  # images that a process hands over at once
 
 
 def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: list[str], workers: int,
-             skip_bad: bool = False) -> Copies:  # fmt: skip
+             found: Found) -> Copies:  # fmt: skip
     """The copies of the images `paths` below the folder `root`, after making those that are not in `place` yet.
 
     Args:
         side: of longer ones the short side becomes so many pixels.
         workers: processes that decode and encode.
-        skip_bad: images that cannot be read have no copy.
+        found: says how files are read, and whether images that cannot be read have no copy.
 
     Raises BadRequest, after all others are made, where images cannot be read, and RunFailed where the disk is full.
     """
-    keys = _keys(f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}", root, paths, workers, skip_bad)
+    form = f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}"
+    if found.reading.rules > OLDEST:
+        form += f" {found.reading}"
+    keys = _keys(form, root, paths, workers, found.skip_bad)
     files, known, entries = scan(place)
     at = _find(keys, known)
     made = broken = 0
@@ -53,7 +58,7 @@ def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: li
             if alone:
                 _clean(place)
             missing = np.flatnonzero(_find(keys, scan(place)[1]) < 0)  # what another process has not made meanwhile
-            broken = _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers, skip_bad)
+            broken = _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers, found)
         made = len(missing) - broken
         files, known, entries = scan(place)
         at = _find(keys, known)
@@ -139,13 +144,13 @@ def _clean(place: Path) -> None:
 
 
 def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys: np.ndarray, workers: int,
-          skip_bad: bool) -> int:  # fmt: skip
-    """Returns how many could not be read, with `skip_bad`; else these raise BadRequest at the end."""
+          found: Found) -> int:  # fmt: skip
+    """Returns how many could not be read, with `found.skip_bad`; else these raise BadRequest at the end."""
     from tqdm import tqdm
 
     if not paths:
         return 0
-    sources = _Sources(paths, kind, side, chans)
+    sources = _Sources(paths, kind, side, chans, found.reading)
     loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is)
     broken = []
     with (
@@ -159,7 +164,7 @@ def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys:
                 bar.write(" ".join(made.splitlines()), file=sys.stdout)
             else:
                 writer.add(key, *made)
-    if broken and not skip_bad:
+    if broken and not found.skip_bad:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
         raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them"
                          " (the others are copied)")  # fmt: skip
@@ -173,15 +178,15 @@ def _as_it_is(samples: list) -> list:
 class _Sources(torch.utils.data.Dataset):
     """The copy of each image: (content, height, width, checksum), or a line that says why there is none."""
 
-    def __init__(self, paths: list[str], kind: str, side: int, chans: int):
-        self.paths, self.kind, self.side, self.chans = paths, kind, side, chans
+    def __init__(self, paths: list[str], kind: str, side: int, chans: int, reading: Reading):
+        self.paths, self.kind, self.side, self.chans, self.reading = paths, kind, side, chans, reading
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[bytes, int, int, int] | str:
         try:
-            pixels = resized(self.paths[i], self.side, self.chans)
+            pixels = resized(self.paths[i], self.side, self.chans, self.reading)
         except BadRequest as error:
             return str(error)
         try:
@@ -191,11 +196,11 @@ class _Sources(torch.utils.data.Dataset):
         return content, *pixels.shape[:2], zlib.crc32(content)
 
 
-def resized(path: str, side: int, chans: int) -> np.ndarray:
+def resized(path: str, side: int, chans: int, reading: Reading) -> np.ndarray:
     """The pixels of an image, uint8 (H, W, C), after shrinking its short side to `side` with antialiasing."""
     from torchvision.transforms.v2 import functional
 
-    image = read_pixels(path, chans)
+    image = read_pixels(path, chans, reading)
     if min(functional.get_size(image)) > side:
         image = functional.resize(image, [side], antialias=True)
     if not isinstance(image, torch.Tensor):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from image_datasets.folder import SLIMMEST, read_image
+from image_datasets.reading import CURRENT, Reading
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,7 @@ MOST_PIXELS = 50_000_000  # above it Pillow reads, and decompression bombs are r
 MOST_BYTES = 1 << 28  # of a file that is read at once; Pillow reads larger ones as far as it needs them
 
 
-def read_pixels(path: str, chans: int) -> torch.Tensor | Image.Image:
+def read_pixels(path: str, chans: int, reading: Reading = CURRENT) -> torch.Tensor | Image.Image:
     """The image of a file, in RGB or grey, for `data_transform.image_transform`.
 
     A JPEG file of 8 bits per sample in colour, or in grey, becomes a uint8 tensor (C, H, W) whose memory is (H, W, C);
@@ -38,7 +39,7 @@ def read_pixels(path: str, chans: int) -> torch.Tensor | Image.Image:
         pixels = decode(data, chans)
     except Exception:  # Pillow has the last word on what is damaged, and says why
         pixels = None
-    return read_image(path, chans) if pixels is None else pixels
+    return read_image(path, chans, reading) if pixels is None else pixels
 
 
 def as_array(pixels: torch.Tensor | Image.Image) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from image_datasets.reading import Reading
 from image_datasets.registry import Dataset, Found
 from utils import BadRequest
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
     if download:

@@ -9,10 +9,11 @@ import contextlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets.bad_images import BadImage
+from image_datasets.reading import CURRENT, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, in_utf8, readable, shorten
 
@@ -53,7 +54,7 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
     return Path(path)
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     root = check_root(name, path, download, verify, "train/")
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
@@ -73,7 +74,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     side, grey = peek(splits["train"], skip_bad)
     layout = Layout(root, class_names, splits, side, grey)
     has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val, skip_bad=skip_bad)
+    return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
 
 
 def load(found: Found, workers: int) -> Dataset:
@@ -85,15 +86,15 @@ def load(found: Found, workers: int) -> Dataset:
     chans = 1 if layout.grey else 3
     splits, notes, side = {}, [], layout.side
     for part, (paths, labels) in layout.splits.items():
-        images, reasons = (None, None) if side is None else _decode_all(paths, side, chans, workers, found.skip_bad)
+        images, reasons = (None, None) if side is None else _decode_all(paths, side, chans, workers, found)
         if images is None and side is not None:
             side = None
             notes.append(
                 "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
             )
-        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths, reasons=reasons)
+        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths, reasons=reasons, reading=found.reading)
     if side is None:
-        splits = {part: Split(split.targets, None, split.paths) for part, split in splits.items()}
+        splits = {part: replace(split, images=None, reasons=None) for part, split in splits.items()}
     train = splits["train"]
     test_name = "test"
     if "test" in splits:
@@ -218,7 +219,7 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
     return (width if small else None), grey
 
 
-def read_image(path: str, chans: int):
+def read_image(path: str, chans: int, reading: Reading = CURRENT):
     """The decoded image, in RGB or grey, as Pillow's `convert` has it: of an animation the first frame, without
     transparency, and not turned as its EXIF data say. Raises BadImage where it is damaged, or a decompression bomb."""
     with _open(path) as image:
@@ -241,7 +242,7 @@ def _open(path: str):
         raise BadImage(path, str(error) or type(error).__name__) from None
 
 
-def _decode_all(paths: list[str], side: int, chans: int, workers: int, skip_bad: bool):
+def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Found):
     """(uint8 (N, side, side, chans), why each image cannot be read), or twice None where one is of another size.
 
     The decoders let go of the interpreter lock, so threads do.
@@ -256,9 +257,9 @@ def _decode_all(paths: list[str], side: int, chans: int, workers: int, skip_bad:
     def decode(start: int) -> bool:
         for i in range(start, min(start + 256, len(paths))):
             try:
-                pixels = as_array(read_pixels(paths[i], chans))
+                pixels = as_array(read_pixels(paths[i], chans, found.reading))
             except BadImage as error:
-                if not skip_bad:
+                if not found.skip_bad:
                     raise
                 reasons[i] = error.reason
                 continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from multiprocessing.pool import ThreadPool
 
 from image_datasets.folder import read_image
+from image_datasets.reading import Reading
 from image_datasets.registry import Found
 from utils import BadRequest, shorten
 
@@ -25,7 +27,7 @@ def check_images(found: Found, workers: int) -> None:
         ThreadPool(max(1, workers)) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        for reason in pool.imap(_reason, paths, chunksize=32):
+        for reason in pool.imap(functools.partial(_reason, found.reading), paths, chunksize=32):
             bar.update()
             if reason is not None:
                 broken.append(reason)
@@ -39,10 +41,10 @@ def check_images(found: Found, workers: int) -> None:
         bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
 
 
-def _reason(path: str) -> str | None:
+def _reason(reading: Reading, path: str) -> str | None:
     """Why a file cannot be read, None where it can."""
     try:
-        read_image(path, 3)
+        read_image(path, 3, reading)
     except BadRequest as error:
         return str(error)
     return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets import folder
+from image_datasets.reading import Reading
 from image_datasets.registry import Dataset, Found
 from utils import BadRequest, read_json, shorten, write_json
 
@@ -57,7 +58,7 @@ class Sharded:
         return self.layout.splits
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool) -> Found:
+def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
@@ -89,7 +90,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
                          f" the full set has {FULL[part]:,}")  # fmt: skip
     side, grey = folder.peek(splits["train"], skip_bad)
     layout = folder.Layout(root, _class_names(names), splits, side, grey)
-    return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad)
+    return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
 
 
 def load(found: Found, workers: int) -> Dataset:

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, suggestion
 
 if TYPE_CHECKING:
@@ -82,19 +83,21 @@ class Found:
         layout: for the data set's own `load`.
         has_val: there is a validation split besides the one that is reported on.
         skip_bad: image files that cannot be read are left out, and do not stop the run.
+        reading: the rules that image files are read by.
     """
 
     name: str
     layout: Any
     has_val: bool = False
     skip_bad: bool = False
+    reading: Reading = CURRENT
 
 
 class Entry(NamedTuple):
     """What is known of a data set before it is seen.
 
     Attributes:
-        module: has check(name, path, download, verify, skip_bad) -> Found and load(found, workers) -> Dataset.
+        module: has check(name, path, download, verify, skip_bad, reading) -> Found and load(found, workers) -> Dataset.
         num_classes, side, in_chans: None where the folder tells, or where images differ in size.
     """
 
@@ -139,7 +142,14 @@ def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
     return len(layout.class_names), layout.side, 1 if layout.grey else 3
 
 
-def check_dataset(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool = False) -> Found:
+def check_dataset(
+    name: str,
+    path: str | None,
+    download: bool,
+    verify: bool,
+    skip_bad: bool = False,
+    reading: Reading = CURRENT,
+) -> Found:
     """Raises BadRequest for an unknown name, and for data that is missing or not laid out as it should be.
 
     Args:
@@ -147,9 +157,10 @@ def check_dataset(name: str, path: str | None, download: bool, verify: bool, ski
         download: missing archives may be fetched.
         verify: archives and files must have their published checksum.
         skip_bad: image files that cannot be read are no reason to refuse the data set.
+        reading: the rules that image files are found and read by.
     """
     check_name(name)
-    return _module(name).check(name, path, download=download, verify=verify, skip_bad=skip_bad)
+    return _module(name).check(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
 
 
 def load_dataset(found: Found, workers: int = 0) -> Dataset:

@@ -71,6 +71,6 @@ def with_copies(splits: list[Split], found: Found, kind: str, cache_dir: str | N
     side = short_side(img_size)
     place = base_folder(found, cache_dir) / f"{kind}-{side}"
     paths = [path for split in splits for path in split.paths]
-    copies = complete(place, kind, side, chans, str(found.layout.root), paths, workers, found.skip_bad)
+    copies = complete(place, kind, side, chans, str(found.layout.root), paths, workers, found)
     parts = np.split(np.arange(len(paths)), np.cumsum([len(split) for split in splits])[:-1])
     return [replace(split, copies=copies.subset(part)) for split, part in zip(splits, parts, strict=True)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, derive_seed
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Split:
         copies: what is read in place of these files.
         reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
             could not are there in black, and left out of every batch.
+        reading: the rules that files are read by.
     """
 
     targets: np.ndarray
@@ -35,6 +37,7 @@ class Split:
     paths: Sequence[str] | None = None
     copies: Copies | None = None
     reasons: np.ndarray | None = None
+    reading: Reading = CURRENT
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -43,7 +46,8 @@ class Split:
         images = None if self.images is None else self.images[index]
         paths = None if self.paths is None else [self.paths[i] for i in index]
         reasons = None if self.reasons is None else self.reasons[index]
-        return Split(self.targets[index], images, paths, self.copies and self.copies.subset(index), reasons)
+        copies = self.copies and self.copies.subset(index)
+        return replace(self, targets=self.targets[index], images=images, paths=paths, copies=copies, reasons=reasons)
 
     def bad(self) -> np.ndarray:
         """The indices of the images that are known to be unreadable."""

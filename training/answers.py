@@ -66,6 +66,7 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.dataset is None and s.data_path is None:
         s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
+    s.data_rules = stored["data_rules"]
     dataset = image_datasets.load_dataset(options.check_data(s, given), workers=s.num_workers)
     for one in pair:
         checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)
@@ -130,7 +131,7 @@ class _Readable:
         reason = self.split.reasons[i] if i in self.known else None
         if self.split.images is None:
             try:
-                read_image(self.split.paths[i], 3)
+                read_image(self.split.paths[i], 3, self.split.reading)
             except BadImage as error:
                 reason = error.reason
         if reason is not None:

@@ -18,7 +18,7 @@ from training import distributed, earlier
 from training.metrics import Totals
 from training.optim import ModelEMA
 from training.run_directory import RunDirectory
-from training.stored import check_content
+from training.stored import check_content, complete_older
 from training.tracking import say
 from utils import BadRequest, RunFailed, human, replacing
 
@@ -188,7 +188,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
     check_content(content, path)
-    return content
+    return {**content, "settings": complete_older(content["settings"])}
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
+from image_datasets.reading import NEWEST, OLDEST
 from training import distributed
 from training.flag_types import (
     COUNT,
@@ -107,6 +108,9 @@ GROUPS: dict[str, list[Flag]] = {
              may_change=True),
         Flag("verify-checksum", "insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
              " CIFAR, plain data only", default=True, negatable=True, modes=(*EVERY_READER, MEASURE), may_change=True),
+        Flag("data-rules", "version of the rules by which image files are found and read (docs/data.md); 1: those of"
+             " runs that store none", check=number(int, OLDEST, NEWEST), metavar="N",
+             default_text="the newest; a run keeps its own", modes=(TRAIN, INSPECT)),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
              metavar="PX",
              default_text="that of the data set; 224 where its images differ in size, and for some models",

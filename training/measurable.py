@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.run_directory import RunDirectory
+from training.stored import complete_older
 from utils import BadRequest, read_json
 
 
@@ -16,6 +17,7 @@ class Measurable:
     Attributes:
         checkpoint: holds the selected weights.
         dataset, data_path: what it reported on, and the folder that this was read from.
+        data_rules: the rules that its image files were found and read by.
         top1: what it reported.
     """
 
@@ -23,6 +25,7 @@ class Measurable:
     checkpoint: Path
     dataset: str
     data_path: str | None
+    data_rules: int
     top1: float
 
 
@@ -59,6 +62,7 @@ def _read(directory: RunDirectory) -> Measurable:
     content = read_json(directory.summary)
     content = content if isinstance(content, dict) else {}
     settings = content.get("settings") if isinstance(content.get("settings"), dict) else {}
+    settings = complete_older(settings)
     kinds = {"dataset": str, "data_path": str | None, "evaluated": str | None}
     wrong = [key for key, kind in kinds.items() if not isinstance(settings.get(key), kind)]
     if wrong or not isinstance(content.get("top1"), float):
@@ -66,4 +70,5 @@ def _read(directory: RunDirectory) -> Measurable:
     checkpoint = Path(settings.get("evaluated") or directory.best)  # of an evaluation: the file that it scored
     if not checkpoint.is_file():
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there")
-    return Measurable(directory, checkpoint, settings["dataset"], settings.get("data_path"), content["top1"])
+    dataset, path, rules = (settings[key] for key in ("dataset", "data_path", "data_rules"))
+    return Measurable(directory, checkpoint, dataset, path, rules, content["top1"])

@@ -74,12 +74,13 @@ def _measure(
 
 def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], datasets: dict[tuple, Dataset]) -> Dataset:
     """The run's data set, from the folder that is given, or else from where the run had it."""
-    name, path = run.dataset, s.data_path or run.data_path
-    if (name, path) not in datasets:
-        found = options.check_data(SimpleNamespace(**{**vars(s), "dataset": name, "data_path": path}), given)
+    name, path, rules = run.dataset, s.data_path or run.data_path, run.data_rules
+    if (name, path, rules) not in datasets:
+        of_run = {"dataset": name, "data_path": path, "data_rules": rules}
+        found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
-        datasets[name, path] = image_datasets.load_dataset(found, workers=s.num_workers)
-    return datasets[name, path]
+        datasets[name, path, rules] = image_datasets.load_dataset(found, workers=s.num_workers)
+    return datasets[name, path, rules]
 
 
 def _robustness(

@@ -13,6 +13,7 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
+from image_datasets.reading import NEWEST, Reading
 from training import distributed, lock, measurable, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
@@ -287,9 +288,11 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
     """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
+    s.data_rules = s.data_rules or NEWEST
     try:
-        skip_bad = s.on_bad_image == "skip"
-        found = image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad)
+        found = image_datasets.check_dataset(
+            s.dataset, s.data_path, s.download, s.verify_checksum, s.on_bad_image == "skip", Reading.of(vars(s))
+        )
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:

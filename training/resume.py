@@ -8,7 +8,7 @@ from typing import Any
 
 from training import model_flags
 from training.flags import FLAGS
-from training.stored import check_settings
+from training.stored import check_settings, complete_older
 from utils import BadRequest, read_json
 
 SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it came to
@@ -70,7 +70,7 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     check_settings(stored["settings"], file)
     if not isinstance(stored.get("wandb_run_id"), str):
         raise BadRequest(f"{file}: damaged (no wandb_run_id)")
-    return stored["settings"]
+    return complete_older(stored["settings"])
 
 
 def finished(s: SimpleNamespace) -> bool:

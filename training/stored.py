@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import models
+from image_datasets.reading import OLDEST
 from training import model_flags
 from training.flags import FLAGS, Flag
 from utils import BadRequest
 
+OLDER = {"data_rules": OLDEST}
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
 
@@ -34,6 +36,11 @@ def check_settings(settings: Any, source: object) -> None:
     for key, flag in model_flags.flags_of(settings["model"]).items():
         if key in built_with and not _is_value(flag, built_with[key]):
             raise BadRequest(f"{source}: damaged (its model_args: {key} is {_short(built_with[key])})")
+
+
+def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with what older versions did where they had no flag for it yet."""
+    return {**OLDER, **settings}
 
 
 def _is_value(flag: Flag, value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from data_transform import Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
+from image_datasets.reading import Reading
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, options, processes, results
 from training.run_directory import RunDirectory
@@ -53,7 +55,7 @@ def batches_for(
 ) -> EvalBatches:
     """Evaluation batches of a split as the model of a checkpoint wants them."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
-    split = split.with_channels(content["in_chans"])
+    split = replace(split.with_channels(content["in_chans"]), reading=Reading.of(content["settings"]))
     crop = content["eval_crop"]
     return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
 
@@ -70,6 +72,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.dataset is None and s.data_path is None:
         s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
+    s.data_rules = stored["data_rules"]
     found = options.check_data(s, given)
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
@@ -131,7 +134,8 @@ def run_prediction(s: SimpleNamespace) -> None:
     model, content = read_for_use(path, None)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     transform = image_transform(None, content["img_size"], content["eval_crop"])
-    images = [transform(read_pixels(file, content["in_chans"])) for file in files]
+    reading = Reading.of(content["settings"])
+    images = [transform(read_pixels(file, content["in_chans"], reading)) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
     with processes.autocast(device, s.eval_precision):
         logits = model.to(device)(normalize(torch.stack(images).to(device)))

@@ -21,6 +21,7 @@ from image_datasets import copying
 from image_datasets.batches import StreamedTrainBatches
 from image_datasets.copies import Copies
 from image_datasets.copying import complete
+from image_datasets.registry import Found
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed
 
@@ -47,7 +48,7 @@ def sources(tmp_path) -> list[str]:
 
 
 def make(place: Path, sources: list[str], kind: str = "raw", workers: int = 0, chans: int = 3) -> Copies:
-    return complete(place, kind, SIDE, chans, str(Path(sources[0]).parent), sources, workers)
+    return complete(place, kind, SIDE, chans, str(Path(sources[0]).parent), sources, workers, Found("folder", None))
 
 
 def images(copies: Copies) -> list[np.ndarray]:
