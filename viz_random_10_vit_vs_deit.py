@@ -27,6 +27,7 @@ GROUPS = {
     "images": [
         replace(FLAGS["dataset"], default_text="that of the first model's run"),
         replace(FLAGS["data_path"], default_text="that of the first model's run"),
+        FLAGS["accept_changed_data"],
         replace(FLAGS["on_bad_image"], help="what an image file that cannot be read does: error, it stops the script;"
                 " skip, others are drawn in its place"),
         Flag("num-images", "images to draw", default=10, check=number(int, 1, 100), metavar="N"),

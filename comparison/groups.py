@@ -10,7 +10,7 @@ import numpy as np
 
 from comparison.metric_names import METRICS
 from comparison.runs import Run
-from training.flags import FLAGS
+from training.flags import FLAGS, TRAIN
 from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.
@@ -70,6 +70,11 @@ class Cohort:
         return self.runs[0].class_names
 
     @property
+    def digests(self) -> set[str | None]:
+        """Of the images; None: a run of an earlier version does not tell."""
+        return {run.image_digest for run in self.runs}
+
+    @property
     def fractions(self) -> list[float]:
         """From the largest."""
         return sorted({model.fraction for model in self.models}, reverse=True)
@@ -104,15 +109,21 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
     """
     _same_data(runs)
     cohorts: dict[tuple, dict[tuple, list[Run]]] = {}
+    digests: dict[tuple, set[str]] = {}
+    for run in runs:
+        digests.setdefault(_scored(run), set()).update({run.image_digest} - {None})
     keys = {i: variants[i] or _fingerprint(run) for i, run in enumerate(runs)}
     named = [key for key in order if key in keys.values()]
     ranks = {key: rank for rank, key in enumerate(dict.fromkeys([*named, *keys.values()]))}
     for i in sorted(keys, key=lambda i: (ranks[keys[i]], -runs[i].fraction, runs[i].seed)):
         run = runs[i]
-        protocol = (run.summary["split"], _protocol(run), run.targets.tobytes())
+        # A run of an earlier version, which stores no digest, is taken for one of the same images where there are no
+        # two kinds of them.
+        alike = _scored(run)
+        protocol = (*alike, run.image_digest if len(digests[alike]) > 1 else None)
         cohorts.setdefault(protocol, {}).setdefault((keys[i], run.fraction), []).append(run)
     made = []
-    for (split, selected_on, _), members in cohorts.items():
+    for (split, selected_on, *_), members in cohorts.items():
         models = [Model("", fraction, runs) for (_, fraction), runs in members.items()]
         names = [key if isinstance(key, str) else None for key, _ in members]
         _name(models, names, [key for key, _ in members])
@@ -130,6 +141,8 @@ def why_apart(first: Cohort, other: Cohort) -> str:
         return f"they are scored on other images ({len(other.targets):,}, not {len(first.targets):,})"
     if not np.array_equal(first.targets, other.targets):
         return "they are scored on other images, or on the same in another order"
+    if first.digests != other.digests:
+        return "they are scored on other images, whose number and classes are the same"
     return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
 
 
@@ -145,6 +158,16 @@ def mixed_precision(cohort: Cohort) -> list[str]:
             parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
             sentences.append(f"Not all runs were {done} in the same precision ({parts}).")
     return sentences
+
+
+def unchecked_images(cohort: Cohort) -> list[str]:
+    """A sentence where it could not be checked that all runs were scored on the same images."""
+    count = sum(run.image_digest is None for run in cohort.runs)
+    if not count or len(cohort.runs) == 1:
+        return []
+    which = "No run stores" if count == len(cohort.runs) else f"{count} of {len(cohort.runs)} runs do not store"
+    return [f"{which} a digest of the test images: that all were scored on the same ones is known by their number and"
+            " classes alone."]  # fmt: skip
 
 
 def _same_data(runs: list[Run]) -> None:
@@ -164,6 +187,11 @@ def _protocol(run: Run) -> str:
     return re.sub(r", seed \d+$", "", str(run.summary["selected_on"]))
 
 
+def _scored(run: Run) -> tuple:
+    """How it was scored, and on which images as far as their classes tell."""
+    return run.summary["split"], _protocol(run), run.targets.tobytes()
+
+
 def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
     """All settings that its results may depend on, but the seed."""
     return tuple(sorted((key, str(value)) for key, value in _flat(run).items()))
@@ -171,7 +199,9 @@ def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
-    flat = {key: value for key, value in run.settings.items()
+    # A flag that is newer than the run has the default that it had no say in.
+    settings = {**{key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}, **run.settings}
+    flat = {key: value for key, value in settings.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}

@@ -59,6 +59,12 @@ class Run:
         """The precision of "train", "select" or "test". Earlier versions had one for all three; None: not known."""
         return self.summary.get(f"{of}_precision", self.settings.get("precision"))
 
+    @property
+    def image_digest(self) -> str | None:
+        """Of the images that it was scored on, by content and class; None for runs of earlier versions."""
+        digests = self.summary.get("image_digests")
+        return digests.get("test") if isinstance(digests, dict) else None
+
     def metric(self, name: str) -> float:
         """As its summary has it; NaN where it is not defined."""
         value = self.summary[name]

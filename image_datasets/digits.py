@@ -25,11 +25,12 @@ def load(found: Found, workers: int) -> Dataset:
 
     data = load_digits()
     images = (data.images * (255 / 16)).round().astype(np.uint8)[..., None]  # stored as 0 to 16
-    train, test = split_test(Split(data.target.astype(np.int64), images))
+    class_names = [str(digit) for digit in range(10)]
+    train, test = split_test(Split(data.target.astype(np.int64), images), class_names)
     pixels = train.images / 255
     return Dataset(
         name="digits",
-        class_names=[str(digit) for digit in range(10)],
+        class_names=class_names,
         mean=(float(pixels.mean()),),
         std=(float(pixels.std()),),
         side=8,

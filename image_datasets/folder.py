@@ -11,14 +11,18 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from image_datasets.bad_images import BadImage
-from image_datasets.reading import CURRENT, Reading
+from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
+from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, in_utf8, readable, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
+OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1), as the run was trained"
+DIFFERING = "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
 # Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
@@ -34,6 +38,10 @@ class Layout:
     splits: dict[str, tuple[list[str], list[int]]]
     side: int | None  # of the images, where the first of each class are equal, square and small
     grey: bool
+    notes: tuple[str, ...] = ()
+
+    def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Layout:
+        return replace(self, splits=splits, class_names=class_names)
 
 
 def check_root(name: str, path: str | None, download: bool, verify: bool, holds: str) -> Path:
@@ -56,12 +64,67 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
 
 def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     root = check_root(name, path, download, verify, "train/")
+    class_names, splits, notes = (_find_as_before if reading.rules == OLDEST else _find)(name, root)
+    side, grey = peek(splits["train"], skip_bad)
+    layout = Layout(root, class_names, splits, side, grey, tuple(notes))
+    has_val = name == "folder" and "val" in splits and "test" in splits
+    return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
+
+
+FoundFiles = tuple[list[str], dict[str, tuple[list[str], list[int]]], list[str]]  # classes, splits, notes
+
+
+def _find(name: str, root: Path) -> FoundFiles:
+    """The classes and image files of each split, and what a user should know of how they were found."""
+    left_out = LeftOut()
+    folders = find_splits(root)
+    if "train" not in folders:
+        raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
+    wanted = {"imagenet1k": ("train", "val"), "tiny-imagenet": ("train",)}.get(name, tuple(folders))
+    if name == "imagenet1k" and "val" not in folders:
+        raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
+    found = {part: class_folders(folders[part], left_out) for part in wanted}
+    class_names = sorted(found["train"])
+    _check_classes(folders["train"], class_names)
+    splits = {}
+    for part in wanted:
+        if not found[part]:
+            raise BadRequest(f"{folders[part]}: has no class folders (images must lie in {folders[part]}/<class>/)")
+        unknown = sorted(found[part].keys() - set(class_names))
+        if unknown:
+            raise BadRequest(f"{folders[part]}: has classes that train/ lacks: {shorten(unknown)}")
+        paths, labels = [], []
+        for label, class_name in enumerate(class_names):
+            if class_name not in found[part] and part != "train":
+                continue
+            inside = found[part][class_name]
+            if name == "tiny-imagenet":
+                inside = [str(Path(folder, "images")) for folder in inside if Path(folder, "images").is_dir()]
+            files = images_in(inside, left_out)
+            if not files:
+                raise BadRequest(f"{folders[part] / class_name}: a class folder without images")
+            paths += files
+            labels += [label] * len(files)
+        splits[part] = paths, labels
+    if name == "tiny-imagenet":
+        splits["test"] = _tiny_imagenet_val(root / "val", class_names)
+    beside = unused(root, list(folders.values())) if name == "folder" else []
+    return class_names, splits, [*left_out.notes(), *beside]
+
+
+def _check_classes(folder: Path, class_names: list[str]) -> None:
+    if len(class_names) < 2:
+        found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
+        raise BadRequest(f"{folder}: has {found}; images must lie in train/<class>/, of at least two classes")
+
+
+def _find_as_before(name: str, root: Path) -> FoundFiles:
+    """By the rules of version 1, which runs keep that were made by them."""
+    path = root
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
     class_names = sorted(_class_folders(root / "train"))
-    if len(class_names) < 2:
-        found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
-        raise BadRequest(f"{root / 'train'}: has {found}; images must lie in train/<class>/, of at least two classes")
+    _check_classes(root / "train", class_names)
     splits = {"train": _scan(root / "train", class_names, images="images" if name == "tiny-imagenet" else "")}
     if name == "tiny-imagenet":
         splits["test"] = _tiny_imagenet_val(root / "val", class_names)
@@ -71,10 +134,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:
         raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
-    side, grey = peek(splits["train"], skip_bad)
-    layout = Layout(root, class_names, splits, side, grey)
-    has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
+    return class_names, splits, [OLD_RULES]
 
 
 def load(found: Found, workers: int) -> Dataset:
@@ -83,16 +143,27 @@ def load(found: Found, workers: int) -> Dataset:
     from image_datasets.splits import Split, split_test
 
     layout: Layout = found.layout
-    chans = 1 if layout.grey else 3
-    splits, notes, side = {}, [], layout.side
+    grey, side = layout.grey, layout.side
+    splits, notes = {}, list(layout.notes)
+    facts: dict[str, np.ndarray | None] = dict.fromkeys(layout.splits)
+    if found.reading.rules > OLDEST:
+        from image_datasets.facts import look_at
+
+        paths = [path for files, _ in layout.splits.values() for path in files]
+        ends = np.cumsum([len(files) for files, _ in layout.splits.values()])[:-1]
+        facts = dict(zip(layout.splits, np.split(look_at(layout.root, paths, workers), ends), strict=True))
+        grey, side = _judge(np.concatenate(list(facts.values())), notes)
+        if layout.side is not None and side is None:
+            notes.append(DIFFERING)
+    chans = 1 if grey else 3
     for part, (paths, labels) in layout.splits.items():
         images, reasons = (None, None) if side is None else _decode_all(paths, side, chans, workers, found)
         if images is None and side is not None:
             side = None
-            notes.append(
-                "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
-            )
-        splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths, reasons=reasons, reading=found.reading)
+            notes.append(DIFFERING)
+        splits[part] = Split(
+            np.asarray(labels, dtype=np.int64), images, paths, None, reasons, found.reading, facts[part]
+        )
     if side is None:
         splits = {part: replace(split, images=None, reasons=None) for part, split in splits.items()}
     train = splits["train"]
@@ -106,7 +177,7 @@ def load(found: Found, workers: int) -> Dataset:
         test, test_name = splits["val"], "val"
         notes.append("there is no test/: val/ is what is reported on")
     else:
-        train, test = split_test(train)
+        train, test = split_test(train, layout.class_names)
         notes.append(
             "there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split"
         )
@@ -125,6 +196,23 @@ def load(found: Found, workers: int) -> Dataset:
         test_name=test_name,
         notes=notes,
     )
+
+
+def _judge(facts, notes: list[str]) -> tuple[bool, int | None]:
+    """(whether all images are grey, the side of all where they are equal, square and small), from all files' headers.
+    A mixture of grey and colour is told in `notes`."""
+    import numpy as np
+
+    from image_datasets.facts import COLOUR, GREY
+
+    seen = facts[facts["kind"] > 0]
+    grey, colour = (int((seen["kind"] == kind).sum()) for kind in (GREY, COLOUR))
+    if grey and colour:
+        notes.append(f"{grey:,} of {grey + colour:,} images are grey, the others in colour: all are read in colour")
+    sizes = np.unique(seen[["width", "height"]])
+    side = int(sizes["width"][0]) if len(sizes) == 1 else None
+    small = side is not None and side == sizes["height"][0] and side <= SMALL
+    return grey > 0 and not colour, side if small else None
 
 
 def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -203,7 +291,7 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
         if label in seen:
             continue
         try:
-            with _open(path) as image:
+            with open_image(path) as image:
                 sizes.add(image.size)
                 grey = grey and image.mode in ("L", "1")
         except BadImage as error:
@@ -222,16 +310,21 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
 def read_image(path: str, chans: int, reading: Reading = CURRENT):
     """The decoded image, in RGB or grey, as Pillow's `convert` has it: of an animation the first frame, without
     transparency, and not turned as its EXIF data say. Raises BadImage where it is damaged, or a decompression bomb."""
-    with _open(path) as image:
+    with open_image(path) as image:
         return image.convert("RGB" if chans == 3 else "L")
 
 
 @contextlib.contextmanager
-def _open(path: str):
+def open_image(path: str, file: IO[bytes] | None = None):
+    """The image of a file, opened by Pillow but not decoded yet. Raises BadImage where it cannot be used.
+
+    Args:
+        file: its content, where that has been read already.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file or path) as image:
             width, height = image.size
             if width * height > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{width:,} x {height:,} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets import folder
-from image_datasets.reading import Reading
+from image_datasets.discovery import LeftOut, images_in, is_hidden
+from image_datasets.reading import OLDEST, Reading
 from image_datasets.registry import Dataset, Found
 from utils import BadRequest, read_json, shorten, write_json
 
@@ -36,6 +37,9 @@ class Sharded:
     layout: folder.Layout
     wnids: list[str]
     notes: list[str]
+
+    def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Sharded:
+        return replace(self, layout=self.layout.with_splits(splits, class_names))
 
     @property
     def root(self) -> Path:
@@ -67,8 +71,9 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         raise BadRequest(f"--datapath {path}: has no train.X* folders, the shards of the training images")
     if not (root / VAL).is_dir():
         raise BadRequest(f"--datapath {path}: has no {VAL}/ with one folder of images per class")
-    content = _scan([*shards, root / VAL], wnids, root)
-    notes = [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
+    content = _scan([*shards, root / VAL], wnids, root, reading)
+    notes = [folder.OLD_RULES] if reading.rules == OLDEST else []
+    notes += [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
     partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in wnids)
     if partial:
         notes.append(f"{partial} of {len(wnids)} classes live in some of the shards only")
@@ -122,7 +127,7 @@ def _shard_number(shard: Path) -> tuple[int, str]:
     return (int(digits[0]) if digits else 0, shard.name)
 
 
-def _scan(parts: list[Path], wnids: list[str], root: Path) -> dict:
+def _scan(parts: list[Path], wnids: list[str], root: Path, reading: Reading) -> dict:
     """{"files": file names by part and WNID, "copies": training files, relative to root, that stand in val.X too}.
 
     It is kept in a file beside the data and used again as long as no folder has changed since; where that cannot be
@@ -130,27 +135,37 @@ def _scan(parts: list[Path], wnids: list[str], root: Path) -> dict:
     """
     folders = {}
     for part in parts:
-        folders[part.name] = sorted(entry.name for entry in os.scandir(part) if entry.is_dir())
+        folders[part.name] = sorted(
+            entry.name for entry in os.scandir(part) if entry.is_dir() and (_old(reading) or not is_hidden(entry.name))
+        )
         unknown = sorted(set(folders[part.name]) - set(wnids))
         if unknown:
             raise BadRequest(f"{part}: has classes that {LABELS} does not name: {shorten(unknown)}")
     state = [(part.name, name, (part / name).stat().st_mtime_ns) for part in parts for name in folders[part.name]]
-    fingerprint = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    rules = "" if _old(reading) else f" {reading.rules}"
+    fingerprint = hashlib.sha256(f"{json.dumps(state)}{rules}".encode()).hexdigest()
     try:
         known = read_json(root / SCAN)
         if isinstance(known, dict) and known.get("fingerprint") == fingerprint:
             return known
     except BadRequest:  # none yet, or damaged
         pass
-    files = {part.name: {name: _images(part / name) for name in folders[part.name]} for part in parts}
+    files = {part.name: {name: _images(part / name, reading) for name in folders[part.name]} for part in parts}
     content = {"fingerprint": fingerprint, "files": files, "copies": _copies(root, files)}
     if os.access(root, os.W_OK | os.X_OK):
         write_json(root / SCAN, content)
     return content
 
 
-def _images(where: Path) -> list[str]:
-    files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
+def _old(reading: Reading) -> bool:
+    return reading.rules == OLDEST
+
+
+def _images(where: Path, reading: Reading) -> list[str]:
+    if _old(reading):
+        files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
+    else:
+        files = [os.path.relpath(path, where) for path in images_in([str(where)], LeftOut())]
     if not files:
         raise BadRequest(f"{where}: a class folder without images ({', '.join(folder.EXTENSIONS)})")
     return files

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from image_datasets.reading import CURRENT, Reading
-from utils import BadRequest, derive_seed
+from utils import BadRequest, derive_seed, shorten
 
 if TYPE_CHECKING:
     from image_datasets.copies import Copies
@@ -30,6 +30,7 @@ class Split:
         reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
             could not are there in black, and left out of every batch.
         reading: the rules that files are read by.
+        facts: of the files, as `facts.look_at` gives them; None where nobody has looked.
     """
 
     targets: np.ndarray
@@ -38,6 +39,7 @@ class Split:
     copies: Copies | None = None
     reasons: np.ndarray | None = None
     reading: Reading = CURRENT
+    facts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -47,7 +49,10 @@ class Split:
         paths = None if self.paths is None else [self.paths[i] for i in index]
         reasons = None if self.reasons is None else self.reasons[index]
         copies = self.copies and self.copies.subset(index)
-        return replace(self, targets=self.targets[index], images=images, paths=paths, copies=copies, reasons=reasons)
+        facts = None if self.facts is None else self.facts[index]
+        return replace(
+            self, targets=self.targets[index], images=images, paths=paths, copies=copies, reasons=reasons, facts=facts
+        )
 
     def bad(self) -> np.ndarray:
         """The indices of the images that are known to be unreadable."""
@@ -82,26 +87,37 @@ def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.nda
     return np.sort(np.concatenate(chosen))
 
 
-def hold_out(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out): a stratified `fraction` is held out. A class of one image raises BadRequest."""
+def hold_out(
+    targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], way_out: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out): a stratified `fraction` is held out.
+
+    Args:
+        way_out: what helps where a class has too few images, for the message.
+
+    Raises:
+        BadRequest: no image would be left of a class.
+    """
     held = stratified_prefix(targets, fraction, seed)
     kept = np.setdiff1d(np.arange(len(targets)), held)
     lost = np.setdiff1d(targets, targets[kept])
     if len(lost):
-        raise BadRequest(
-            f"{len(lost)} classes have too few training images to hold out {fraction:g} of them"
-            f" (class index {lost[0]} has {int((targets == lost[0]).sum())})"
-        )
+        few = shorten((f"{class_names[label]} has {int((targets == label).sum())}" for label in lost), 3)
+        classes = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
+        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {way_out}")
     return kept, held
 
 
-def split_test(train: Split) -> tuple[Split, Split]:
+def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
     """(train, test) of a set that has no test split of its own: the same images whatever the run's seed."""
-    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"))
+    way_out = "add images, remove such classes, or put test images into test/<class>/"
+    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, way_out)
     return train.subset(kept), train.subset(held)
 
 
-def split_train(train: Split, val_fraction: float, train_fraction: float, seed: int) -> tuple[Split, Split | None]:
+def split_train(
+    train: Split, val_fraction: float, train_fraction: float, seed: int, class_names: Sequence[str]
+) -> tuple[Split, Split | None]:
     """(train, validation): `val_fraction` is carved out first, then `train_fraction` of the rest is kept.
 
     Both are stratified; the validation images do not depend on `train_fraction`, and subsets for growing fractions are
@@ -109,7 +125,8 @@ def split_train(train: Split, val_fraction: float, train_fraction: float, seed: 
     """
     val = None
     if val_fraction > 0:
-        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed))
+        way_out = "add images, remove such classes, or train on all with --val-fraction 0"
+        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed), class_names, way_out)
         train, val = train.subset(kept), train.subset(held)
     if train_fraction < 1:
         train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))

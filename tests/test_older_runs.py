@@ -65,8 +65,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(learns, exp
     assert_same_predictions(run, expected / name, TRAINED_ON)
     assert_same_table(run / "metrics.csv", expected / name / "metrics.csv", TRAINED_ON)
     ours, theirs = read(run / "summary.json"), read(expected / name / "summary.json")
-    for key in ("split", "selected_on", "selected_by", "epochs", "best_epoch", "images", "notes", "params", "flops"):
+    for key in ("split", "selected_on", "selected_by", "epochs", "best_epoch", "images", "params", "flops"):
         assert ours[key] == theirs[key], key
+    assert set(ours["notes"]) >= set(theirs["notes"])
 
 
 @pytest.mark.parametrize("name", ["digits", "folder", "bf16"])

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-import image_datasets
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from training import answer_sheet, checkpoint, explain, options, processes
+from training import answer_sheet, checkpoint, explain, membership, options, processes
 from training.tracking import say
 from training.use import batches_for, read_for_use
 from utils import RunFailed, derive_seed
@@ -67,7 +66,13 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
         s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
     s.data_rules = stored["data_rules"]
-    dataset = image_datasets.load_dataset(options.check_data(s, given), workers=s.num_workers)
+    named = "dataset" in given or "data_path" in given
+    found = options.check_data(s, given)
+    dataset, known = membership.load_scored(
+        found, s.first, pair[0].content, named, s.accept_changed_data, s.num_workers
+    )
+    for note in known["notes"]:
+        say(f"note: {note}")
     for one in pair:
         checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)
         one.model = one.model.to(device)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.weights import check_sums, read_checkpoint
-from training import distributed, earlier
+from training import distributed, earlier, membership
 from training.metrics import Totals
 from training.optim import ModelEMA
 from training.run_directory import RunDirectory
@@ -248,12 +248,17 @@ def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
         raise BadRequest(f"{path}: does not fit the settings of this run ({reason})") from None
 
 
-def resume(state: RunState, directory: RunDirectory) -> None:
+def resume(state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str]) -> None:
     """Puts `state` where the newest readable checkpoint left it, and sees to it that best.pth belongs to it.
 
-    Raises BadRequest where a checkpoint is of another run, or the best epoch's weights are lost.
+    Args:
+        class_names, image_digests: of the data set as it is now (see `manifest.digests`).
+
+    Raises BadRequest where a checkpoint is of another run or of other images, or the best epoch's weights are lost.
     """
-    restore(state, load_newest(directory), directory.last)
+    content = load_newest(directory)
+    membership.check_resumed(content, directory.last, class_names, image_digests)
+    restore(state, content, directory.last)
     if not state.best or not distributed.is_first():
         return
     if _holds_best(state.epoch, state.batch, state.best):

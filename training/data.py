@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 import image_datasets
 import models
 from data_transform import EVAL_CROP, Augment, Mix
-from image_datasets import resized
+from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
@@ -23,7 +26,12 @@ from utils import BadRequest
 
 @dataclass
 class Data:
-    """The splits of a run, with what is needed to make batches of them."""
+    """The splits of a run, with what is needed to make batches of them.
+
+    Attributes:
+        unused: images that are in none of the splits: the rest of --train-fraction, and what was dropped.
+        root: the folder of the data set, where it is one of image files.
+    """
 
     dataset: Dataset
     train: Split
@@ -31,6 +39,8 @@ class Data:
     img_size: int
     selected_on: str
     bad_images: BadImages
+    unused: list[Split] = field(default_factory=list)
+    root: Path | None = None
 
     @property
     def resident(self) -> bool:
@@ -47,7 +57,22 @@ class Data:
             "in_chans": self.dataset.in_chans,
             "eval_crop": 1.0 if self.resident else EVAL_CROP,
             "selected_on": self.selected_on,
+            "image_digests": self.image_digests,
         }
+
+    @functools.cached_property
+    def image_digests(self) -> dict[str, str]:
+        """By split, see `manifest.digest`."""
+        splits = {"train": self.train, "val": self.val, "test": self.dataset.test}
+        return manifest.digests(splits, self.dataset.class_names)
+
+    def write_list(self, file: Path) -> None:
+        """The list of the run's images, for data sets of image files whose content is known."""
+        if self.root is not None and self.train.facts is not None:
+            splits = {"train": [self.train], "test": [self.dataset.test], "unused": self.unused}
+            if self.val is not None and self.val is not self.dataset.test:
+                splits["val"] = [self.val]
+            manifest.write(file, self.root, splits, self.dataset.class_names)
 
 
 def load_data(s: SimpleNamespace, found: Found) -> Data:
@@ -73,7 +98,12 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
         raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if s.crop == "pad" and s.crop_padding is None:
         s.crop_padding = (dataset.side or s.img_size) // 8
-    train_split, val = split_train(dataset.train, s.val_fraction or 0.0, s.train_fraction, s.seed)
+    split_seed = s.seed if s.split_seed is None else s.split_seed
+    train_split, val = split_train(
+        dataset.train, s.val_fraction or 0.0, s.train_fraction, split_seed, dataset.class_names
+    )
+    unused = _rest(dataset.train, [train_split, val])
+    train_split = _without_duplicates(train_split, val or dataset.val, dataset, s.drop_duplicates, unused)
     if s.cache_resized is not None:
         carved = [train_split] if val is None else [train_split, val]
         train_split, *rest = resized.with_copies(
@@ -86,12 +116,51 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     elif dataset.val is not None:
         val, selected_on = dataset.val, "val"
     elif val is not None:
-        selected_on = f"{s.val_fraction:g} of train, stratified, seed {s.seed}"
+        selected_on = f"{s.val_fraction:g} of train, stratified, seed {split_seed}"
     else:
         selected_on = "last epoch"
     if s.ema is not None and val is None:
         selected_on = "last epoch, averaged weights"
-    return Data(dataset, train_split, val, s.img_size, selected_on, BadImages())
+    if dataset.val is not None and dataset.val is not val:
+        unused.append(dataset.val)
+    root = found.layout.root if dataset.train.paths is not None else None
+    return Data(dataset, train_split, val, s.img_size, selected_on, BadImages(), unused, root)
+
+
+def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
+    """The images of `whole`, files, that are in none of its parts."""
+    if whole.paths is None:
+        return []
+    taken = {path for part in parts if part is not None for path in part.paths}
+    rest = np.array([i for i, path in enumerate(whole.paths) if path not in taken], dtype=np.int64)
+    return [whole.subset(rest)] if len(rest) else []
+
+
+def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop: bool, unused: list[Split]) -> Split:
+    """Tells how many training images also stand in the other splits, or under two classes; with `drop` leaves the
+    former out, and adds them to `unused`. Of files by older rules nothing is known."""
+    if train.images is None and train.facts is None:
+        return train
+    found = np.zeros(len(train), dtype=bool)
+    counts = []
+    for name, split in (("validation", val), (dataset.test_name, dataset.test)):
+        if (split is not None and split is not dataset.test) or name == dataset.test_name:
+            also = manifest.duplicates(train, split)
+            found |= also
+            counts += [f"{int(also.sum()):,} in {name}"] if also.any() else []
+    several = manifest.under_two_labels([split for split in (train, val, dataset.test) if split is not None])
+    if several:
+        dataset.notes.append(f"{several:,} images stand under more than one class")
+    if not found.any():
+        return train
+    images = f"{int(found.sum()):,} training images also stand in other splits ({', '.join(counts)})"
+    if not drop:
+        dataset.notes.append(f"{images}; --drop-duplicates leaves them out of training")
+        return train
+    dataset.notes.append(f"{images} and are left out of training")
+    if train.paths is not None:
+        unused.append(train.subset(np.flatnonzero(found)))
+    return train.subset(np.flatnonzero(~found))
 
 
 def make_train_batches(

@@ -33,6 +33,7 @@ EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # of a data set's images
 EVERY_USER = (TRAIN, EVALUATE, PREDICT, MEASURE)  # of a model
 EVERY_BUILDER = (TRAIN, SUMMARY)  # of a model
 EVERY_AUGMENTER = (TRAIN, INSPECT)
+SEED = number(int, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("select-on", "what selects the checkpoint: validation, images held out of the training set; reported, the"
              " split that is reported on, as some published protocols do: all training images are used, and the"
              " result is optimistic", default="validation", check=one_of("validation", "reported"), metavar="SPLIT"),
+        Flag("drop-duplicates", "leave training images out that also stand in the validation or the test split",
+             default=False, modes=EVERY_AUGMENTER),
+        Flag("accept-changed-data", "score a run on its data set although images of its test split are missing or"
+             " changed; the summary says so, and compare.py does not pair such scores", default=False,
+             modes=(EVALUATE, MEASURE)),
         Flag("on-bad-image", "what an image file that cannot be read does: error, it stops the run; skip, it alone is"
              " left out of its batch, and bad_images.txt in the run directory lists it", default="error",
              check=one_of("error", "skip"), metavar="WHAT", modes=EVERY_READER, may_change=True),
@@ -270,8 +276,10 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("sync-bn", "batch normalisation over the batches of all processes (GPUs only)", default=False),
         Flag("compile", "compile the model with torch.compile (minutes, once)", default=False),
         Flag("deterministic", "insist on deterministic algorithms on GPUs too, at some cost in speed", default=False),
+        Flag("split-seed", "seed of the carved validation split and of --train-fraction's images alone", check=SEED,
+             metavar="N", default_text="--seed", modes=EVERY_AUGMENTER),
         Flag("seed", "seed of every random draw: split, initialisation, order, augmentation, dropout", default=0,
-             check=number(int, 0, 2**31 - 1), metavar="N", modes=EVERY_AUGMENTER),
+             check=SEED, metavar="N", modes=EVERY_AUGMENTER),
     ],
     "run directory and tracking": [
         Flag("run-name", "name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import image_datasets
 from image_datasets.registry import Dataset
-from training import checkpoint, options, processes
+from training import checkpoint, membership, options, processes
 from training.flags import GROUPS
 from training.measurable import Measurable
 from training.robustness import measure_robustness
@@ -34,7 +34,7 @@ def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
     device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision)
     say(f"device        {processes.describe(device)}")
     failures: list[Exception] = []
-    datasets: dict[tuple, Dataset] = {}
+    datasets: dict[tuple, tuple] = {}
     for run in s.measure:
         try:
             with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
@@ -50,7 +50,7 @@ def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
 
 def _measure(
-    run: Measurable, s: SimpleNamespace, given: dict[str, Any], device: torch.device, datasets: dict[tuple, Dataset]
+    run: Measurable, s: SimpleNamespace, given: dict[str, Any], device: torch.device, datasets: dict[tuple, tuple]
 ) -> None:
     """Args: datasets: filled with the data set that was read last, for the next run."""
     files = {"corruptions": run.directory.robustness, "speed": run.directory.cost}
@@ -64,23 +64,29 @@ def _measure(
     model, content = read_for_use(str(run.checkpoint), None)
     model = model.to(device, memory_format=torch.channels_last)
     if "corruptions" in wanted:
-        dataset = _dataset(run, s, given, datasets)
+        dataset, known = _dataset(run, s, given, content, datasets)
+        for note in known["notes"]:
+            say(f"{run.directory.path}: {note}")
         checkpoint.settle_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
-        write_json(files["corruptions"], _robustness(run, s, model, content, dataset, device))
+        write_json(files["corruptions"], {**_robustness(run, s, model, content, dataset, device), **known})
     if "speed" in wanted:
         precision = processes.choose_precision(s.precision, device, model)
         write_json(files["speed"], _cost(run, given, model, content, device, precision))
 
 
-def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], datasets: dict[tuple, Dataset]) -> Dataset:
-    """The run's data set, from the folder that is given, or else from where the run had it."""
-    name, path, rules = run.dataset, s.data_path or run.data_path, run.data_rules
-    if (name, path, rules) not in datasets:
-        of_run = {"dataset": name, "data_path": path, "data_rules": rules}
+def _dataset(
+    run: Measurable, s: SimpleNamespace, given: dict[str, Any], content: dict[str, Any], datasets: dict[tuple, tuple]
+) -> tuple[Dataset, dict[str, Any]]:
+    """What `membership.load_scored` gives for the run, from the folder that is given, or else from where it had it."""
+    of_run = {"dataset": run.dataset, "data_path": s.data_path or run.data_path, "data_rules": run.data_rules}
+    key = (*of_run.values(), json.dumps(content.get("image_digests")), None if content.get("image_digests") else run)
+    if key not in datasets:
         found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
-        datasets[name, path, rules] = image_datasets.load_dataset(found, workers=s.num_workers)
-    return datasets[name, path, rules]
+        datasets[key] = membership.load_scored(
+            found, str(run.checkpoint), content, False, s.accept_changed_data, s.num_workers
+        )
+    return datasets[key]
 
 
 def _robustness(

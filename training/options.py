@@ -243,7 +243,8 @@ def _check_use(s: SimpleNamespace) -> None:
 def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
-    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers", "eval_precision"):
+    of_images = ("corrupt_images", "data_path", "verify_checksum", "num_workers", "accept_changed_data")
+    for key in (*of_images, "eval_precision"):
         if key in given and not s.corruptions:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
     if "precision" in given and not s.speed:

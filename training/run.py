@@ -17,7 +17,19 @@ import models
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
 from models import weights as model_weights
-from training import batch_size, checkpoint, cost, distributed, lock, options, processes, recipes, results, teaching
+from training import (
+    batch_size,
+    checkpoint,
+    cost,
+    distributed,
+    lock,
+    membership,
+    options,
+    processes,
+    recipes,
+    results,
+    teaching,
+)
 from training.checkpoint import RunState
 from training.data import Data, batch_arguments, load_data, make_mix, make_train_batches
 from training.distillation import Distillation
@@ -55,7 +67,11 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
         device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         distributed.start(device)
         with distributed.first_one_first():
+            notes = []
+            if s.resume:
+                found, notes = membership.of_resumed(found, RunDirectory(Path(s.runs_dir) / s.run_name), s.num_workers)
             data = load_data(s, found)
+            data.dataset.notes += notes
     stop.check()
     step = functools.partial(trial_step, s, data, device)
     settle_batch_size(s, data, device, step)
@@ -118,6 +134,8 @@ def _run_training(
         holding.enter_context(lock.locked(directory.path))
         directory.sweep()
     state, flops, continued = make_state(s, data, device, directory)
+    if s.resume and not continued and distributed.is_first():
+        data.write_list(directory.images)  # the run may have been killed before it wrote that
     model, precision = state.model, s.precision
     _print_overview(s, data, model, flops, device, precision)
     train_batches = make_train_batches(s, data, device)
@@ -134,7 +152,9 @@ def _run_training(
             return ""
         holding.enter_context(lock.locked(directory.path))
         options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
-        return directory.create(stored, s.overwrite)
+        run_id = directory.create(stored, s.overwrite)
+        data.write_list(directory.images)
+        return run_id
 
     teacher_file = s.teacher_weights
     if s.teacher_epochs is not None:
@@ -214,7 +234,7 @@ def make_state(
     )
     if continued:
         with distributed.first_one_first():
-            checkpoint.resume(state, directory)
+            checkpoint.resume(state, directory, data.dataset.class_names, data.image_digests)
     return state, flops, continued
 
 
@@ -388,6 +408,7 @@ def _score_and_report(
         "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
         "notes": data.dataset.notes,
+        "image_digests": data.image_digests,
         "settings": stored_settings(s),
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, s.eval_precision, stop)

@@ -31,6 +31,7 @@ class RunDirectory:
         self.best = path / "best.pth"
         self.predictions = path / "predictions.npz"
         self.summary = path / "summary.json"
+        self.images = path / "images.csv.gz"
         self.bad_images = path / "bad_images.txt"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"

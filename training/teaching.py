@@ -109,4 +109,6 @@ def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
     carved = s.val_fraction and s.select_on == "validation"
     if not carved or theirs is None or theirs["dataset"] != s.dataset:
         return False
-    return any(theirs.get(key) != getattr(s, key) for key in ("seed", "val_fraction"))
+    seeds = [settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
+             for settings in (theirs, vars(s))]  # fmt: skip
+    return seeds[0] != seeds[1] or theirs.get("val_fraction") != s.val_fraction

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import image_datasets
 import models
 from data_transform import Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
@@ -18,7 +17,7 @@ from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
 from image_datasets.reading import Reading
 from image_datasets.splits import Split
-from training import checkpoint, cost, lock, options, processes, results
+from training import checkpoint, cost, lock, membership, options, processes, results
 from training.run_directory import RunDirectory
 from training.tracking import Wandb, say
 from utils import BadRequest
@@ -79,7 +78,8 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
+    named = "dataset" in given or "data_path" in given
+    dataset, known = membership.load_scored(found, s.evaluate, content, named, s.accept_changed_data, s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     bad_images = BadImages()
@@ -87,6 +87,8 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers, report)
     say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
+    for note in known["notes"]:
+        say(f"note          {note}")
     say(f"device        {processes.describe(device)}, {s.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
     scores = results.score(model, content, batches, dataset.class_names, s.eval_precision)
@@ -112,7 +114,8 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         "train_seconds": content["train_seconds"] and round(content["train_seconds"], 3),
         "peak_memory": processes.peak_memory(device),
         "images": {"test": len(batches.split)},
-        "notes": dataset.notes,
+        "notes": dataset.notes + known.pop("notes"),
+        **known,
         "settings": settings,
     }
     with lock.locked(directory.path):

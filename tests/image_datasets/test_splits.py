@@ -8,8 +8,15 @@ import torch
 from PIL import Image
 
 from image_datasets import Dataset
-from image_datasets.splits import Split, split_test, split_train
+from image_datasets.splits import Split, split_test
+from image_datasets.splits import split_train as split_by_name
 from utils import BadRequest
+
+NAMES = ["cat", "dog", "emu"]
+
+
+def split_train(*args, **kwargs):
+    return split_by_name(*args, **kwargs, class_names=NAMES)
 
 
 @pytest.fixture
@@ -46,7 +53,10 @@ def test_the_seed_decides_the_split_and_nothing_else_does(train):
     first = split_train(train, 0.1, 0.5, seed=1)
     np.random.seed(99)  # noqa: NPY002
     torch.manual_seed(99)
-    again, other = split_train(train, 0.1, 0.5, seed=1), split_train(train, 0.1, 0.5, seed=2)
+    again, other = (
+        split_train(train, 0.1, 0.5, seed=1),
+        split_train(train, 0.1, 0.5, seed=2),
+    )
     assert [numbers(split) for split in first] == [numbers(split) for split in again]
     assert numbers(first[1]) != numbers(other[1])
     assert numbers(first[0]) != numbers(other[0])
@@ -70,20 +80,23 @@ def test_without_a_validation_share_all_images_train(train):
 
 
 def test_the_held_out_test_split_is_a_stratified_fifth_whatever_the_random_state(train):
-    kept, test = split_test(train)
+    kept, test = split_test(train, NAMES)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    assert [numbers(split) for split in split_test(train)] == [numbers(kept), numbers(test)]
+    assert [numbers(split) for split in split_test(train, NAMES)] == [numbers(kept), numbers(test)]
     assert np.bincount(test.targets).tolist() == [20, 12, 8]
     assert sorted(numbers(kept) + numbers(test)) == list(range(200))
     vals = [set(numbers(split_train(kept, 0.2, 1.0, seed)[1])) for seed in range(5)]
     assert not any(val & set(numbers(test)) for val in vals)
 
 
-@pytest.mark.parametrize("split", [split_test, lambda train: split_train(train, 0.1, 1.0, seed=0)])
+@pytest.mark.parametrize(
+    "split",
+    [lambda train: split_test(train, NAMES), lambda train: split_train(train, 0.1, 1.0, seed=0)],
+)
 def test_a_class_of_one_image_cannot_be_held_out_and_is_named(split):
     lonely = Split(np.array([0, 0, 0, 1, 2, 2]), paths=list("abcdef"))
-    with pytest.raises(BadRequest, match=r"1 classes have too few .*\(class index 1 has 1\)"):
+    with pytest.raises(BadRequest, match=r"1 class has too few .*\(dog has 1\); add images"):
         split(lonely)
 
 

@@ -169,7 +169,7 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     save(directory, state, 8)
     directory.best.unlink()
     directory.best.write_bytes(b"")
-    checkpoint.resume(state, directory)
+    checkpoint.resume(state, directory, list("abcde"), {})
     assert read_checkpoint(directory.best)["step"] == 5
     save(directory, state, 9)
     directory.best.unlink()
@@ -177,4 +177,4 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     with pytest.raises(
         BadRequest, match=r"best.pth: damaged.*the weights of epoch 1, the best so far, are nowhere else"
     ):
-        checkpoint.resume(state, directory)
+        checkpoint.resume(state, directory, list("abcde"), {})

@@ -1,0 +1,129 @@
+"""Which folders are classes, and which files in them are images: the rules from version 2 on.
+
+Nothing is decided in silence: what is left out is counted, and told in the data set's notes.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils import BadRequest, in_utf8, readable, shorten
+
+# The first is the name in what is said; a folder may have one of each line.
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")  # taken unopened
+# What systems, editors and programs leave behind, besides names that begin with a dot.
+LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
+          "__pycache__", "icon\r"}  # fmt: skip
+# How files of the formats begin that Pillow reads: JPEG, PNG, GIF, BMP, WebP (RIFF), TIFF, Netpbm, JPEG 2000, AVIF.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+              b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # fmt: skip
+
+
+@dataclass
+class LeftOut:
+    """What was passed over, for the notes."""
+
+    hidden: int = 0
+    no_image: Counter = field(default_factory=Counter)  # by ending
+    spellings: list[str] = field(default_factory=list)  # classes whose folders spell their name differently
+
+    def notes(self) -> list[str]:
+        found = []
+        if self.hidden:
+            found.append(f"{self.hidden:,} hidden files and folders, or such as programs leave behind, are left out")
+        if self.no_image:
+            kinds = shorten((f"{ending} {count:,}" for ending, count in self.no_image.most_common()), 4)
+            found.append(f"{self.no_image.total():,} files in class folders are no images and are left out ({kinds})")
+        if self.spellings:
+            found.append(f"folders whose names differ only in how Unicode spells them are one class:"
+                         f" {shorten(self.spellings)}")  # fmt: skip
+        return found
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The folder of each split that `root` has. Raises BadRequest where it has two for one."""
+    found = {}
+    for split, names in SPLITS.items():
+        there = [root / name for name in names if (root / name).is_dir()]
+        if len(there) > 1:
+            raise BadRequest(f"{root}: has both {there[0].name}/ and {there[1].name}/; keep one as the {split} split")
+        if there:
+            found[split] = there[0]
+    return found
+
+
+def unused(root: Path, used: list[Path]) -> list[str]:
+    """A note where folders beside the splits look like data: they hold folders of images."""
+    names = []
+    for entry in sorted(os.scandir(root), key=lambda entry: in_utf8(entry.name)):
+        if is_hidden(entry.name) or Path(entry.path) in used or not entry.is_dir():
+            continue
+        classes = (inner for inner in os.scandir(entry.path) if inner.is_dir() and not is_hidden(inner.name))
+        if any(_is_image(file.path) for inner in classes for file in os.scandir(inner.path) if file.is_file()):
+            names.append(f"{readable(entry.name)}/")
+    return [f"{shorten(names)} beside {used[0].name}/ looks like data and is not used"] if names else []
+
+
+def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """By name of the class (Unicode's composed form) the folders of its images, links included.
+
+    Raises:
+        BadRequest: a link leads nowhere.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: in_utf8(entry.name)):
+        if is_hidden(entry.name):
+            left_out.hidden += 1
+        elif entry.is_dir():
+            found.setdefault(unicodedata.normalize("NFC", readable(entry.name)), []).append(entry.path)
+        elif entry.is_symlink() and not Path(entry.path).exists():
+            raise BadRequest(f"{entry.path}: is a link that leads nowhere; mend it or delete it")
+    left_out.spellings += [name for name, folders in found.items() if len(folders) > 1]
+    return found
+
+
+def images_in(folders: list[str], left_out: LeftOut) -> list[str]:
+    """The image files at any depth, by content where the ending does not tell, in an order that depends on their names
+    alone. Links are followed; a folder that is met twice counts once."""
+    files: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = list(folders)
+    while waiting:
+        folder = waiting.pop()
+        state = os.stat(folder)  # noqa: PTH116
+        if (state.st_dev, state.st_ino) in seen:
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for entry in os.scandir(folder):
+            if is_hidden(entry.name):
+                left_out.hidden += 1
+            elif entry.is_dir():
+                waiting.append(entry.path)
+            elif entry.name.lower().endswith(ENDINGS) or _is_image(entry.path):
+                files.append(entry.path)
+            else:
+                left_out.no_image[Path(entry.name).suffix.lower() or "no ending"] += 1
+    return sorted(files, key=in_utf8)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is one that people do not see, or that systems and editors leave behind."""
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LITTER
+
+
+def _is_image(path: str) -> bool:
+    """Whether the file begins as images do."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
+            start = file.read(16)
+    except OSError:
+        return False
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    avif = start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"heic")
+    netpbm = start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()
+    return start.startswith(BEGINNINGS) or webp or avif or netpbm

@@ -1,0 +1,132 @@
+"""What is known of each image file: a hash of its content, its size in pixels, whether it is grey.
+
+Every file is read once. The facts are kept beside the data, or where that cannot be written in the user's cache folder,
+and hold as long as a file's size and time do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+
+from image_datasets.bad_images import BadImage
+from image_datasets.folder import open_image
+from utils import in_utf8, replacing
+
+FILE, VERSION = ".image-facts.npz", 1
+UNREADABLE, GREY, COLOUR = 0, 1, 2
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+# digest: BLAKE2b of the whole file. kind: by the header alone; the rest of the file may be damaged all the same.
+FACTS = np.dtype([("digest", "<u8", 2), ("bytes", "<i8"), ("width", "<u4"), ("height", "<u4"), ("kind", "u1")])
+GONE = np.zeros((), FACTS)  # of a file that cannot be read at all
+
+
+def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
+    """The facts (N,), of dtype FACTS, of files below `root`.
+
+    Args:
+        workers: threads, as reading and hashing let go of the interpreter lock.
+    """
+    from tqdm import tqdm
+
+    names = [in_utf8(os.path.relpath(path, root)) for path in paths]
+    stamps = np.array([_stamp(path) for path in paths], "<i8").reshape(-1, 2)
+    known = _read(root)
+    facts = np.zeros(len(paths), FACTS)
+    missing = []
+    for i, name in enumerate(names):
+        entry = known.get(name)
+        if entry is not None and (entry[0] == stamps[i]).all():
+            facts[i] = entry[1]
+        else:
+            missing.append(i)
+    if not missing:
+        return facts
+    with (
+        ThreadPool(max(1, workers)) as pool,
+        tqdm(total=len(missing), desc="reading images once", unit="img", leave=False,
+             disable=not sys.stderr.isatty()) as bar,
+    ):  # fmt: skip
+        for i, found in zip(missing, pool.imap(_look, (paths[i] for i in missing), chunksize=16), strict=True):
+            facts[i] = found
+            bar.update()
+    for name, stamp, found in zip(names, stamps, facts, strict=True):
+        known[name] = (stamp, found)
+    _write(root, known)
+    return facts
+
+
+def hexadecimal(digests: np.ndarray) -> list[str]:
+    """Digests (N, 2) as text."""
+    data = np.ascontiguousarray(digests, "<u8").tobytes().hex()
+    return [data[i : i + 32] for i in range(0, len(data), 32)]
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        state = os.stat(path)  # noqa: PTH116 (Path costs more than the call)
+    except OSError:
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
+
+
+def _look(path: str) -> np.void:
+    found = GONE.copy()
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return found
+    found["digest"] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), "<u8")
+    found["bytes"] = len(data)
+    try:
+        with open_image(path, io.BytesIO(data)) as image:
+            found["width"], found["height"] = image.size
+            found["kind"] = GREY if image.mode in GREY_MODES else COLOUR
+    except BadImage:
+        pass
+    return found
+
+
+def _places(root: Path) -> list[Path]:
+    """Where the facts may be kept, the best place first."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-facts"
+    name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+    return [root / FILE, cache / f"{name}.npz"]
+
+
+def _read(root: Path) -> dict[str, tuple[np.ndarray, np.void]]:
+    """By name of the file: (size, time) and facts."""
+    for place in _places(root):
+        try:
+            with np.load(place, allow_pickle=False) as file:
+                if int(file["version"]) != VERSION:
+                    continue
+                names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+                stamps, facts = file["stamps"], file["facts"]
+                if facts.dtype == FACTS and len(names) == len(stamps) == len(facts):
+                    return dict(zip(names, zip(stamps, facts, strict=True), strict=True))
+        except Exception:  # not there, damaged, or of another version: numpy and zipfile raise many kinds
+            continue
+    return {}
+
+
+def _write(root: Path, known: dict[str, tuple[np.ndarray, np.void]]) -> None:
+    names = np.frombuffer("\0".join(known).encode("utf-8", "surrogateescape"), np.uint8)
+    stamps = np.array([stamp for stamp, _ in known.values()], "<i8")
+    facts = np.array([found for _, found in known.values()], FACTS)
+    for place in _places(root):
+        try:
+            if place.parent != root:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(place) as temporary, temporary.open("wb") as file:
+                np.savez(file, version=VERSION, names=names, stamps=stamps, facts=facts)
+            return
+        except OSError:  # read-only, or full: the next run looks again
+            continue

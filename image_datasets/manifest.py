@@ -1,0 +1,186 @@
+"""Which images a run has: a list of them in its directory, and a digest of each split in its checkpoints.
+
+The list decides membership for as long as the run lives: files that are added to the folder later are left out, and
+files that are missing or changed are noticed.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from image_datasets.facts import hexadecimal, look_at
+from image_datasets.registry import Found
+from image_datasets.splits import Split
+from utils import BadRequest, in_utf8, readable, replacing, shorten
+
+COLUMNS = ("split", "path", "class", "bytes", "hash")
+
+
+def digest(split: Split, class_names: list[str]) -> str:
+    """32 digits that depend on the images of a split, their classes and their order, and not on where they lie.
+
+    Of files it is their content that counts, of images that came in memory their pixels.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    if split.facts is None:
+        state.update(np.ascontiguousarray(split.images).tobytes())
+    else:
+        state.update(np.ascontiguousarray(split.facts["digest"]).tobytes())
+    state.update(np.ascontiguousarray(split.targets, "<i8").tobytes())
+    state.update("\0".join(class_names).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def digests(splits: Mapping[str, Split | None], class_names: list[str]) -> dict[str, str]:
+    """By name of the split; splits that a run does not have are left out. Of files by older rules nothing is known."""
+    return {
+        name: digest(split, class_names)
+        for name, split in splits.items()
+        if split is not None and (split.paths is None or split.facts is not None)
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the list
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An image in a run's list."""
+
+    split: str
+    class_name: str
+    size: int
+    digest: str
+
+
+def write(file: Path, root: Path, splits: Mapping[str, list[Split]], class_names: list[str]) -> None:
+    """The list of all image files of the splits: compressed CSV, a line for each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, split in ((name, split) for name, parts in splits.items() for split in parts):
+        sizes, contents = split.facts["bytes"].tolist(), hexadecimal(split.facts["digest"])
+        for path, target, size, content in zip(split.paths, split.targets.tolist(), sizes, contents, strict=True):
+            writer.writerow([name, relative(path, root), class_names[target], size, content])
+    with replacing(file) as temporary, temporary.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        packed.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def read(file: Path) -> dict[str, Listed]:
+    """By path, relative to the folder of the data set. Raises BadRequest where the file is damaged."""
+    try:
+        with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+            rows = csv.reader(lines)
+            if tuple(next(rows)) != COLUMNS:
+                raise ValueError("other columns")
+            return {path: Listed(split, name, int(size), content) for split, path, name, size, content in rows}
+    except (OSError, EOFError, ValueError, StopIteration, csv.Error) as error:
+        raise BadRequest(f"{file}: the run's list of images cannot be read ({error or type(error).__name__})") from None
+
+
+def relative(path: str, root: Path) -> str:
+    """The name by which the list knows a file."""
+    return readable(in_utf8(os.path.relpath(path, root))).replace(os.sep, "/")
+
+
+@dataclass
+class Changes:
+    """How the files differ from a run's list, by name.
+
+    Attributes:
+        added: files that the list does not have. They are left out, and nothing else changes.
+    """
+
+    added: list[str]
+    missing: list[str]
+    changed: list[str]
+    classes_lost: list[str]
+    classes_new: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.changed)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.classes_lost:
+            new = f"; new: {shorten(self.classes_new, 3)}" if self.classes_new else ""
+            parts.append(f"{len(self.classes_lost)} classes are gone: {shorten(self.classes_lost, 3)}{new}")
+        for names, what in ((self.missing, "are missing"), (self.changed, "have other content")):
+            if names:
+                parts.append(f"{len(names):,} images {what}: {shorten(names, 3)}")
+        return "; ".join(parts)
+
+    def counts(self) -> dict[str, int]:
+        return {"missing": len(self.missing), "changed": len(self.changed)}
+
+
+def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Found, Changes]:
+    """(what `check_dataset` found without what is not in the list, how the files differ from the list).
+
+    Labels follow the list's classes, so that a class that was added moves none. What is missing stays missing; what is
+    changed stays in.
+    """
+    layout = found.layout
+    root, names = layout.root, layout.class_names
+    class_of = dict.fromkeys(item.class_name for item in listed.values())
+    kept_names = [name for name in names if name in class_of]
+    index = {name: i for i, name in enumerate(kept_names)}
+    splits, added, met = {}, [], {}
+    for part, (paths, labels) in layout.splits.items():
+        inside: tuple[list[str], list[int]] = ([], [])
+        for path, label in zip(paths, labels, strict=True):
+            name = relative(path, root)
+            item = listed.get(name)
+            if item is None or item.class_name != names[label]:
+                added.append(name)
+                continue
+            met[name] = path
+            inside[0].append(path)
+            inside[1].append(index[names[label]])
+        if inside[0]:
+            splits[part] = inside
+    facts = look_at(root, list(met.values()), workers)
+    contents = zip(met, hexadecimal(facts["digest"]), strict=True)
+    changed = [name for name, content in contents if content != listed[name].digest]
+    missing = [name for name in listed if name not in met]
+    lost = [name for name in class_of if name not in set(kept_names)]
+    new = [name for name in names if name not in class_of]
+    layout = layout.with_splits(splits, kept_names)
+    has_val = found.has_val and {"val", "test"} <= splits.keys()
+    return replace(found, layout=layout, has_val=has_val), Changes(added, missing, changed, lost, new)
+
+
+# -------------------------------------------------------------------------------------------------------- duplicates
+
+
+def image_keys(split: Split) -> np.ndarray:
+    """uint64 (N, 2): equal where two images are. By pixels of images in memory, else by the files' content."""
+    if split.images is None:
+        return split.facts["digest"]
+    rows = (hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in split.images)
+    return np.frombuffer(b"".join(rows), "<u8").reshape(-1, 2)
+
+
+def duplicates(split: Split, other: Split) -> np.ndarray:
+    """bool (N,): which images of `split` also stand in `other`."""
+    theirs = set(map(bytes, image_keys(other)))
+    return np.array([bytes(key) in theirs for key in image_keys(split)], dtype=bool)
+
+
+def under_two_labels(splits: list[Split]) -> int:
+    """How many images stand under more than one class, each counted once."""
+    labels: dict[bytes, set[int]] = {}
+    for split in splits:
+        for key, target in zip(image_keys(split), split.targets.tolist(), strict=True):
+            labels.setdefault(bytes(key), set()).add(target)
+    return sum(count for size, count in Counter(map(len, labels.values())).items() if size > 1)

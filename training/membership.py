@@ -1,0 +1,165 @@
+"""Whether the images are those that a run had: it goes on with these and is scored on these, or says what changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import image_datasets
+from image_datasets import manifest
+from image_datasets.facts import hexadecimal
+from image_datasets.registry import Dataset, Found
+from training.run_directory import RunDirectory
+from utils import BadRequest
+
+NO_LIST = "the run stores no list of its images: that they are the same is known by classes and counts alone"
+
+
+def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Found, list[str]]:
+    """(what `check_dataset` found, without the images that were added since the run began; notes).
+
+    Raises:
+        BadRequest: images or classes of the run are missing or changed.
+    """
+    if not directory.images.is_file():
+        return found, []
+    found, changes = manifest.restrict(found, manifest.read(directory.images), workers)
+    if changes:
+        raise BadRequest(
+            f"{directory.path}: the images are not those that the run began with ({changes}); put them back, or start a"
+            f" new run from its weights: --weights {directory.last} --run-name NAME"
+        )
+    return found, _added(changes.added)
+
+
+def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], digests: dict[str, str]) -> None:
+    """Raises BadRequest where the checkpoint `content`, read from `path`, was trained with other classes or images."""
+    if list(content["class_names"]) != list(class_names):
+        lost = [name for name in content["class_names"] if name not in class_names]
+        new = [name for name in class_names if name not in content["class_names"]]
+        raise BadRequest(f"{path}: the run has other classes than its data set has now (gone: {_list(lost)}; new:"
+                         f" {_list(new)}); put them back, or start a new run with --weights {path}")  # fmt: skip
+    for split, digest in content.get("image_digests", {}).items():
+        if digests.get(split) != digest:
+            raise BadRequest(f"{path}: the {split} images are not those that the run began with; put them back, or"
+                             f" start a new run with --weights {path}")  # fmt: skip
+
+
+def _of_scored(
+    found: Found, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
+) -> tuple[Found, dict[str, Any]]:
+    """What `check_dataset` found, with the test images of the run's list as its test split."""
+    file = RunDirectory(Path(checkpoint).parent).images
+    if not content.get("image_digests") or found.layout is None or not file.is_file():
+        return found, {"notes": []}
+    listed = manifest.read(file)
+    tested = {name: item for name, item in listed.items() if item.split == "test"}
+    inside, changes = manifest.restrict(found, tested, workers)
+    if named and len(changes.missing) + len(changes.changed) == len(tested):
+        return found, {"notes": ["these are other images than those that the run was tested on"]}
+    if changes and not accept:
+        raise BadRequest(f"{checkpoint}: the images that the run was tested on have changed ({changes}); put them back,"
+                         " or score it all the same with --accept-changed-data")  # fmt: skip
+    if not inside.layout.splits:
+        raise BadRequest(f"{checkpoint}: none of the images that the run was tested on is there")
+    paths = [path for files, _ in inside.layout.splits.values() for path in files]
+    classes = [inside.layout.class_names[label] for _, labels in inside.layout.splits.values() for label in labels]
+    # Classes that were added since are none of the model's.
+    known = set(content["class_names"])
+    names = [name for name in found.layout.class_names if name in known]
+    index = {name: i for i, name in enumerate(names)}
+    taken, train = set(paths), ([], [])
+    for path, label in zip(*found.layout.splits["train"], strict=True):
+        if path not in taken and (name := found.layout.class_names[label]) in index:
+            train[0].append(path)
+            train[1].append(index[name])
+    reported = "val" if "val" in found.layout.splits and "test" not in found.layout.splits else "test"
+    splits = {"train": train, reported: (paths, [index[name] for name in classes])}
+    layout = found.layout.with_splits(splits, names)
+    facts: dict[str, Any] = {"notes": []}
+    if changes:
+        facts["changed_data"] = changes.counts()
+        facts["notes"].append(f"the test images are not all those that the run was tested on: {changes}")
+    return replace(found, layout=layout, has_val=False), facts
+
+
+def load_scored(
+    found: Found, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
+) -> tuple[Dataset, dict[str, Any]]:
+    """(the data set that a checkpoint is scored on, facts for the summary: "notes", "image_digests", and with `accept`
+    "changed_data", the number of images by what has become of them).
+
+    Args:
+        checkpoint: the file that `content` was read from. The run's list of images lies beside it, and decides which
+            are its test images.
+        named: the data set was named on the command line. Where it holds none of the run's test images it is another.
+        accept: go on where images are missing or changed.
+
+    Raises:
+        BadRequest: the test images are not the run's, and nothing said that others were meant.
+    """
+    found, facts = _of_scored(found, checkpoint, content, named, accept, workers)
+    dataset = image_datasets.load_dataset(found, workers=workers)
+    _check_scored(dataset, checkpoint, content, named, accept, facts)
+    return dataset, facts
+
+
+def _check_scored(
+    dataset: Dataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, facts: dict[str, Any]
+) -> None:
+    digests = manifest.digests({"test": dataset.test}, dataset.class_names)
+    facts["image_digests"] = digests
+    theirs = content.get("image_digests")
+    if theirs is None:
+        _check_older(dataset, checkpoint, named, accept, facts)
+    elif digests and digests["test"] != theirs.get("test") and not facts["notes"]:
+        if not (named or accept):
+            raise BadRequest(f"{checkpoint}: the {dataset.test_name} images of {dataset.name} are not those that the"
+                             " run was tested on; --datapath names others, --accept-changed-data scores these")  # fmt: skip
+        facts["notes"].append("these are other images than those that the run was tested on")
+    _note_trained_on(dataset, checkpoint, facts)
+
+
+def _check_older(dataset: Dataset, checkpoint: str, named: bool, accept: bool, facts: dict[str, Any]) -> None:
+    """Of a run without a list: by the classes of its predictions, where they lie beside the checkpoint."""
+    facts["notes"].append(NO_LIST)
+    file = RunDirectory(Path(checkpoint).parent).predictions
+    if named or not file.is_file():
+        return
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            targets = stored["targets"]
+    except Exception:  # damaged: numpy and zipfile raise many kinds
+        return
+    ours = dataset.test.targets
+    if len(ours) != len(targets):
+        difference = f"{len(ours):,} images, then {len(targets):,}"
+    elif not np.array_equal(ours, targets):
+        difference = "the same number, but of other classes or in another order"
+    else:
+        return
+    if not accept:
+        raise BadRequest(f"{checkpoint}: the {dataset.test_name} images of {dataset.name} are not those that the run"
+                         f" was tested on ({difference}); --accept-changed-data scores these")  # fmt: skip
+    facts["notes"].append(f"the test images are not those that the run was tested on ({difference})")
+
+
+def _note_trained_on(dataset: Dataset, checkpoint: str, facts: dict[str, Any]) -> None:
+    file = RunDirectory(Path(checkpoint).parent).images
+    if dataset.test.facts is None or not file.is_file():
+        return
+    trained = {item.digest for item in manifest.read(file).values() if item.split in ("train", "val")}
+    count = sum(digest in trained for digest in hexadecimal(dataset.test.facts["digest"]))
+    if count:
+        facts["notes"].append(f"{count:,} of these images also stand in the run's training or validation images")
+
+
+def _added(names: list[str]) -> list[str]:
+    return [f"{len(names):,} images were added since the run began, and are left out"] if names else []
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
