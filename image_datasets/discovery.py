@@ -6,6 +6,7 @@ Nothing is decided in silence: what is left out is counted, and told in the data
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".t
 # What systems, editors and programs leave behind, besides names that begin with a dot.
 LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
           "__pycache__", "icon\r"}  # fmt: skip
-# How files of the formats begin that Pillow reads: JPEG, PNG, GIF, BMP, WebP (RIFF), TIFF, Netpbm, JPEG 2000, AVIF.
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+# How files of the formats begin that Pillow reads: JPEG, PNG, GIF, TIFF, JPEG 2000; `is_image` knows some more.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
               b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # fmt: skip
 
 
@@ -125,5 +126,7 @@ def _is_image(path: str) -> bool:
         return False
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     avif = start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"heic")
-    netpbm = start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()
-    return start.startswith(BEGINNINGS) or webp or avif or netpbm
+    # Texts may begin with BM or P1, too.
+    bmp = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"
+    netpbm = re.match(rb"P[1-7]\s+(\d|#|WIDTH)", start) is not None
+    return start.startswith(BEGINNINGS) or webp or avif or bmp or netpbm

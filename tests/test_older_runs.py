@@ -107,3 +107,26 @@ def test_a_finished_study_has_nothing_left_to_train(learns, expected):
     before = {file: file.read_bytes() for file in Path("runs/small").glob("*/*.*")}
     learns("small.toml", script=study)
     assert {file: file.read_bytes() for file in before} == before
+
+
+# ------------------------------------------------------------------------------------------ runs without a list of images
+
+
+def test_an_older_run_is_refused_where_its_classes_have_changed(cli, expected):
+    Path("images/train/red").rename("images/train/zebra")
+    result = cli("--resume --run-name folder-stopped")
+    assert result.status == 2 and "gone: red; new: zebra" in result.err
+
+
+def test_the_scores_of_an_older_run_are_refused_where_images_have_moved_its_split(cli, learns, expected):
+    """Nothing but the number of its test images and their classes is known."""
+    for folder in Path("images/train").iterdir():
+        for i in range(6):
+            shutil.copyfile(folder / "00.png", folder / f"0{i}-more.png")
+    for command in ("--evaluate runs/folder/best.pth --run-name again", "--measure runs/folder --corruptions"):
+        result = cli(command)
+        assert result.status == 2 and "not those that the run was tested on (18 images, then 15)" in result.err
+    learns("--evaluate runs/folder/best.pth --run-name again --accept-changed-data")
+    notes = read(Path("runs/again/summary.json"))["notes"]
+    assert any("the run stores no list of its images" in note for note in notes)
+    assert any("18 images, then 15" in note for note in notes)

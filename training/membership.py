@@ -117,8 +117,8 @@ def _check_scored(
         _check_older(dataset, checkpoint, named, accept, facts)
     elif digests and digests["test"] != theirs.get("test") and not facts["notes"]:
         if not (named or accept):
-            raise BadRequest(f"{checkpoint}: the {dataset.test_name} images of {dataset.name} are not those that the"
-                             " run was tested on; --datapath names others, --accept-changed-data scores these")  # fmt: skip
+            images = f"the {dataset.test_name} images of {dataset.name} are not those that the run was tested on"
+            raise BadRequest(f"{checkpoint}: {images}; --datapath names others, --accept-changed-data scores these")
         facts["notes"].append("these are other images than those that the run was tested on")
     _note_trained_on(dataset, checkpoint, facts)
 

@@ -21,7 +21,7 @@ RUN = "--dataset folder --datapath images --model resnet9 --widths 8,8,8 --depth
 
 @pytest.fixture
 def noise(workdir):
-    """noise(train=20, ...) makes images/<part>/{cat,dog}/*.png of noise: nothing but the images themselves can be learnt.
+    """noise(train=20, ...) makes images/<part>/{cat,dog}/*.png of noise: nothing but the images themselves is learnt.
     A side above 64 px makes a streamed set."""
 
     def make(side: int = 16, classes=("cat", "dog"), root: str = "images", seed: int = 0, **parts: int) -> Path:
