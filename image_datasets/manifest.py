@@ -11,8 +11,7 @@ import gzip
 import hashlib
 import io
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,24 +162,16 @@ def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Fou
 # -------------------------------------------------------------------------------------------------------- duplicates
 
 
-def image_keys(split: Split) -> np.ndarray:
-    """uint64 (N, 2): equal where two images are. By pixels of images in memory, else by the files' content."""
+def image_keys(split: Split) -> list[bytes]:
+    """Equal where two images are: by the pixels of images in memory, else by the files' content."""
     if split.images is None:
-        return split.facts["digest"]
-    rows = (hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in split.images)
-    return np.frombuffer(b"".join(rows), "<u8").reshape(-1, 2)
+        return [bytes(key) for key in split.facts["digest"]]
+    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in split.images]
 
 
-def duplicates(split: Split, other: Split) -> np.ndarray:
-    """bool (N,): which images of `split` also stand in `other`."""
-    theirs = set(map(bytes, image_keys(other)))
-    return np.array([bytes(key) in theirs for key in image_keys(split)], dtype=bool)
-
-
-def under_two_labels(splits: list[Split]) -> int:
+def under_two_labels(keys: Iterable[bytes], targets: Iterable[int]) -> int:
     """How many images stand under more than one class, each counted once."""
     labels: dict[bytes, set[int]] = {}
-    for split in splits:
-        for key, target in zip(image_keys(split), split.targets.tolist(), strict=True):
-            labels.setdefault(bytes(key), set()).add(target)
-    return sum(count for size, count in Counter(map(len, labels.values())).items() if size > 1)
+    for key, target in zip(keys, targets, strict=True):
+        labels.setdefault(key, set()).add(target)
+    return sum(len(found) > 1 for found in labels.values())

@@ -109,7 +109,7 @@ def test_a_finished_study_has_nothing_left_to_train(learns, expected):
     assert {file: file.read_bytes() for file in before} == before
 
 
-# ------------------------------------------------------------------------------------------ runs without a list of images
+# ---------------------------------------------------------------------------------------- runs without a list of images
 
 
 def test_an_older_run_is_refused_where_its_classes_have_changed(cli, expected):

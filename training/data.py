@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,20 +138,22 @@ def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
 
 
 def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop: bool, unused: list[Split]) -> Split:
-    """Tells how many training images also stand in the other splits, or under two classes; with `drop` leaves the
-    former out, and adds them to `unused`. Of files by older rules nothing is known."""
+    """Tells how many training images also stand in the other splits, and how many stand under two classes; with `drop`
+    leaves the former out, and adds them to `unused`. Of files by older rules nothing is known."""
     if train.images is None and train.facts is None:
         return train
-    found = np.zeros(len(train), dtype=bool)
-    counts = []
-    for name, split in (("validation", val), (dataset.test_name, dataset.test)):
-        if (split is not None and split is not dataset.test) or name == dataset.test_name:
-            also = manifest.duplicates(train, split)
-            found |= also
-            counts += [f"{int(also.sum()):,} in {name}"] if also.any() else []
-    several = manifest.under_two_labels([split for split in (train, val, dataset.test) if split is not None])
-    if several:
+    splits = {"train": train, "validation": val, dataset.test_name: dataset.test}
+    splits = {name: split for name, split in splits.items() if split is not None}
+    keys = {name: manifest.image_keys(split) for name, split in splits.items()}
+    every = (itertools.chain(*keys.values()), itertools.chain(*(split.targets.tolist() for split in splits.values())))
+    if several := manifest.under_two_labels(*every):
         dataset.notes.append(f"{several:,} images stand under more than one class")
+    taught = keys.pop("train")
+    found, counts = np.zeros(len(train), dtype=bool), []
+    for name, others in keys.items():
+        also = np.fromiter(map(set(others).__contains__, taught), bool, len(taught))
+        found |= also
+        counts += [f"{int(also.sum()):,} in {name}"] if also.any() else []
     if not found.any():
         return train
     images = f"{int(found.sum()):,} training images also stand in other splits ({', '.join(counts)})"
