@@ -14,7 +14,7 @@ from comparison.pairs import Pair, matched
 from comparison.sections import Context
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
-from training import answer_sheet
+from training import answer_sheet, membership
 from utils import BadRequest
 
 IMAGES = 10  # of each model in a pair
@@ -22,18 +22,23 @@ SIDE = 256  # of the images on the sheet, at most, in pixels
 
 
 def load(cohort: Cohort, data_path: str | None) -> Dataset:
-    """The data set of the runs. Raises BadRequest where it is not there, or holds other images than those that the runs
-    were scored on, as far as their classes tell."""
-    settings = cohort.runs[0].settings
+    """The data set of the runs. Raises BadRequest where it is not there, or lacks images that the runs were scored on;
+    of runs of earlier versions only their classes tell."""
+    run = cohort.runs[0]
+    settings = run.settings
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
     found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
-    dataset = image_datasets.load_dataset(found)
-    same = dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets)
-    if not same:
-        raise BadRequest(f"--images: {dataset.test_name} of {path or dataset.name} is not what the runs were scored on;"
-                         " --data-path names the folder of their data set")  # fmt: skip
-    return dataset
+    content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
+    try:
+        dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)
+        if dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets):
+            return dataset
+        reason = "other classes"
+    except BadRequest as error:
+        reason = str(error)
+    raise BadRequest(f"--images: {run.summary['split']} of {path or found.name} is not what the runs were scored on"
+                     f" ({reason}); --data-path names the folder of their data set")  # fmt: skip
 
 
 def make_sheets(context: Context, dataset: Dataset) -> list[str | Picture]:

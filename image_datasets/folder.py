@@ -21,7 +21,7 @@ from utils import BadRequest, in_utf8, readable, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
-OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1), as the run was trained"
+OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1)"
 DIFFERING = "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
 # Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.

@@ -11,6 +11,7 @@ import numpy as np
 import image_datasets
 from image_datasets import manifest
 from image_datasets.facts import hexadecimal
+from image_datasets.reading import OLDEST
 from image_datasets.registry import Dataset, Found
 from training.run_directory import RunDirectory
 from utils import BadRequest
@@ -25,7 +26,7 @@ def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Fou
         BadRequest: images or classes of the run are missing or changed.
     """
     if not directory.images.is_file():
-        return found, []
+        return found, [NO_LIST] if found.reading.rules == OLDEST else []
     found, changes = manifest.restrict(found, manifest.read(directory.images), workers)
     if changes:
         raise BadRequest(

@@ -204,3 +204,17 @@ def test_a_class_that_is_too_small_is_named_with_a_way_out(root, cli, learns):
     result = cli(line)
     assert result.status == 2 and "(emu has 1)" in result.err and "--val-fraction 0" in result.err
     learns(f"{line} --val-fraction 0")
+
+
+# ----------------------------------------------------------------------------------------------------------- the shards
+
+
+def test_shards_with_droppings_and_other_endings(shards, learns):
+    root = shards()
+    save(root / "train.X1" / ".ipynb_checkpoints" / "0.png", colour())
+    first = next((root / "train.X1").glob("n*"))
+    save(first / ".hidden.JPEG", colour(), "jpeg")
+    save(first / "photo.jfif", colour(side=32), "jpeg")
+    dataset = load_dataset(check_dataset("imagenet100", str(root), False, True))
+    assert [Path(path).name for path in dataset.train.paths if Path(path).parent == first].count("photo.jfif") == 1
+    assert not any(".hidden" in path for path in dataset.train.paths) and len(dataset.train) == 43

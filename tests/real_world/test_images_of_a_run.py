@@ -165,8 +165,10 @@ def test_scoring_changed_test_images_takes_a_word_and_is_told(cli, learns, noise
     result = cli("--evaluate runs/s0/best.pth --run-name e")
     assert result.status == 2 and "1 images are missing: test/cat/00.png" in result.err
     assert "--accept-changed-data" in result.err and not Path("runs/e").exists()
-    for command in ("--measure runs/s0 --corruptions",):
-        assert cli(command).status == 2
+    assert cli("--measure runs/s0 --corruptions").status == 2
+    pair = "--first runs/s0 --second runs/s1 --num-images 3"
+    assert cli(pair, script=viz_random_10_vit_vs_deit).status == 2
+    learns(f"{pair} --accept-changed-data", script=viz_random_10_vit_vs_deit)
     learns("--evaluate runs/s0/best.pth --accept-changed-data --run-name e")
     told = summary("e")
     assert told["changed_data"] == {"missing": 1, "changed": 0} and told["images"] == {"test": 9}
@@ -312,3 +314,15 @@ def test_where_the_data_cannot_be_written_the_users_cache_keeps_what_is_known(le
     monkeypatch.setattr(facts, "_look", lambda path: pytest.fail("it was read again"))
     learns(f"{line} --run-name b")
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
+
+
+def test_the_sheet_of_images_shows_those_that_were_scored(learns, cli, noise):
+    root = noise(train=20)
+    for seed in (0, 1):
+        learns(f"{RUN} --epochs 1 --lr 0.{seed + 1} --run-name s{seed}")
+    add(root)
+    learns("runs/s0 runs/s1 --images", script=compare)
+    tested = next(row["path"] for row in listed("s0") if row["split"] == "test")
+    (root / tested).unlink()
+    result = cli("runs/s0 runs/s1 --images", script=compare)
+    assert result.status == 2 and "is not what the runs were scored on" in result.err
