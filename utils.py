@@ -92,6 +92,11 @@ def human(value: float) -> str:
     return f"{value:g} "
 
 
+def decimal(value: float, places: int = 4) -> str:
+    """A loss, say, with so many decimals; one that ran away as ``1.2e+37``."""
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
+
+
 def widest_float(device: torch.device) -> torch.dtype:
     """float64 for sums on this device; float32 on MPS, which has no float64."""
     import torch

@@ -33,7 +33,7 @@ class Diverged(RunFailed):
     """
 
     def __init__(self, message: str, batch: int):
-        super().__init__(f"{message}; the last good checkpoint is kept")
+        super().__init__(message)
         self.batch = batch
 
 
@@ -129,9 +129,10 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         reason = _reason(error)
         free = shutil.disk_usage(directory.path).free
+        kept = "The checkpoint before it is kept: --resume continues from it"
         raise RunFailed(
             f"{directory.last}: cannot be saved ({reason}); it takes {human(_size(content))}B, {human(free)}B are free"
-            " there. The checkpoint before it is kept: --resume continues from it"
+            f" there. {kept if directory.last.is_file() else 'No checkpoint was saved before it'}"
         ) from None
 
 

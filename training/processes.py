@@ -131,7 +131,7 @@ def one_line_failures(need: Callable[[], str]):
         if reason.startswith("DataLoader worker"):
             raise RunFailed(
                 f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
-                " --resume continues from the last checkpoint"
+                " --resume continues the run"
             ) from None
         if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
             told = reason.split(". ")[0]

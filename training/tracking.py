@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training import distributed
+from utils import decimal
 
 if TYPE_CHECKING:
     from training.metrics import Totals
@@ -68,7 +69,7 @@ class Progress:
         if not self.just_shown:
             return
         means = totals.means()
-        text = f"loss {means['loss']:.4f}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
+        text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
         if self.terminal:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(self.seen - self.bar.n)
@@ -92,10 +93,10 @@ def describe(row: dict[str, Any]) -> str:
     """A row of the history as text."""
     mixed = "train_agreement_top1" in row
     label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
-    text = f"lr {row['lr']:.2e}, train loss {row['train_loss']:.4f}, {label} {100 * row[key]:.2f} %"
+    text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"
     for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
         if f"{prefix}top1" in row:
-            text += f"; {title} loss {row[prefix + 'loss']:.4f}, top-1 {100 * row[prefix + 'top1']:.2f} %"
+            text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
             text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
     return text
 
