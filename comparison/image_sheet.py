@@ -14,6 +14,7 @@ from comparison.pairs import Pair, matched
 from comparison.sections import Context
 from image_datasets.registry import Dataset
 from training import answer_sheet
+from training.stored import blaming
 from utils import BadRequest
 
 IMAGES = 10  # of each model in a pair
@@ -26,7 +27,9 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     settings = cohort.runs[0].settings
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
-    dataset = image_datasets.load_dataset(image_datasets.check_dataset(settings["dataset"], path, False, verify))
+    with blaming(cohort.runs[0].path / "summary.json", {} if data_path else {"data_path": path}):
+        found = image_datasets.check_dataset(settings["dataset"], path, False, verify)
+    dataset = image_datasets.load_dataset(found)
     same = dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets)
     if not same:
         raise BadRequest(f"--images: {dataset.test_name} of {path or dataset.name} is not what the runs were scored on;"

@@ -16,9 +16,9 @@ from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from training import answer_sheet, checkpoint, explain, options, processes
+from training import answer_sheet, checkpoint, explain, processes
 from training.tracking import say
-from training.use import batches_for, read_for_use
+from training.use import batches_for, check_stored_data, read_for_use
 from utils import RunFailed, derive_seed
 
 
@@ -62,11 +62,8 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     pair = [Contestant("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
     _name(pair)
-    stored = pair[0].content["settings"]
-    if s.dataset is None and s.data_path is None:
-        s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    dataset = image_datasets.load_dataset(options.check_data(s, given), workers=s.num_workers)
+    found = check_stored_data(s, given, pair[0].content["settings"], s.first)
+    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
     for one in pair:
         checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)
         one.model = one.model.to(device)

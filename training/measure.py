@@ -16,6 +16,7 @@ from training.flags import GROUPS
 from training.measurable import Measurable
 from training.robustness import measure_robustness
 from training.speed import Subject, measure_cost
+from training.stored import blaming
 from training.tracking import say
 from training.use import batches_for, read_for_use
 from utils import BadRequest, RunFailed, human, write_json
@@ -76,7 +77,8 @@ def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], dataset
     """The run's data set, from the folder that is given, or else from where the run had it."""
     name, path = run.dataset, s.data_path or run.data_path
     if (name, path) not in datasets:
-        found = options.check_data(SimpleNamespace(**{**vars(s), "dataset": name, "data_path": path}), given)
+        with blaming(run.directory.summary, {} if s.data_path else {"data_path": path}):
+            found = options.check_data(SimpleNamespace(**{**vars(s), "dataset": name, "data_path": path}), given)
         datasets.clear()
         datasets[name, path] = image_datasets.load_dataset(found, workers=s.num_workers)
     return datasets[name, path]

@@ -17,6 +17,7 @@ from training import distributed, lock, measurable, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
 from training.run_directory import TEACHER
+from training.stored import blaming
 from utils import BadRequest, RunFailed, Stopped, cores, suggestion
 
 MODE_FLAGS = {
@@ -307,13 +308,16 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
 
 def train(s: SimpleNamespace, given: dict[str, Any]) -> int:
     """Trains as the settings say, if the data are there and a run to be resumed is not finished. Returns 0."""
-    found = check_data(s, given)
-    if s.resume and resume.finished(s):
-        print(f"{Path(s.runs_dir) / s.run_name}: finished already, see summary.json there")
-        return 0
-    from training.run import run_training  # imports torch, and so only when all is checked
+    directory = Path(s.runs_dir) / s.run_name
+    taken_up = {key: value for key, value in vars(s).items() if key not in given} if s.resume else {}
+    with blaming(directory / "settings.json", taken_up):
+        found = check_data(s, given)
+        if s.resume and resume.finished(s):
+            print(f"{directory}: finished already, see summary.json there")
+            return 0
+        from training.run import run_training  # imports torch, and so only when all is checked
 
-    run_training(s, found)
+        run_training(s, found)
     return 0
 
 

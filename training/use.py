@@ -15,9 +15,11 @@ from data_transform import Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
+from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, options, processes, results
 from training.run_directory import RunDirectory
+from training.stored import blaming
 from training.tracking import Wandb, say
 from utils import BadRequest
 
@@ -58,6 +60,16 @@ def batches_for(
     return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
 
 
+def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> Found:
+    """`options.check_data`; where no data set is named it is that of the run whose checkpoint is `source`."""
+    own = {}
+    if s.dataset is None and s.data_path is None:
+        own["data_path"] = s.data_path = stored["data_path"]
+    s.dataset = s.dataset or stored["dataset"]
+    with blaming(source, own):
+        return options.check_data(s, given)
+
+
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
     with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
@@ -67,10 +79,7 @@ def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
 def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     model, content = read_for_use(s.evaluate, given.get("model"))
     stored = content["settings"]
-    if s.dataset is None and s.data_path is None:
-        s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    found = options.check_data(s, given)
+    found = check_stored_data(s, given, stored, s.evaluate)
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
