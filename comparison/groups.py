@@ -10,11 +10,13 @@ import numpy as np
 
 from comparison.metric_names import METRICS
 from comparison.runs import Run
-from training.flags import FLAGS
+from training.flags import FLAGS, TRAIN
 from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.
 FREE = {"seed", "run_name", "train_fraction", "evaluated"}
+# Of a flag that is newer than a run.
+DEFAULTS = {key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}
 
 
 @dataclass
@@ -171,7 +173,7 @@ def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
-    flat = {key: value for key, value in run.settings.items()
+    flat = {key: value for key, value in {**DEFAULTS, **run.settings}.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}

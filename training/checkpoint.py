@@ -217,9 +217,10 @@ def num_classes(content: dict[str, Any]) -> int:
     return content["num_classes"] if content["class_names"] is None else len(content["class_names"])
 
 
-def selected_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict, raw or averaged, that a checkpoint was selected for."""
-    return content["ema"] if content["best"].get("weights") == "ema" else content["model"]
+def selected_weights(content: dict[str, Any], kind: str | None = None) -> dict[str, torch.Tensor]:
+    """The state dict, raw or averaged, that a checkpoint was selected for; or that of a kind, "raw" or "ema", None
+    where there is none."""
+    return content["ema"] if (kind or content["best"].get("weights")) == "ema" else content["model"]
 
 
 def load_newest(directory: RunDirectory) -> dict[str, Any]:

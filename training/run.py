@@ -250,8 +250,13 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
     )
     notes = list(model.load_notes)
     if s.weights and with_weights:
-        path = Path(s.weights)
-        notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
+        weights = model_weights.read_weights(Path(s.weights), s.weights_kind)
+        if weights.others:
+            s.weights_kind = kind = weights.kind
+            notes.append(f"{s.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
+                         f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
+        notes += weights.notes
+        notes += model_weights.load(model, weights.state, source=s.weights)
     for note in notes:
         say(f"weights       {note}")
     if s.freeze == "backbone":
@@ -259,6 +264,12 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
             raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
         freeze_backbone(model)
     return model
+
+
+def _note_on_weights(s: SimpleNamespace) -> list[str]:
+    if s.weights_kind is None:
+        return []
+    return [f"training started from the {model_weights.KINDS[s.weights_kind]} weights in {s.weights}"]
 
 
 def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -387,7 +398,7 @@ def _score_and_report(
         "rollbacks": state.rollbacks,
         "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
-        "notes": data.dataset.notes,
+        "notes": [*data.dataset.notes, *_note_on_weights(s)],
         "settings": stored_settings(s),
     }
     scores = results.score(state.model, best, test_batches, data.dataset.class_names, s.eval_precision, stop)

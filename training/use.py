@@ -24,8 +24,12 @@ from training.tracking import Wandb, say
 from utils import BadRequest
 
 
-def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """(the selected model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none."""
+def read_for_use(path: str, given_model: str | None, kind: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """(the model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none.
+
+    Args:
+        kind: of its weights, "raw" or "ema"; None: those that were selected.
+    """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
     if given_model is not None and given_model != stored["model"]:
@@ -37,8 +41,11 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
         content["in_chans"],
         **stored["model_args"],
     )
+    weights = checkpoint.selected_weights(content, kind)
+    if weights is None:
+        raise BadRequest(f"{path}: holds no averaged weights, only raw ones")
     try:
-        model.load_state_dict(checkpoint.selected_weights(content))
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadRequest(f"{path}: its weights are not those of a {stored['model']} ({reason})") from None
