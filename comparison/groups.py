@@ -149,6 +149,25 @@ def mixed_precision(cohort: Cohort) -> list[str]:
     return sentences
 
 
+def mixed_commits(cohort: Cohort) -> list[str]:
+    """A sentence where the runs, or the attempts of one, were made by different commits of the suite, and one where its
+    files had changes."""
+    models: dict[str, list[str]] = {}
+    for model in cohort.models:
+        for run in model.runs:
+            for name in run.commits:
+                models.setdefault(name, []).append(model.label)
+    sentences = []
+    if len(models) > 1:
+        parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
+        sentences.append(f"Not all runs were made by the same commit of the suite ({parts}).")
+    changed = [labels for name, labels in models.items() if name.endswith(" with changes")]
+    if changed:
+        labels = dict.fromkeys(label for labels in changed for label in labels)
+        sentences.append(f"The suite's files had changes that are in no commit ({', '.join(labels)}).")
+    return sentences
+
+
 def _same_data(runs: list[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:

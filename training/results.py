@@ -73,6 +73,7 @@ def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_na
         **facts,
         **{name: scores[name] for name in ("raw", "ema") if name in scores},
         "per_class_accuracy": scores["per_class_accuracy"],
+        "commits": directory.commits(),
         "versions": versions(),
     }
     write_json(directory.summary, summary)

@@ -26,10 +26,10 @@ from training.loop import Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, this_attempt
 from training.saving import Saver
 from training.stopping import Stop
-from training.tracking import Progress, Wandb, say
+from training.tracking import Progress, Wandb, logged, open_log, say
 from utils import BadRequest, RunFailed, Stopped, derive_seed, human
 
 # Asks of one command, not properties of the run.
@@ -49,6 +49,7 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
             distributed.finish()
 
 
+@logged()
 def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
@@ -126,20 +127,26 @@ def _run_training(
         val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
     smallest_batch = _smallest_batch(s, data, model, train_batches.own_sizes)
     stored = stored_settings(s)
-    run_id = directory.stored_run_id() if s.resume else None
+    run_id = None
 
     def begin() -> str:
-        """Writes the first file of a new run."""
+        """Puts this attempt on record; of a new run that is the first file."""
         if not distributed.is_first():
             return ""
-        holding.enter_context(lock.locked(directory.path))
-        options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
-        return directory.create(stored, s.overwrite)
+        attempt = this_attempt(processes.device_name(device))
+        if s.resume:
+            own_id = directory.add(attempt)
+        else:
+            holding.enter_context(lock.locked(directory.path))
+            options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
+            own_id = directory.create(stored, s.overwrite, attempt)
+        open_log(directory.log, attempt)
+        return own_id
 
     teacher_file = s.teacher_weights
     if s.teacher_epochs is not None:
         # Here already: a run that is stopped while its teacher trains can be resumed then.
-        run_id = run_id or begin()
+        run_id = begin()
         teacher_file = teaching.train_teacher(s, lambda teacher: _train_in_memory(teacher, found, stop))
     distillation, teacher_facts = teaching.make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop

@@ -18,9 +18,9 @@ from image_datasets.decode import read_pixels
 from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, options, processes, results
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, this_attempt
 from training.stored import blaming
-from training.tracking import Wandb, say
+from training.tracking import Wandb, logged, open_log, say
 from utils import BadRequest
 
 
@@ -77,6 +77,7 @@ def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[st
         return options.check_data(s, given)
 
 
+@logged()
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
     with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
@@ -130,7 +131,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     }
     with lock.locked(directory.path):
         options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)  # another may have come first
-        run_id = directory.create(settings, s.overwrite)
+        attempt = this_attempt(processes.device_name(device))
+        run_id = directory.create(settings, s.overwrite, attempt)
+        open_log(directory.log, attempt)
         if s.on_bad_image == "skip":
             bad_images.keep_in(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
