@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,21 @@ class Stopped(Exception):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+def last_line(error: BaseException) -> tuple[str, int] | None:
+    """(the line with which a script ends, its exit status) for an exception that is no bug; None for one that is."""
+    if isinstance(error, BadRequest):
+        text, status = f"error: {error}", 2
+    elif isinstance(error, Stopped):
+        text, status = str(error), error.status
+    elif isinstance(error, (RunFailed, OSError)):
+        text, status = f"failed: {error}", 1
+    elif isinstance(error, KeyboardInterrupt):
+        text, status = "stopped", 130
+    else:
+        return None
+    return " ".join(f"{Path(sys.argv[0]).name}: {text}".splitlines()), status
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -90,6 +106,11 @@ def human(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:g} "
+
+
+def decimal(value: float, places: int = 4) -> str:
+    """A loss, say, with so many decimals; one that ran away as ``1.2e+37``."""
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
 
 
 def widest_float(device: torch.device) -> torch.dtype:

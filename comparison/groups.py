@@ -15,6 +15,8 @@ from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.
 FREE = {"seed", "run_name", "train_fraction", "evaluated", "data_rules"}
+# Of a flag that is newer than a run.
+DEFAULTS = {key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}
 
 
 @dataclass
@@ -170,6 +172,25 @@ def unchecked_images(cohort: Cohort) -> list[str]:
             " classes alone."]  # fmt: skip
 
 
+def mixed_commits(cohort: Cohort) -> list[str]:
+    """A sentence where the runs, or the attempts of one, were made by different commits of the suite, and one where its
+    files had changes."""
+    models: dict[str, list[str]] = {}
+    for model in cohort.models:
+        for run in model.runs:
+            for name in run.commits:
+                models.setdefault(name, []).append(model.label)
+    sentences = []
+    if len(models) > 1:
+        parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
+        sentences.append(f"Not all runs were made by the same commit of the suite ({parts}).")
+    changed = [labels for name, labels in models.items() if name.endswith(" with changes")]
+    if changed:
+        labels = dict.fromkeys(label for labels in changed for label in labels)
+        sentences.append(f"The suite's files had changes that are in no commit ({', '.join(labels)}).")
+    return sentences
+
+
 def _same_data(runs: list[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
@@ -199,9 +220,7 @@ def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
-    # A flag that is newer than the run has the default that it had no say in.
-    settings = {**{key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}, **run.settings}
-    flat = {key: value for key, value in settings.items()
+    flat = {key: value for key, value in {**DEFAULTS, **run.settings}.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}

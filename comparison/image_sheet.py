@@ -15,6 +15,7 @@ from comparison.sections import Context
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
 from training import answer_sheet, membership
+from training.stored import blaming
 from utils import BadRequest
 
 IMAGES = 10  # of each model in a pair
@@ -28,7 +29,8 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     settings = run.settings
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
-    found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
+    with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
+        found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
     content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
     try:
         dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from utils import decimal
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -15,7 +17,7 @@ class Metric:
     more_is_better: bool = True
 
     def show(self, value: float | None) -> str:
-        return "–" if value is None or value != value else f"{self.scale * value:.{self.decimals}f}"
+        return "–" if value is None or value != value else decimal(self.scale * value, self.decimals)
 
     @property
     def unit(self) -> str:

@@ -13,6 +13,7 @@ from comparison.groups import Cohort, Model, percent
 from comparison.metric_names import METRICS
 from comparison.metrics import MAP_LIMIT
 from comparison.statistics import LEVEL, Difference, Interval
+from utils import decimal
 
 ORDER = list(METRICS)
 
@@ -129,11 +130,11 @@ def _sentence(pair: Pair, metric: str) -> str:
         return f"{kind.title} of {pair.first.variant} and {pair.second.variant} is not defined for these classes."
     better_first = (found.mean > 0) == kind.more_is_better
     better, worse = (pair.first, pair.second) if better_first else (pair.second, pair.first)
-    size = f"{kind.scale * abs(found.mean):.{_decimals(metric)}f}"
+    size = decimal(kind.scale * abs(found.mean), _decimals(metric))
     what = f"{kind.unit} of {kind.title}"
     if math.isnan(found.interval.low):
         return _without_interval(pair, metric, better.variant, worse.variant, size, what)
-    half = f"{kind.scale * found.interval.half:.{_decimals(metric)}f}"
+    half = decimal(kind.scale * found.interval.half, _decimals(metric))
     tested = f"{_p_name(pair)} = {show_p(p)}, {_count(pair, found)}".replace("= <", "<")
     if p < LEVEL:
         lead = f"{better.variant} is better than {worse.variant} by {size} ± {half} {what}"
@@ -178,7 +179,8 @@ def _on_images(pair: Pair, metric: str) -> str:
         return ""
     scale, places = METRICS[metric].scale, _decimals(metric)
     return (
-        f" on these images; on others it may vanish ({scale * low:.{places}f} to {scale * high:.{places}f} over images)"
+        " on these images; on others it may vanish"
+        f" ({decimal(scale * low, places)} to {decimal(scale * high, places)} over images)"
     )
 
 

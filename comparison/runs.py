@@ -65,6 +65,13 @@ class Run:
         digests = self.summary.get("image_digests")
         return digests.get("test") if isinstance(digests, dict) else None
 
+    @property
+    def commits(self) -> list[str]:
+        """Of the suite, by which its attempts were made; "unknown" where it does not say."""
+        found = self.summary.get("commits") or [{"commit": None}]
+        names = [(one.get("commit") or "unknown")[:10] + " with changes" * bool(one.get("changed")) for one in found]
+        return list(dict.fromkeys(names))
+
     def metric(self, name: str) -> float:
         """As its summary has it; NaN where it is not defined."""
         value = self.summary[name]
@@ -91,6 +98,7 @@ def read_run(path: Path) -> Run:
         if not isinstance(summary[key], (int, float)):
             raise BadRequest(f"{directory.summary}: {key!r} is {summary[key]!r}, not a number")
     settings = complete_older(settings)
+    _check_commits(directory.summary, summary.get("commits"))
     logits, targets, class_names = _predictions(directory.predictions)
     run = Run(
         path, settings, summary, logits, targets, class_names, _history(directory.metrics),
@@ -108,6 +116,14 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadRequest(f"{path}: is no JSON object")
     return content
+
+
+def _check_commits(path: Path, commits: Any) -> None:
+    listed = commits is None or isinstance(commits, list)
+    if not listed or not all(
+        isinstance(one, dict) and isinstance(one.get("commit"), str | None) for one in commits or []
+    ):
+        raise BadRequest(f"{path}: 'commits' is {json.dumps(commits)[:60]}, not a list of commits")
 
 
 def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:

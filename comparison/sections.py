@@ -11,7 +11,7 @@ import numpy as np
 from comparison import pictures, statistics
 from comparison.cost import COSTS, front
 from comparison.document import Picture, Points, Section, Table
-from comparison.groups import Cohort, Model, mixed_precision, percent, unchecked_images
+from comparison.groups import Cohort, Model, mixed_commits, mixed_precision, percent, unchecked_images
 from comparison.metric_names import METRICS, Metric
 from comparison.pairs import Pair, Resampled, compare_all, sentence, show_p
 from comparison.study import Published
@@ -106,7 +106,7 @@ def conclusions(context: Context) -> Section:
     single = [model.label for model in context.cohort.models if len(model.runs) == 1]
     if single:
         items.append(f"One seed only, and so no interval over seeds: {', '.join(single)}.")
-    items += mixed_precision(context.cohort) + unchecked_images(context.cohort)
+    items += mixed_precision(context.cohort) + mixed_commits(context.cohort) + unchecked_images(context.cohort)
     if not context.all_pairs:
         items.append("There is one model, so nothing to compare it with.")
     return Section(CONCLUSIONS, [Points(items)])

@@ -9,12 +9,19 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from utils import BadRequest, shorten
 
+# Under which keys checkpoints hold their weights, and averages of them over the training; perhaps one level deeper.
+RAW = ("model", "state_dict", "model_state", "model_state_dict")
+AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
+            "ema_model", "model_state_ema", "ema_model_state", "model_averaged", "averaged_model")  # fmt: skip
+DEEPER = ("state_dict", "model_state_dict", "model", "module", "shadow")
+KINDS = {"raw": "raw", "ema": "averaged"}
 # Files that torchvision published keep the parameter names of the code of their time.
 OLD_TORCHVISION_NAMES = (
     (r"\.mlp\.linear_1\.", ".mlp.0."),  # Vision Transformers
@@ -42,26 +49,87 @@ def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
     return (last,) if last else ()
 
 
+def other_kind(kind: str) -> str:
+    return "raw" if kind == "ema" else "ema"
+
+
+class Weights(NamedTuple):
+    """What a file was asked for.
+
+    Attributes:
+        kind: "raw" or "ema" (averaged).
+        others: the file holds the other kind, too.
+        notes: what a user should know of what was not taken, a sentence each.
+    """
+
+    state: dict[str, torch.Tensor]
+    kind: str
+    others: bool
+    notes: list[str]
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in `path`. Raises BadRequest, naming the file, where it is missing, damaged, or holds none."""
-    return find_state_dict(path, read_checkpoint(path))
+    """`read_weights` by its rule, the state dict alone."""
+    return read_weights(path).state
 
 
-def find_state_dict(path: Path, content: dict) -> dict[str, torch.Tensor]:
-    """The state dict in what `path` holds: bare, or under a usual key of a checkpoint, wrappers' prefixes removed.
+def read_weights(path: Path, kind: str | None = None) -> Weights:
+    """The state dict in `path`.
+
+    Args:
+        kind: "raw" or "ema" (averaged). None: the averaged ones where the file has them, as they are what its author
+            reports; of a run of this suite those that it selected.
+
+    Raises BadRequest, naming the file, where it is missing, damaged, or holds no such weights.
+    """
+    content = read_checkpoint(path)
+    found = find_state_dicts(path, content)
+    kind = kind or _selected(content) or ("ema" if "ema" in found else "raw")
+    if kind not in found:
+        raise BadRequest(f"{path}: holds no {KINDS[kind]} weights, only {KINDS[next(iter(found))]} ones")
+    notes = []
+    if "ema" not in found:
+        notes += [f"{path}: its {key!r} holds no tensors by parameter name, and is left aside"
+                  for key in AVERAGED if isinstance(content.get(key), dict) and content[key]]  # fmt: skip
+    return Weights(found[kind], kind, len(found) > 1, notes)
+
+
+def _selected(content: dict) -> str | None:
+    """The kind of weights that a run of this suite selected; None for other checkpoints."""
+    best = content.get("best")
+    return best.get("weights", "raw") if "format" in content and isinstance(best, dict) else None
+
+
+def find_state_dicts(path: Path, content: dict) -> dict[str, dict[str, torch.Tensor]]:
+    """The state dicts in what `path` holds, "raw" and "ema" (averaged), bare or under the usual keys of a checkpoint,
+    wrappers' prefixes removed. An empty one is none.
 
     Raises BadRequest, naming the file, where there is none.
     """
-    best = content.get("best")
-    if isinstance(best, dict) and best.get("weights") == "ema":  # the averaged ones are what this run selected
-        content = {"model": content.get("ema")}
-    for key in ("model", "state_dict", "model_state", "model_state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not content or not all(isinstance(key, str) and isinstance(v, torch.Tensor) for key, v in content.items()):
+    bare = _state_dict(content)
+    if bare is not None:
+        return {"ema" if "n_averaged" in content else "raw": bare}
+    found = {}
+    for kind, keys in (("raw", RAW), ("ema", AVERAGED)):
+        states = (_state_dict(content[key], DEEPER) for key in keys if isinstance(content.get(key), dict))
+        state = next((state for state in states if state is not None), None)
+        if state is not None:
+            found[kind] = state
+    if not found:
         raise BadRequest(f"{path}: holds no state dict (tensors by parameter name)")
-    return {re.sub(r"^(?:_orig_mod\.|module\.)+", "", key): value for key, value in content.items()}
+    return found
+
+
+def _state_dict(value: dict, deeper: tuple[str, ...] = ()) -> dict[str, torch.Tensor] | None:
+    """`value`, or what it holds under one of the keys, without what DataParallel, torch.compile and AveragedModel add;
+    None where that is no state dict."""
+    for state in (value, *(value.get(key) for key in deeper)):
+        if not (isinstance(state, dict) and state):
+            continue
+        if all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in state.items()):
+            names = {key: re.sub(r"(^|\.)_orig_mod\.", r"\1", key) for key in state if key != "n_averaged"}
+            return {re.sub(r"^(?:module\.)+", "", name): state[key] for key, name in names.items()}
+    return None
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -15,9 +15,9 @@ from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from training import answer_sheet, checkpoint, explain, membership, options, processes
+from training import answer_sheet, checkpoint, explain, membership, processes
 from training.tracking import say
-from training.use import batches_for, read_for_use
+from training.use import batches_for, check_stored_data, read_for_use
 from utils import RunFailed, derive_seed
 
 
@@ -61,13 +61,8 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     pair = [Contestant("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
     _name(pair)
-    stored = pair[0].content["settings"]
-    if s.dataset is None and s.data_path is None:
-        s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    s.data_rules = stored["data_rules"]
     named = "dataset" in given or "data_path" in given
-    found = options.check_data(s, given)
+    found = check_stored_data(s, given, pair[0].content["settings"], s.first)
     dataset, known = membership.load_scored(
         found, s.first, pair[0].content, named, s.accept_changed_data, s.num_workers
     )

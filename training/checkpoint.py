@@ -33,7 +33,7 @@ class Diverged(RunFailed):
     """
 
     def __init__(self, message: str, batch: int):
-        super().__init__(f"{message}; the last good checkpoint is kept")
+        super().__init__(message)
         self.batch = batch
 
 
@@ -129,9 +129,10 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         reason = _reason(error)
         free = shutil.disk_usage(directory.path).free
+        kept = "The checkpoint before it is kept: --resume continues from it"
         raise RunFailed(
             f"{directory.last}: cannot be saved ({reason}); it takes {human(_size(content))}B, {human(free)}B are free"
-            " there. The checkpoint before it is kept: --resume continues from it"
+            f" there. {kept if directory.last.is_file() else 'No checkpoint was saved before it'}"
         ) from None
 
 
@@ -216,9 +217,10 @@ def num_classes(content: dict[str, Any]) -> int:
     return content["num_classes"] if content["class_names"] is None else len(content["class_names"])
 
 
-def selected_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict, raw or averaged, that a checkpoint was selected for."""
-    return content["ema"] if content["best"].get("weights") == "ema" else content["model"]
+def selected_weights(content: dict[str, Any], kind: str | None = None) -> dict[str, torch.Tensor]:
+    """The state dict, raw or averaged, that a checkpoint was selected for; or that of a kind, "raw" or "ema", None
+    where there is none."""
+    return content["ema"] if (kind or content["best"].get("weights")) == "ema" else content["model"]
 
 
 def load_newest(directory: RunDirectory) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import models
 from data_transform import EVAL_CROP
 from image_datasets.reading import OLDEST
 from image_datasets.registry import statistics_for
-from models.weights import find_state_dict
+from models.weights import find_state_dicts
 from training import model_flags
 from utils import BadRequest
 
@@ -34,7 +34,9 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """
     args = content.get("args") or {}
     args = dict(vars(args) if isinstance(args, argparse.Namespace) else args)
-    state = find_state_dict(path, content)
+    states = find_state_dicts(path, content)
+    averaged = states.get("ema")
+    state = states.get("raw", averaged)
     name = _model_name(path, args, state)
     layers = [value for key, value in state.items() if key.endswith(".weight") and value.ndim == 2]
     if not layers:
@@ -50,8 +52,12 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     names = content.get("class_names")
     return {
         "model": state,
-        "ema": None,
-        "best": {"epoch": content.get("epoch"), "weights": "raw", "top1": content.get("val_acc1")},
+        "ema": averaged,
+        "best": {
+            "epoch": content.get("epoch"),
+            "weights": "raw" if averaged is None else "ema",
+            "top1": content.get("val_acc1"),
+        },
         "settings": {
             "model": name,
             "model_args": settled,

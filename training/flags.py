@@ -181,6 +181,9 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
         Flag("weights", "start from this checkpoint or state dict; a head for another number of classes is replaced",
              check=text, metavar="FILE", default_text="random initialisation"),
+        Flag("weights-kind", "which weights of the --weights file, where it holds both: raw, or ema: averaged",
+             check=one_of("raw", "ema"), metavar="KIND", default_text="ema; of this suite's checkpoints those that were"
+             " selected"),
         Flag("freeze", "what is not trained: none, or backbone: all but the head, in evaluation mode", default="none",
              check=one_of("none", "backbone"), metavar="WHAT"),
     ],
@@ -247,6 +250,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=text, metavar="NAME", default_text="none"),
         Flag("teacher-weights", "checkpoint or state dict of the teacher", check=text, metavar="FILE",
              default_text="the published ImageNet weights"),
+        Flag("teacher-weights-kind", "as --weights-kind, of the --teacher-weights file", check=one_of("raw", "ema"),
+             metavar="KIND", default_text="as there"),
         Flag("teacher-epochs", "first train the teacher for so many epochs on the same data, with the same flags, as a"
              " run of its own named RUN-NAME-teacher", check=COUNT, metavar="N", default_text="it is trained already"),
         Flag("cache-teacher", "ask the teacher once for each image; for images that are kept on the device and not"
@@ -336,6 +341,8 @@ NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
     ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
     ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
     ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
+    ("weights_kind", lambda s: s.weights is not None, "it needs --weights"),
+    ("teacher_weights_kind", lambda s: s.teacher_weights is not None, "it needs --teacher-weights"),
     ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
     ("teacher_epochs", lambda s: s.teacher is not None, "it needs --teacher"),
     ("teacher_epochs", lambda s: s.teacher_weights is None, "the teacher is trained already (--teacher-weights)"),

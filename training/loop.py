@@ -27,6 +27,7 @@ from training.stopping import Stop
 from training.tracking import Progress
 from utils import RunFailed, Stopped, derive_seed
 
+HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # against losses that are not finite
 LEAST_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
 
 
@@ -84,7 +85,8 @@ def train_epoch(
             tuple of logits, and answers by their mean.
         saver: writes the checkpoints within the epoch.
 
-    Raises Diverged, naming epoch and step, where the loss is not finite, and Stopped where the run has to leave.
+    Raises Diverged, naming epoch and step, where the loss is not finite, RunFailed where no image counted, and Stopped
+    where the run has to leave.
     """
     scaler = state.scaler
     device = batches.device
@@ -134,7 +136,7 @@ def train_epoch(
             saver.after_step()
     _check_finite(state)
     if not distributed.total(state.totals.sums)[0]:
-        raise RunFailed(f"no training image could be read in epoch {state.epoch + 1}")
+        raise _nothing_counted(state, recipe, len(sizes))
 
 
 def _loss(
@@ -176,11 +178,23 @@ def _check_finite(state: RunState) -> None:
         step = state.batch - 1
     step = distributed.largest(-1 if step is None else step)
     if step >= 0:
-        raise Diverged(
-            f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which a lower --lr, a longer"
-            " --warmup-epochs or --clip-grad 1 may help",
-            step,
+        raise Diverged(f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which {HELPS}", step)
+
+
+def _nothing_counted(state: RunState, recipe: Recipe, batches: int) -> RunFailed:
+    """Why not one image counted in the epoch that has ended."""
+    epoch = state.epoch + 1
+    ranges = [(told["first_batch"], told["last_batch"]) for told in state.rollbacks if told["epoch"] == epoch]
+    left_out = len({batch for first, last in ranges for batch in range(first, last + 1)})
+    if left_out == batches:
+        return RunFailed(
+            f"{len(ranges)} rollback{'s' * (len(ranges) > 1)} left out all {batches} batches of epoch {epoch}, as their"
+            f" losses were not finite, for which {HELPS}"
         )
+    if recipe.smallest_batch is None:  # a scaler left all steps out
+        return Diverged(f"no loss is finite in epoch {epoch}, for which {HELPS}", state.batch - 1)
+    rest = f" in the {batches - left_out} batches that rollbacks did not leave out" if left_out else ""
+    return RunFailed(f"no training image could be read in epoch {epoch}{rest}")
 
 
 @torch.inference_mode()
@@ -249,7 +263,7 @@ def train(
             check_weights(state)
         except Diverged as diverged:
             if not recipe.roll_back:
-                raise
+                raise saver.failure(diverged) from None
             saver.roll_back(diverged, len(train_batches.sizes) - 1, recipe.accumulate)
             continue
         except Stopped:

@@ -69,6 +69,7 @@ def _read(directory: RunDirectory) -> Measurable:
         raise BadRequest(f"{directory.summary}: damaged (no {wrong[0] if wrong else 'top1'} of a run)")
     checkpoint = Path(settings.get("evaluated") or directory.best)  # of an evaluation: the file that it scored
     if not checkpoint.is_file():
-        raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there")
+        where = "" if checkpoint.is_absolute() else f", relative to {Path.cwd()}, the current folder"
+        raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")
     dataset, path, rules = (settings[key] for key in ("dataset", "data_path", "data_rules"))
     return Measurable(directory, checkpoint, dataset, path, rules, content["top1"])

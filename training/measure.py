@@ -16,6 +16,7 @@ from training.flags import GROUPS
 from training.measurable import Measurable
 from training.robustness import measure_robustness
 from training.speed import Subject, measure_cost
+from training.stored import blaming
 from training.tracking import say
 from training.use import batches_for, read_for_use
 from utils import BadRequest, RunFailed, human, write_json
@@ -81,7 +82,8 @@ def _dataset(
     of_run = {"dataset": run.dataset, "data_path": s.data_path or run.data_path, "data_rules": run.data_rules}
     key = (*of_run.values(), json.dumps(content.get("image_digests")), None if content.get("image_digests") else run)
     if key not in datasets:
-        found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
+        with blaming(run.directory.summary, {} if s.data_path else {"data_path": run.data_path}):
+            found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
         datasets[key] = membership.load_scored(
             found, str(run.checkpoint), content, False, s.accept_changed_data, s.num_workers

@@ -18,7 +18,8 @@ from training import distributed, lock, measurable, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
 from training.run_directory import TEACHER
-from utils import BadRequest, RunFailed, Stopped, cores, suggestion
+from training.stored import blaming
+from utils import BadRequest, RunFailed, Stopped, cores, last_line, suggestion
 
 MODE_FLAGS = {
     EVALUATE: "evaluate",
@@ -311,13 +312,16 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
 
 def train(s: SimpleNamespace, given: dict[str, Any]) -> int:
     """Trains as the settings say, if the data are there and a run to be resumed is not finished. Returns 0."""
-    found = check_data(s, given)
-    if s.resume and resume.finished(s):
-        print(f"{Path(s.runs_dir) / s.run_name}: finished already, see summary.json there")
-        return 0
-    from training.run import run_training  # imports torch, and so only when all is checked
+    directory = Path(s.runs_dir) / s.run_name
+    taken_up = {key: value for key, value in vars(s).items() if key not in given} if s.resume else {}
+    with blaming(directory / "settings.json", taken_up):
+        found = check_data(s, given)
+        if s.resume and resume.finished(s):
+            print(f"{directory}: finished already, see summary.json there")
+            return 0
+        from training.run import run_training  # imports torch, and so only when all is checked
 
-    run_training(s, found)
+        run_training(s, found)
     return 0
 
 
@@ -351,24 +355,12 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
 def one_line_errors(main) -> int:
     """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
     that of a run that left before its end (training/stopping.py)."""
-    name = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
-    except BadRequest as error:
-        print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
-        return 2
-    except Stopped as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return error.status
-    except RunFailed as error:
-        print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{name}: failed: {error}".replace("\n", " "), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # a training turns it into Stopped
-        print(f"\n{name}: stopped", file=sys.stderr)
-        return 130
+    except (BadRequest, Stopped, RunFailed, OSError, KeyboardInterrupt) as error:
+        text, status = last_line(error)
+        print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
+        return status

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from training import distributed
+from training.timing import cpu_name
 from training.tracking import say
 from utils import BadRequest, RunFailed, has_matrix_units
 
@@ -131,7 +132,7 @@ def one_line_failures(need: Callable[[], str]):
         if reason.startswith("DataLoader worker"):
             raise RunFailed(
                 f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
-                " --resume continues from the last checkpoint"
+                " --resume continues the run"
             ) from None
         if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
             told = reason.split(". ")[0]
@@ -163,3 +164,10 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The device by its kind and model, by which other machines are told apart."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({cpu_name()})" if device.type == "cpu" else device.type

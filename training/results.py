@@ -14,7 +14,7 @@ from training.processes import without_tf32
 from training.run_directory import RunDirectory, versions
 from training.stopping import Stop
 from training.tracking import say
-from utils import RunFailed, human, write_json
+from utils import RunFailed, decimal, human, write_json
 
 
 @without_tf32()
@@ -73,6 +73,7 @@ def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_na
         **facts,
         **{name: scores[name] for name in ("raw", "ema") if name in scores},
         "per_class_accuracy": scores["per_class_accuracy"],
+        "commits": directory.commits(),
         "versions": versions(),
     }
     write_json(directory.summary, summary)
@@ -84,13 +85,14 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     """The last lines of a run."""
     top5 = "" if summary["top5"] is None else f", top-5 {100 * summary['top5']:.2f} %"
     say()
-    say(f"result        top-1 {100 * summary['top1']:.2f} %{top5}, loss {summary['loss']:.4f} on {summary['split']}")
+    loss = decimal(summary["loss"])
+    say(f"result        top-1 {100 * summary['top1']:.2f} %{top5}, loss {loss} on {summary['split']}")
     say(f"              precision {summary['precision']:.4f}, recall {summary['recall']:.4f}, F1 {summary['f1']:.4f},"
         f" mAP {summary['map']:.4f}, ECE {summary['ece']:.4f}")  # fmt: skip
     for name, title in (("raw", "raw weights"), ("ema", "averaged weights")):
         if name in summary:
             means = summary[name]
-            say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {means['loss']:.4f}")
+            say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {decimal(means['loss'])}")
     accuracy = {name: value for name, value in summary["per_class_accuracy"].items() if value is not None}
     worst = sorted(accuracy, key=accuracy.get)[:3]
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
@@ -123,7 +125,7 @@ def plot_history(
         selected_there: the reported split is also the one that selected the weights.
     """
     how = "the split that selected the weights, too" if selected_there else "measured once, selected weights"
-    result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {scores['loss']:.4f}: {how}"
+    result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {decimal(scores['loss'])}: {how}"
     plots.plot_curves(history, best, title, result, directory.curves)
 
 

@@ -68,6 +68,9 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     if "evaluated" in stored["settings"]:
         raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
     check_settings(stored["settings"], file)
+    attempts = stored.get("attempts", [])
+    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
+        raise BadRequest(f"{file}: damaged (its attempts are no list of objects)")
     if not isinstance(stored.get("wandb_run_id"), str):
         raise BadRequest(f"{file}: damaged (no wandb_run_id)")
     return complete_older(stored["settings"])

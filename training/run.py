@@ -38,10 +38,10 @@ from training.loop import Recipe, train
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, this_attempt
 from training.saving import Saver
 from training.stopping import Stop
-from training.tracking import Progress, Wandb, say
+from training.tracking import Progress, Wandb, logged, open_log, say
 from utils import BadRequest, RunFailed, Stopped, derive_seed, human
 
 # Asks of one command, not properties of the run.
@@ -61,6 +61,7 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
             distributed.finish()
 
 
+@logged()
 def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
@@ -144,22 +145,27 @@ def _run_training(
         val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
     smallest_batch = _smallest_batch(s, data, model, train_batches.own_sizes)
     stored = stored_settings(s)
-    run_id = directory.stored_run_id() if s.resume else None
+    run_id = None
 
     def begin() -> str:
-        """Writes the first file of a new run."""
+        """Puts this attempt on record; of a new run that is the first file."""
         if not distributed.is_first():
             return ""
-        holding.enter_context(lock.locked(directory.path))
-        options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
-        run_id = directory.create(stored, s.overwrite)
-        data.write_list(directory.images)
-        return run_id
+        attempt = this_attempt(processes.device_name(device))
+        if s.resume:
+            own_id = directory.add(attempt)
+        else:
+            holding.enter_context(lock.locked(directory.path))
+            options.check_run_directory(directory.path, s.resume, s.overwrite)  # it may have come into being since
+            own_id = directory.create(stored, s.overwrite, attempt)
+            data.write_list(directory.images)
+        open_log(directory.log, attempt)
+        return own_id
 
     teacher_file = s.teacher_weights
     if s.teacher_epochs is not None:
         # Here already: a run that is stopped while its teacher trains can be resumed then.
-        run_id = run_id or begin()
+        run_id = begin()
         teacher_file = teaching.train_teacher(s, lambda teacher: _train_in_memory(teacher, found, stop))
     distillation, teacher_facts = teaching.make_distillation(
         s, teacher_file, data, device, precision, train_batches, val_batches, stop
@@ -270,8 +276,13 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
     )
     notes = list(model.load_notes)
     if s.weights and with_weights:
-        path = Path(s.weights)
-        notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
+        weights = model_weights.read_weights(Path(s.weights), s.weights_kind)
+        if weights.others:
+            s.weights_kind = kind = weights.kind
+            notes.append(f"{s.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
+                         f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
+        notes += weights.notes
+        notes += model_weights.load(model, weights.state, source=s.weights)
     for note in notes:
         say(f"weights       {note}")
     if s.freeze == "backbone":
@@ -279,6 +290,12 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
             raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
         freeze_backbone(model)
     return model
+
+
+def _note_on_weights(s: SimpleNamespace) -> list[str]:
+    if s.weights_kind is None:
+        return []
+    return [f"training started from the {model_weights.KINDS[s.weights_kind]} weights in {s.weights}"]
 
 
 def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimizer:
@@ -407,7 +424,7 @@ def _score_and_report(
         "rollbacks": state.rollbacks,
         "processes": distributed.ranks(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
-        "notes": data.dataset.notes,
+        "notes": [*data.dataset.notes, *_note_on_weights(s)],
         "image_digests": data.image_digests,
         "settings": stored_settings(s),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training import lock
+from training.checkout import checkout
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
 TEACHER = "-teacher"  # what the name of a teacher's run has behind that of its student
@@ -19,12 +21,13 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-lea
 
 
 class RunDirectory:
-    """runs/<run-name>/ with settings.json, metrics.csv, last.pth, previous.pth, best.pth, predictions.npz, summary.json
-    and plots; robustness.json and cost.json where they were measured."""
+    """runs/<run-name>/ with settings.json, log.txt, metrics.csv, last.pth, previous.pth, best.pth, predictions.npz,
+    summary.json and plots; robustness.json and cost.json where they were measured."""
 
     def __init__(self, path: Path):
         self.path = path
         self.settings = path / "settings.json"
+        self.log = path / "log.txt"
         self.metrics = path / "metrics.csv"
         self.last = path / "last.pth"
         self.previous = path / "previous.pth"
@@ -56,10 +59,13 @@ class RunDirectory:
             if leftover.name[1:].rpartition("-")[0] in stems:
                 leftover.unlink()
 
-    def create(self, settings: dict[str, Any], overwrite: bool) -> str:
+    def create(self, settings: dict[str, Any], overwrite: bool, attempt: dict[str, Any]) -> str:
         """Makes the folder and writes settings.json. Returns the run's id at wandb.
 
         With `overwrite` an existing run is deleted first. Raises BadRequest where the folder cannot be made.
+
+        Args:
+            attempt: see `this_attempt`.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -70,17 +76,31 @@ class RunDirectory:
                 self.settings,
                 {
                     "settings": settings,
-                    "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-                    "versions": versions(),
+                    **{key: value for key, value in attempt.items() if key != "time"},
                     "wandb_run_id": run_id,
+                    "attempts": [attempt],
                 },
             )
         except OSError as error:
             raise BadRequest(f"{self.path}: cannot be written ({error.strerror})") from None
         return run_id
 
-    def stored_run_id(self) -> str:
-        return read_json(self.settings)["wandb_run_id"]
+    def add(self, attempt: dict[str, Any]) -> str:
+        """Adds an attempt to settings.json. Returns the run's id at wandb. Raises BadRequest where that cannot be
+        written."""
+        stored = read_json(self.settings)
+        try:
+            write_json(self.settings, {**stored, "attempts": [*attempts(stored), attempt]})
+        except OSError as error:
+            raise BadRequest(f"{self.settings}: cannot be written ({error.strerror})") from None
+        return stored["wandb_run_id"]
+
+    def commits(self) -> list[dict[str, Any]]:
+        """{"commit", "changed"} of the attempts, each once."""
+        found = [
+            {key: attempt.get(key) for key in ("commit", "changed")} for attempt in attempts(read_json(self.settings))
+        ]
+        return [one for i, one in enumerate(found) if one not in found[:i]]
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: a row an epoch; what an epoch has not is left empty."""
@@ -105,6 +125,24 @@ class RunDirectory:
         for name, row in zip(class_names, confusion.tolist(), strict=True):
             writer.writerow([name, *row])
         write_text(self.confusion_table, text.getvalue())
+
+
+def this_attempt(device: str) -> dict[str, Any]:
+    """What is to be known of a process that works on a run: time, command, commit, changed, device, versions."""
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        **checkout(),
+        "device": device,
+        "versions": versions(),
+    }
+
+
+def attempts(stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those in a settings.json, by time. Earlier versions told of the first one alone, and less of it."""
+    first = {"time": None, "command": stored.get("command"), "commit": None, "changed": None, "device": None,
+             "versions": stored.get("versions")}  # fmt: skip
+    return stored.get("attempts") or [first]
 
 
 def versions() -> dict[str, str]:

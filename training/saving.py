@@ -11,7 +11,7 @@ from training.checkpoint import Diverged, RunState
 from training.run_directory import RunDirectory
 from training.stopping import TIME_LIMIT, Stop
 from training.tracking import say
-from utils import Stopped
+from utils import RunFailed, Stopped
 
 MOST_ROLLBACKS = 3
 
@@ -101,6 +101,12 @@ class Saver:
         self.directory.write_metrics(self.state.history)
         self.log(self.state.history[-1], self.state.epoch)
 
+    def failure(self, diverged: Diverged) -> RunFailed:
+        """What a run that ends here says, with what is left of it."""
+        last = self.directory.last
+        left = f"the last good checkpoint is kept: {last}" if last.is_file() else "no checkpoint was saved before that"
+        return RunFailed(f"{diverged}; {left}")
+
     def roll_back(self, diverged: Diverged, last: int, accumulate: int) -> None:
         """Takes the state back to the newest checkpoint, and from there over the batches up to that where the numbers
         went wrong, as though they had been trained on: the schedule does not wait for them.
@@ -109,15 +115,15 @@ class Saver:
             last: batch of the epoch, from 0.
             accumulate: batches of an optimiser step.
 
-        Raises `diverged` again where the run has been taken back often enough.
+        Raises RunFailed where the run has been taken back often enough.
         """
         state, rollbacks, epoch = self.state, self.state.rollbacks, self.state.epoch
         if len(rollbacks) >= MOST_ROLLBACKS:
-            raise diverged
+            raise self.failure(diverged)
         checkpoint.restore(state, checkpoint.load_newest(self.directory), self.directory.last)
         state.rollbacks = rollbacks
         if state.epoch != epoch:  # the checkpoint of this epoch's start is damaged
-            raise diverged
+            raise self.failure(diverged)
         first = state.batch
         state.batch = min(last + 1, diverged.batch - diverged.batch % accumulate + accumulate)
         state.step += -(-(state.batch - first) // accumulate)

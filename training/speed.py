@@ -27,9 +27,9 @@ from training.loop import Recipe, evaluate, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, make_optimizer, parameter_groups
-from training.processes import autocast
+from training.processes import autocast, device_name
 from training.run_directory import versions
-from training.timing import Repeated, cpu_name, spread, synchronizer
+from training.timing import Repeated, spread, synchronizer
 from training.tracking import Progress
 from utils import RunFailed
 
@@ -151,7 +151,7 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
         found[name] = [measure() for _ in range(REPEATS)]
     found["inference_latency_ms"] = _latencies(subject, batches(1).images, synchronize)
     return {
-        "device": describe(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "precision": subject.precision,
         "batch_size": size,
@@ -228,10 +228,3 @@ def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | No
         profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     return max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"), result
-
-
-def describe(device: torch.device) -> str:
-    """The device by the name of its kind and model, by which measurements of other machines are told apart."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({cpu_name()})" if device.type == "cpu" else device.type

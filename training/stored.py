@@ -1,11 +1,15 @@
-"""Whether what a settings.json or a checkpoint holds is what the suite writes there."""
+"""What a settings.json, a summary.json or a checkpoint holds of a run: whether it is what the suite writes there, and
+errors that come from it."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import models
@@ -14,6 +18,12 @@ from training import model_flags
 from training.flags import FLAGS, Flag
 from utils import BadRequest
 
+PATHS = {  # settings that name what a run reads, and what helps where it is gone
+    "data_path": "--datapath PATH names where the data are now",
+    "cache_dir": "--cache-dir PATH names where the copy is now",
+    "weights": "the file must lie there as it did",
+    "teacher_weights": "the file must lie there as it did",
+}
 OLDER = {"data_rules": OLDEST}
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
@@ -41,6 +51,36 @@ def check_settings(settings: Any, source: object) -> None:
 def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run, with what older versions did where they had no flag for it yet."""
     return {**OLDER, **settings}
+
+
+@contextlib.contextmanager
+def blaming(source: object, values: dict[str, Any]) -> Iterator[None]:
+    """Within the block, a BadRequest over a value that `source` stores, and nobody gave, says so.
+
+    Args:
+        source: the file that holds it.
+        values: by setting, those that come from there.
+    """
+    try:
+        yield
+    except BadRequest as error:
+        raise BadRequest(_blame(str(error), source, values)) from None
+
+
+def _blame(message: str, source: object, values: dict[str, Any]) -> str:
+    known = {key: FLAGS[key] for key, value in values.items() if key in FLAGS and value is not None}
+    for key, flag in known.items():
+        flags = "|".join(re.escape(name) for name in (flag.name, *flag.aliases))
+        if key in PATHS:
+            path = "|".join(re.escape(text) for text in {str(values[key]), str(Path(values[key]))})
+            found = re.match(rf"(?:--(?:{flags}) )?((?:{path})(?=[:/ ]).*)", message, re.DOTALL)
+            if found:
+                where = "" if Path(values[key]).is_absolute() else f", relative to {Path.cwd()}, the current folder"
+                return f"{found[1]}; {source} stores this path{where}: {PATHS[key]}"
+        elif re.match(rf"--(?:no-)?(?:{flags})(?=[: ])", message):
+            other = f"; --{flag.name} {flag.metavar or ''}".rstrip() + " replaces it" if flag.may_change else ""
+            return f"{message} ({source} stores --{flag.name}{other})"
+    return message
 
 
 def _is_value(flag: Flag, value: Any) -> bool:

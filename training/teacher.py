@@ -12,10 +12,11 @@ from torch import nn
 import models
 from image_datasets.batches import ResidentTrainBatches
 from image_datasets.registry import Dataset, statistics_for
-from models.weights import load, read_state_dict
+from models.weights import load, read_weights
 from training import options
 from training.checkpoint import is_checkpoint, settle_classes
 from training.processes import autocast
+from training.tracking import say
 from training.use import read_for_use
 from utils import BadRequest, shorten
 
@@ -36,6 +37,7 @@ class Teacher:
     Attributes:
         settings: of the run that trained it, where it is a checkpoint of this suite.
         precision: of its forward pass, "fp32" at first.
+        kind: of its weights, "raw" or "ema", where its file holds both.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Teacher:
         self.model = model.requires_grad_(False).eval()
         self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
         self.settings: dict[str, Any] | None = None
+        self.kind: str | None = None
         self.scale = self.shift = None
         self.precision = "fp32"
 
@@ -99,17 +102,18 @@ class CachedTeacher:
         return self.logits[index if places is None else index[places.to(index.device)]]
 
 
-def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
+def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
     """The trained model `name` as a teacher of `dataset`'s classes.
 
     Args:
         file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's; None: the
             published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
+        kind: of the file's weights, "raw" or "ema", see `models.weights.read_weights`.
 
     Raises BadRequest where the weights or the classes do not fit.
     """
     if file is not None and is_checkpoint(Path(file)):
-        model, content = read_for_use(file, None)
+        model, content = read_for_use(file, None, kind)
         if content["settings"]["model"] != name:
             raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
         settle_classes(f"--teacher-weights {file}", content, dataset.class_names, dataset.name)
@@ -118,6 +122,8 @@ def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
                              f" {dataset.in_chans}")  # fmt: skip
         teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
         teacher.settings = content["settings"]
+        if content["ema"] is not None:
+            teacher.kind = kind or content["best"].get("weights", "raw")
         return teacher
 
     img_size = options.image_size(None, name, dataset.side)
@@ -130,19 +136,23 @@ def load_teacher(name: str, file: str | None, dataset: Dataset) -> Teacher:
             reason = str(error).replace("--weights", "--teacher-weights")
             raise BadRequest(f"--teacher {name}: {reason}; --teacher-epochs N trains one") from None
         return Teacher(model, 224, mean, std, outputs)
-    state = read_state_dict(Path(file))
+    weights = read_weights(Path(file), kind)
+    for note in weights.notes:
+        say(f"teacher       {note}")
+    state = weights.state
     num_classes = len(dataset.class_names)
     model = models.create_model(name, num_classes, img_size, dataset.in_chans)
     found = {state[f"{head}.weight"].shape[0] for head in model.head_names if f"{head}.weight" in state}
+    outputs = None
     if found == {IMAGENET_CLASSES} != {num_classes}:
         outputs = _imagenet_outputs(name, dataset)
-        model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans)
-        load(model, state, file)
-        return Teacher(model, 224, mean, std, outputs)
-    if found and found != {num_classes}:
+        model, img_size = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans), 224
+    elif found and found != {num_classes}:
         raise BadRequest(f"--teacher-weights {file}: has {max(found)} classes, {dataset.name} has {num_classes}")
     load(model, state, file)
-    return Teacher(model, img_size, mean, std)
+    teacher = Teacher(model, img_size, mean, std, outputs)
+    teacher.kind = weights.kind if weights.others else None
+    return teacher
 
 
 def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from models.weights import KINDS, other_kind
 from training import model_flags, processes, recipes, resume
 from training.data import Data, batch_arguments
 from training.distillation import Distillation
@@ -37,8 +38,8 @@ def train_teacher(s: SimpleNamespace, train: Callable[[SimpleNamespace], None]) 
         step_size=s.step_size and max(1, round(s.step_size * share)),
         milestones=s.milestones and sorted({max(1, round(epoch * share)) for epoch in s.milestones}),
         normalization="dataset" if s.normalization == "pretrained" else s.normalization,
-        pretrained=False, weights=None, freeze="none", head_lr=None, layer_decay=None,
-        teacher=None, teacher_epochs=None, cache_teacher=False, distill=None,
+        pretrained=False, weights=None, weights_kind=None, freeze="none", head_lr=None, layer_decay=None,
+        teacher=None, teacher_weights_kind=None, teacher_epochs=None, cache_teacher=False, distill=None,
     )  # fmt: skip
     directory = RunDirectory(Path(teacher.runs_dir) / teacher.run_name)
     teacher.resume = s.resume and directory.settings.is_file()
@@ -74,19 +75,24 @@ def make_distillation(
         raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
                          " --crop none --no-flip)")  # fmt: skip
     dataset = data.dataset
-    teacher = load_teacher(s.teacher, file, dataset).adapt(dataset.mean, dataset.std, device)
+    teacher = load_teacher(s.teacher, file, dataset, s.teacher_weights_kind).adapt(dataset.mean, dataset.std, device)
     weights = file or "published ImageNet weights"
     split, batches = "validation", val_batches
     if batches is None:
         split, batches = "train", _in_order(s, data, device)
     with processes.without_tf32():
         top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32", stop=stop)[0]["top1"]
-    say(f"teacher       {s.teacher}, {weights}: top-1 {100 * top1:.2f} % on {split}")
+    kind = ""
+    if teacher.kind is not None:
+        kind = (
+            f" (its {KINDS[teacher.kind]} weights; --teacher-weights-kind {other_kind(teacher.kind)} takes the others)"
+        )
+    say(f"teacher       {s.teacher}, {weights}{kind}: top-1 {100 * top1:.2f} % on {split}")
     chance = 1 / len(dataset.class_names)
     if top1 <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
         raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
                          f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
-    facts = {"model": s.teacher, "weights": weights, "split": split, "top1": top1}
+    facts = {"model": s.teacher, "weights": weights, "weights_kind": teacher.kind, "split": split, "top1": top1}
     if split == "validation" and _knows_validation(teacher, s):
         facts["note"] = "it was trained with another split: some of these validation images were in its training"
         say(f"              {facts['note']}")

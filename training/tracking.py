@@ -8,11 +8,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training import distributed
+from utils import decimal, last_line
 
 if TYPE_CHECKING:
     from training.metrics import Totals
@@ -24,10 +26,81 @@ FINISH_SECONDS = 300  # the upload of all that has not been uploaded yet
 STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
 
 
+class Log:
+    """log.txt of a run: what was said, over all of its attempts. Lines wait until its directory is known.
+
+    A line is in the file, whole, as soon as it is written. One that cannot be written is left out: no run stops for it.
+    """
+
+    def __init__(self):
+        self.waiting: list[str] = []
+        self.file: int | None = None
+        self.torn = False  # whether the file ends within a line
+
+    def open(self, path: Path, attempt: dict[str, Any]) -> None:
+        """Goes on with `path`, under the attempt's time and command."""
+        with contextlib.suppress(OSError):
+            self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            if os.fstat(self.file).st_size:
+                with path.open("rb") as file:
+                    file.seek(-1, os.SEEK_END)
+                    self.torn = file.read() != b"\n"
+                self.write()
+            self.write(f"# {attempt['time']} $ {attempt['command']}")
+            for line in self.waiting:
+                self.write(line)
+
+    def write(self, text: str = "") -> None:
+        if self.file is None:
+            self.waiting.append(text)
+            return
+        data = b"\n" * self.torn + f"{text}\n".encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):
+            self.torn = os.write(self.file, data) < len(data)
+
+    def close(self) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self.file)
+
+
+_logs: list[Log] = []  # of the runs that are at work: a student's, and that of the teacher which it trains first
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """Within the block `say` also writes to the log of a run, which `open_log` names; so does an exception that ends
+    it."""
+    log = Log()
+    _logs.append(log)
+    try:
+        yield
+    except BaseException as error:
+        told = last_line(error)
+        log.write(told[0] if told else traceback.format_exc().rstrip())
+        raise
+    finally:
+        _logs.remove(log)
+        log.close()
+
+
+def open_log(path: Path, attempt: dict[str, Any]) -> None:
+    """The log of the run that is at work is this file.
+
+    Args:
+        attempt: see `run_directory.this_attempt`.
+    """
+    if _logs:
+        _logs[-1].open(path, attempt)
+
+
 def say(text: str = "") -> None:
-    """A line on the terminal that does not tear a progress bar; of several processes the first one speaks."""
+    """A line in the run's log.txt, and on the terminal, where it does not tear a progress bar; of several processes the
+    first one speaks."""
     if not distributed.is_first():
         return
+    if _logs:
+        _logs[-1].write(text)
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stdout)
@@ -68,7 +141,7 @@ class Progress:
         if not self.just_shown:
             return
         means = totals.means()
-        text = f"loss {means['loss']:.4f}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
+        text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
         if self.terminal:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(self.seen - self.bar.n)
@@ -92,10 +165,10 @@ def describe(row: dict[str, Any]) -> str:
     """A row of the history as text."""
     mixed = "train_agreement_top1" in row
     label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
-    text = f"lr {row['lr']:.2e}, train loss {row['train_loss']:.4f}, {label} {100 * row[key]:.2f} %"
+    text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"
     for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
         if f"{prefix}top1" in row:
-            text += f"; {title} loss {row[prefix + 'loss']:.4f}, top-1 {100 * row[prefix + 'top1']:.2f} %"
+            text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
             text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
     return text
 

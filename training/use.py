@@ -16,15 +16,21 @@ from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
 from image_datasets.reading import Reading
+from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, membership, options, processes, results
-from training.run_directory import RunDirectory
-from training.tracking import Wandb, say
+from training.run_directory import RunDirectory, this_attempt
+from training.stored import blaming
+from training.tracking import Wandb, logged, open_log, say
 from utils import BadRequest
 
 
-def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[str, Any]]:
-    """(the selected model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none."""
+def read_for_use(path: str, given_model: str | None, kind: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """(the model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none.
+
+    Args:
+        kind: of its weights, "raw" or "ema"; None: those that were selected.
+    """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
     if given_model is not None and given_model != stored["model"]:
@@ -36,8 +42,11 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
         content["in_chans"],
         **stored["model_args"],
     )
+    weights = checkpoint.selected_weights(content, kind)
+    if weights is None:
+        raise BadRequest(f"{path}: holds no averaged weights, only raw ones")
     try:
-        model.load_state_dict(checkpoint.selected_weights(content))
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadRequest(f"{path}: its weights are not those of a {stored['model']} ({reason})") from None
@@ -59,6 +68,18 @@ def batches_for(
     return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
 
 
+def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> Found:
+    """`options.check_data`; where no data set is named it is that of the run whose checkpoint is `source`."""
+    own = {}
+    if s.dataset is None and s.data_path is None:
+        own["data_path"] = s.data_path = stored["data_path"]
+    s.dataset = s.dataset or stored["dataset"]
+    s.data_rules = stored["data_rules"]
+    with blaming(source, own):
+        return options.check_data(s, given)
+
+
+@logged()
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Scores a checkpoint on the test split of a data set, its own if no other is named."""
     with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
@@ -68,11 +89,7 @@ def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
 def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     model, content = read_for_use(s.evaluate, given.get("model"))
     stored = content["settings"]
-    if s.dataset is None and s.data_path is None:
-        s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    s.data_rules = stored["data_rules"]
-    found = options.check_data(s, given)
+    found = check_stored_data(s, given, stored, s.evaluate)
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
@@ -120,7 +137,9 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     }
     with lock.locked(directory.path):
         options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)  # another may have come first
-        run_id = directory.create(settings, s.overwrite)
+        attempt = this_attempt(processes.device_name(device))
+        run_id = directory.create(settings, s.overwrite, attempt)
+        open_log(directory.log, attempt)
         if s.on_bad_image == "skip":
             bad_images.keep_in(directory.bad_images)
         facts["bad_images"] = bad_images.finish()

@@ -259,3 +259,10 @@ def test_it_is_said_where_runs_were_trained_or_tested_in_different_precisions(tm
         "Not all runs were trained in the same precision (bf16: resnet20, vit; unknown: vgg).",
         "Not all runs were tested in the same precision (bf16: resnet20; fp32: vit; unknown: vgg).",
     ]
+
+
+def test_a_run_that_is_older_than_a_flag_is_a_repetition_of_one_that_has_its_default(tmp_path):
+    (cohort,) = cohorts(write_run(tmp_path / "older"), write_run(tmp_path / "newer", seed=1, weights_kind=None))
+    assert [len(model.runs) for model in cohort.models] == [2]
+    (cohort,) = cohorts(write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1, weights_kind="raw"))
+    assert [model.label for model in cohort.models] == ["resnet20, weights_kind none", "resnet20, weights_kind raw"]

@@ -110,3 +110,19 @@ def test_what_cannot_be_used_is_named(cli, shards, workdir, content, needle):
     assert result.status == 2 and needle in result.err, result.err
     assert len(result.err.splitlines()) == 1
     assert not (workdir / "runs").exists()
+
+
+def test_averaged_weights_in_it_are_those_that_are_scored(learns, shards, workdir):
+    root = shards()
+    reference = old_file(workdir / "old.pth", "vit_tiny", {"model": "vit_tiny", "data_path": str(root)})
+    content = torch.load(workdir / "old.pth", weights_only=True)
+    raw = {key: torch.zeros_like(value) for key, value in content["model_state"].items()}
+    torch.save({**content, "model_state": raw, "model_ema": content["model_state"]}, workdir / "old.pth")
+    learns("--evaluate old.pth")
+    told = json.loads((workdir / "runs/old-on-imagenet100/summary.json").read_text())
+    assert told["weights"] == "ema" and told["ema"]["top1"] == told["top1"]
+    images, _ = prepared(root, "val.X")
+    with torch.no_grad():
+        expected = reference(images).numpy()
+    found = np.load(workdir / "runs/old-on-imagenet100/predictions.npz")
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-3, atol=1e-4)

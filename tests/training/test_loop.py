@@ -286,3 +286,12 @@ def test_a_scaler_that_leaves_every_step_out_ends_the_run():
         state.model[1].bias.fill_(float("nan"))
     with pytest.raises(RunFailed, match="the loss is not finite in epoch 1, step 2"):
         run_epoch(state, make_batches(24, 8), make_recipe())
+
+
+def test_an_epoch_whose_steps_a_scaler_left_out_is_not_told_as_one_of_unreadable_images():
+    state = make_state()
+    state.scaler = torch.amp.GradScaler("cpu")
+    with torch.no_grad():
+        state.model[1].bias.fill_(float("nan"))
+    with pytest.raises(RunFailed, match="no loss is finite in epoch 1"):
+        run_epoch(state, make_batches(8, 8), make_recipe())

@@ -1,0 +1,40 @@
+"""Which commit of the suite this process runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 2.0  # that git may take, on a slow file system, before a run goes on without its answer
+
+
+def checkout(root: Path = ROOT) -> dict[str, Any]:
+    """{"commit", "changed"} of the suite's files: the full hash, and whether they differ from it, or a package holds
+    code that git does not know. Both are None where `root` is no checkout, or git does not answer."""
+    unknown = {"commit": None, "changed": None}
+    if not (root / ".git").exists():  # a repository further up merely holds a copy
+        return unknown
+    status = _git(root, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    packages = sorted(file.parent.name for file in root.glob("*/__init__.py"))
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *packages)
+    commit = next((line.split()[-1] for line in status or () if line.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)" or new is None:
+        return unknown
+    changed = any(not line.startswith("#") for line in status) or any(name.endswith(".py") for name in new)
+    return {"commit": commit, "changed": changed}
+
+
+def _git(root: Path, *words: str) -> list[str] | None:
+    """The lines that git answers; None where it fails. It locks nothing and starts no other program."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", *words]
+    try:
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS,
+                              check=True)  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace").splitlines()
