@@ -71,7 +71,7 @@ def _command(choice: int, folder: str) -> list[str]:
     model, default_lr = ("mobilenet_v3_small", 0.001) if choice == 3 else ("deit_tiny", 0.0005)
     epochs = _ask("epochs", 10, COUNT)
     lr = _ask("learning rate", default_lr, POSITIVE)
-    batch_size = _ask("batch size", 64, COUNT)
+    batch_size = _ask("batch size", 32, COUNT)
     step = ["--schedule", "step", "--step-size", str(STEP_SIZE), "--gamma", "0.1"]
     schedule = step if epochs > STEP_SIZE else ["--schedule", "constant"]  # a shorter training ends before any step
     return [*data, "--model", model, *PROTOCOL, "--optimizer", "adam", "--lr", str(lr), *schedule,
