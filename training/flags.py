@@ -274,8 +274,9 @@ GROUPS: dict[str, list[Flag]] = {
              aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
         Flag("runs-dir", "folder of the run directories", default="runs", check=text, metavar="PATH", modes=EVERY_RUN,
              may_change=True),
-        Flag("resume", "continue the stopped run of this name; its own flags are taken up again. --resume auto: start"
-             " it if it is not there, and continue it with the same flags if it is, as jobs do that are requeued",
+        Flag("resume", "continue the stopped run of this name, or of the name that the flags give it; its own flags are"
+             " taken up again. --resume auto: start it if it is not there, and continue it with the same flags if it"
+             " is, as jobs do that are requeued",
              check=one_of("auto"), nargs="?", const=True, metavar="auto", default_text="start a new run",
              may_change=True),
         Flag("checkpoint-every", "optimiser steps (500), or seconds (600s), between two checkpoints, besides those at"

@@ -59,7 +59,7 @@ def parse(
     if distributed.many():
         _check_processes(mode, settings)
     if settings.resume == "auto":
-        settings.resume = resume.there_is(settings)
+        settings.resume = resume.there_is(settings, given)
     if settings.recipe and not settings.resume:
         recipes.apply(settings, given)
     if mode == TRAIN:
@@ -157,7 +157,7 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
     _check_augmentation(s)
     _check_teacher(s)
-    s.run_name = s.run_name or resume.default_name(s)
+    s.run_name = s.run_name or resume.default_name(s, given)
     directory = Path(s.runs_dir) / s.run_name
     check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
     if s.teacher_epochs is not None:

@@ -15,7 +15,7 @@ import torch
 from killing import finish, start, wait_for_saves
 from test_main import QUICK, REPO, assert_same_run
 
-from training import lock, run, stopping
+from training import lock, options, run, stopping
 from training.stopping import Stop
 from training.tracking import Progress
 from utils import BadRequest
@@ -155,6 +155,26 @@ def test_resume_auto_needs_no_name_and_refuses_other_flags(cli, learns, workdir)
     result = cli(f"{line} --overwrite")
     assert result.status == 2 and "contradict each other" in result.err
     assert cli(f"{QUICK} --resume always").status == 2
+
+
+def test_resume_finds_a_run_that_was_named_automatically(signalled, cli, learns, workdir):
+    learns(f"{QUICK} --epochs 2 --run-name whole")
+    assert signalled(signal.SIGTERM, 3, f"{QUICK} --epochs 2").status == 143
+    assert "resumed       after epoch 0 of 2, batch 3 of the next" in learns(f"{QUICK} --resume").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/digits-resnet20-seed0")
+    result = cli("--dataset digits --model resnet20 --seed 3 --resume")
+    assert result.status == 2 and "there is no run in runs/digits-resnet20-seed3, the name that" in result.err
+
+
+def test_a_recipe_that_names_the_model_names_the_run_for_every_kind_of_start(workdir, cifar100_folder):
+    words = ["--data-path", str(cifar100_folder), "--recipe", "cifar-fast"]
+    names = [options.parse([*words, *more], "")[1].run_name for more in ([], ["--resume", "auto"])]
+    assert names == ["cifar100-resnet9-seed0"] * 2
+    with pytest.raises(BadRequest, match="no run in runs/cifar100-resnet9-seed0, the name"):
+        options.parse([*words, "--resume"], "")
+    assert options.parse([*words, "--model", "resnet20", "--resume", "auto"], "")[1].run_name.startswith(
+        "cifar100-resnet20"
+    )
 
 
 def test_a_second_process_is_refused_while_the_first_lives(cli, workdir):
