@@ -22,8 +22,8 @@ def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     s.run_name = s.run_name or default_name(s, given)
     directory = Path(s.runs_dir) / s.run_name
     if not named and not (directory / "settings.json").is_file():
-        raise BadRequest(f"--resume: there is no run in {directory}, the name that these flags give it; --run-name names"
-                         " another")  # fmt: skip
+        raise BadRequest(f"--resume: there is no run in {directory}, the name that these flags give it; --run-name"
+                         " names another")  # fmt: skip
     stored = read_run_settings(directory)
     built_with = stored["model_args"]
     asked = model_flags.settle(stored["model"], given)
