@@ -13,7 +13,7 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from training import distributed, lock, measurable, model_flags, recipes, resume
+from training import distributed, lock, measurable, model_flags, recipes, resume, terminal
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
 from training.run_directory import TEACHER
@@ -347,12 +347,18 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
 def one_line_errors(main) -> int:
     """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
     that of a run that left before its end (training/stopping.py)."""
-    name = Path(sys.argv[0]).name
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
-            stream.reconfigure(errors="backslashreplace")
+    with terminal.without_readers():
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
+                stream.reconfigure(errors="backslashreplace")
+        return _one_line_errors(main, Path(sys.argv[0]).name)
+
+
+def _one_line_errors(main, name: str) -> int:
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
     except BadRequest as error:
         print(f"{name}: error: {error}".replace("\n", " "), file=sys.stderr)
         return 2
