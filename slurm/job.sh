@@ -41,7 +41,7 @@ value_of() {
         fi
         shift
     done
-    echo "$value"
+    echo "${value/#\~\//$HOME/}" # as the scripts understand it
 }
 
 # The number of threads has a say in the last bits of a sum: it follows from what was asked for, not from the node.

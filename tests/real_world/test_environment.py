@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -14,10 +15,17 @@ import termios
 from pathlib import Path
 
 import pytest
+from test_main import QUICK as DIGITS
+
+import compare
+import study
+import viz_random_10_vit_vs_deit
+from training import scripts
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPTS = ("main.py", "train_deit_imagenet100.py", "viz_random_10_vit_vs_deit.py", "study.py", "compare.py")
-SHORT = "--dataset digits --model resnet20 --train-fraction 0.1 --epochs 1 --wandb disabled --run-name a"
+QUICK = f"{DIGITS} --epochs 1"
+SHORT = f"{QUICK} --wandb disabled --run-name a"
 
 
 def start(folder: Path, script: str, *words: str, **how) -> subprocess.Popen:
@@ -61,6 +69,46 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path, line):
     process = start(tmp_path, *line.split(), stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def test_every_flag_that_takes_a_path_knows_the_home_folder(home):
+    groups = [viz_random_10_vit_vs_deit.GROUPS, study.GROUPS, compare.GROUPS]
+    groups += [script.groups for script in scripts.SCRIPTS.values()]
+    flags = [flag for group in groups for flags in group.values() for flag in flags]
+    words = ("PATH", "FILE", "PNG", "DIR", "CHECKPOINT", "RUN", "STUDY")
+    paths = [flag for flag in flags if flag.metavar and any(word in flag.metavar for word in words)]
+    paths += [flag for flag in flags if isinstance(flag.metavar, tuple)]
+    assert {"evaluate", "predict", "measure", "weights", "runs_dir", "first", "study", "runs"} <= {f.key for f in paths}
+    for flag in paths:
+        assert flag.check("~/a b") == f"{home}/a b" and flag.check("b~/~") == "b~/~", flag.name
+        with pytest.raises(argparse.ArgumentTypeError, match=r"no such home folder; \./~no-one/x is a name"):
+            flag.check("~no-one/x")
+
+
+def test_a_home_folder_in_flags_and_in_a_study_file(cli, learns, workdir, home):
+    learns(f"{QUICK} --runs-dir=~/runs --run-name a")
+    assert (home / "runs/a/summary.json").is_file() and not list(workdir.iterdir())
+    assert learns("--evaluate=~/runs/a/best.pth --runs-dir=~/runs").status == 0
+    (workdir / "s.toml").write_text("[base]\ndataset = 'folder'\ndata-path = '~/images'\n[variants.a]\nlr = 0.1\n")
+    result = cli("s.toml --dry-run", script=study)
+    assert result.status == 2 and f"--datapath {home}/images: no such folder" in result.err
+    result = cli("s.toml --dry-run --set data-path=~/others", script=study)
+    assert result.status == 2 and f"--datapath {home}/others: no such folder" in result.err
+
+
+def test_a_run_of_an_earlier_version_that_stored_the_sign_itself_can_be_resumed(learns, workdir, home):
+    learns(f"{QUICK} --runs-dir ./~/runs --run-name a")
+    settings = workdir / "~/runs/a/settings.json"
+    settings.write_text(settings.read_text().replace('"./~/runs"', '"~/runs"'))
+    assert "finished already" in learns("--resume --runs-dir ./~/runs --run-name a").out
 
 
 @pytest.mark.parametrize("closed", [False, True])
