@@ -22,7 +22,6 @@ from utils import BadRequest, cores
 
 POLL_SECONDS = 0.2
 SAME_REQUEST_SECONDS = 3.0
-SIGNALS = [*stopping.SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 SAVED = [128 + number for number in stopping.SIGNALS]  # exit statuses of a run that left in order and can be continued
 
 
@@ -55,7 +54,7 @@ class Signals:
 
         before = {}
         try:
-            for number in SIGNALS:
+            for number in stopping.SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                     before[number] = signal.signal(number, note)
             yield
@@ -70,7 +69,7 @@ class Signals:
             number = self.fresh.pop(0)
             for child in children:
                 with contextlib.suppress(ProcessLookupError):
-                    child.process.send_signal(signal.SIGTERM if number == getattr(signal, "SIGHUP", None) else number)
+                    child.process.send_signal(number)
 
 
 def run_all(

@@ -1,7 +1,7 @@
 """Leaving in time: a signal or a time limit ends a run after the step that it is in, and nothing is lost.
 
-Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1) and 130 (SIGINT) say
-that the run is saved and not finished: `--resume` continues it.
+Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
+(SIGHUP: the terminal is closed) say that the run is saved and not finished: `--resume` continues it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from training import distributed
 from utils import Stopped
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+HANGUP = getattr(signal, "SIGHUP", None)
 TIME_LIMIT = 128 + signal.SIGTERM
 TOGETHER = 1.0  # seconds in which a signal that is repeated is the same request: SLURM sends SIGTERM twice in a row
 MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
@@ -57,7 +58,7 @@ class Stop:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
-        once, which harms no file: they are all replaced as a whole."""
+        once, which harms no file: they are all replaced as a whole. Under nohup SIGHUP stays ignored."""
 
         def note(number: int, frame) -> None:
             if self.signal is None:
@@ -68,6 +69,8 @@ class Stop:
         before = {}
         try:
             for number in SIGNALS:
+                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 with contextlib.suppress(ValueError):  # only the main thread is told of signals
                     before[number] = signal.signal(number, note)
             yield

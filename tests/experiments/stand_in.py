@@ -9,7 +9,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 
 # What a training does as far as a study can see: settings.json first, a row of metrics.csv an epoch, summary.json at
-# the end, 143 or 138 after a signal once it has saved, and a second signal ends it at once. It finds out by --model how
+# the end, 128 + N after a signal N once it has saved, and a second signal ends it at once. It finds out by --model how
 # to behave, and notes what happens to it in runs/notes.
 SCRIPT = """
 import json, os, signal, sys, time
@@ -34,7 +34,7 @@ def hear(number, frame):
     if told:
         os._exit(1)
     told.append(number)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, hear)
 
 note(f"begins with {{s.resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")

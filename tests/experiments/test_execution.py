@@ -65,7 +65,10 @@ def test_a_run_with_other_settings_is_reported_and_repeated_only_when_asked(stud
     assert [line for line in studies.notes() if "begins" in line][2:] == ["a-seed0 begins with nothing, None threads"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)],
+)
 def test_a_signal_reaches_the_run_once_which_saves_and_is_continued(studies, number, status):
     studies.write(a="model = 'vgg13'", b="model = 'resnet18'")
     process = studies.start()

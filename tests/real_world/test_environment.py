@@ -8,6 +8,8 @@ import fcntl
 import json
 import os
 import pty
+import select
+import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import termios
 from pathlib import Path
 
 import pytest
+import torch
 from test_main import QUICK as DIGITS
 
 import compare
@@ -69,6 +72,30 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path, line):
     process = start(tmp_path, *line.split(), stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def own_terminal(follower: int) -> None:
+    """In a new process: it gets what the terminal's end does to those that run in it."""
+    os.setsid()
+    fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_run_whose_terminal_is_closed_is_saved_or_goes_on_under_nohup(tmp_path, nohup):
+    leader, follower = pty.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    words = f"{SHORT} --epochs {3 if nohup else 500}".split()
+    process = start(tmp_path, "main.py", *words, stdin=follower, stdout=follower, stderr=follower,
+                    preexec_fn=lambda: own_terminal(follower))  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
+    os.close(follower)
+    while not (tmp_path / "runs/a/last.pth").is_file():
+        select.select([leader], [], [], 0.1)[0] and os.read(leader, 4096)
+        assert process.poll() is None
+    os.close(leader)
+    assert process.wait(timeout=60) == (0 if nohup else 129)
+    assert torch.load(tmp_path / "runs/a/last.pth", weights_only=True)["step"] > 0
+    assert (tmp_path / "runs/a/summary.json").is_file() == nohup
 
 
 @pytest.fixture

@@ -45,7 +45,10 @@ def signalled(cli, monkeypatch):
     return run_command
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+)
 def test_a_signal_saves_after_the_step_and_the_run_ends_with_the_same_bits(signalled, learns, workdir, number, status):
     line = f"{QUICK} --epochs 2 --accumulate 2"
     before = signal.getsignal(number)
@@ -229,7 +232,8 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
     assert_same_run(workdir / "runs/whole", workdir / "runs/hurt")
 
 
-def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder, number, status):
     words = f"--dataset folder --datapath {image_folder(side=80)} --img-size 32 --model resnet20 --batch-size 4"
     command = [sys.executable, str(REPO / "main.py"), *words.split(), "--epochs", "500", "--num-workers", "2"]
     command += ["--run-name", "a", "--wandb", "disabled"]
@@ -239,7 +243,7 @@ def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder)
     while not (workdir / "runs/a/last.pth").is_file():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143
-    assert "stopped by SIGTERM" in output.splitlines()[-1] and "Traceback" not in output
+    assert process.returncode == status
+    assert f"stopped by {number.name}" in output.splitlines()[-1] and "Traceback" not in output
