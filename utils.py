@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import ThreadPool
+
     import torch
 
 MATRIX_UNITS = "SUITE_MATRIX_UNITS"
@@ -56,6 +58,20 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def thread_pool(count: int) -> Iterator[ThreadPool]:
+    """A pool of threads. Leaving the block early, by Ctrl-C for example, waits for the calls that have begun and for no
+    other: a thread that is inside torch when Python ends would abort the process."""
+    from multiprocessing.pool import ThreadPool
+
+    with ThreadPool(max(1, count)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+            pool.join()
 
 
 def has_matrix_units() -> bool:

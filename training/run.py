@@ -54,7 +54,7 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         distributed.start(device)
-        with distributed.first_one_first():
+        with stop.at_once(), distributed.first_one_first():
             data = load_data(s, found)
     stop.check()
     step = functools.partial(trial_step, s, data, device)

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from training import distributed
 from utils import Stopped
@@ -32,6 +33,7 @@ class Stop:
     def __init__(self, max_minutes: float | None = None):
         self.signal: int | None = None
         self.signalled = 0.0  # when, by time.monotonic
+        self.at_once_now = False
         self.reason = ""
         self.status = 0
         limits = [] if max_minutes is None else [(60 * max_minutes, f"--max-minutes {max_minutes:g}")]
@@ -53,7 +55,22 @@ class Stop:
         """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
         after a step, and not here."""
         if not distributed.many() and self.told():
-            raise Stopped(f"stopped by {self.reason}", self.status)
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        self.told()
+        raise Stopped(f"stopped by {self.reason}", self.status)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, where there is nothing to save yet, a signal raises Stopped wherever the main thread is."""
+        if self.signal is not None:
+            self._leave()
+        self.at_once_now = True
+        try:
+            yield
+        finally:
+            self.at_once_now = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -63,6 +80,8 @@ class Stop:
         def note(number: int, frame) -> None:
             if self.signal is None:
                 self.signal, self.signalled = number, time.monotonic()
+                if self.at_once_now:
+                    self._leave()
             elif time.monotonic() - self.signalled > TOGETHER:
                 os._exit(128 + number)
 

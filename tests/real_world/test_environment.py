@@ -14,6 +14,8 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from test_main import QUICK as DIGITS
 import compare
 import study
 import viz_random_10_vit_vs_deit
+from image_datasets import copying, decode, image_check
 from training import scripts
 
 REPO = Path(__file__).resolve().parents[2]
@@ -96,6 +99,62 @@ def test_a_run_whose_terminal_is_closed_is_saved_or_goes_on_under_nohup(tmp_path
     assert process.wait(timeout=60) == (0 if nohup else 129)
     assert torch.load(tmp_path / "runs/a/last.pth", weights_only=True)["step"] > 0
     assert (tmp_path / "runs/a/summary.json").is_file() == nohup
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C at the fifth call of a function, each of which takes so long. Returns the list of the calls."""
+
+    def arrange(module, name: str, seconds: float = 0.01) -> list:
+        calls, function = [], getattr(module, name)
+
+        def calling(*args):
+            calls.append(args)
+            if len(calls) == 5:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(seconds)
+            return function(*args)
+
+        monkeypatch.setattr(module, name, calling)
+        return calls
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    yield arrange
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("what", ["--model resnet20 --run-name a", "--inspect-data a.png"])
+def test_ctrl_c_acts_at_once_while_images_are_checked(cli, workdir, image_folder, interrupted, what):
+    root = image_folder(parts={"train": 100})
+    calls = interrupted(image_check, "read_image")
+    result = cli(f"{what} --dataset folder --datapath {root} --check-images --num-workers 2")
+    assert result.status == 130 and "Traceback" not in result.err
+    assert len(calls) < 50 and not list(workdir.iterdir())
+
+
+def test_ctrl_c_acts_at_once_while_small_images_are_decoded(cli, workdir, image_folder, interrupted):
+    root = image_folder(parts={"train": 150, "test": 2})
+    calls = interrupted(decode, "read_pixels")
+    result = cli(f"--dataset folder --datapath {root} --model resnet20 --num-workers 2")
+    assert result.status == 130 and result.err == "main.py: stopped by SIGINT\n"
+    assert len(calls) < 150 and not list(workdir.iterdir())
+
+
+def test_ctrl_c_acts_at_once_while_copies_are_made_and_what_is_made_is_kept(
+    cli, learns, workdir, image_folder, interrupted, monkeypatch
+):
+    root = image_folder(side=80, parts={"train": 60, "test": 2})
+    line = f"--dataset folder --datapath {root} --model resnet20 --img-size 32 --epochs 1 --cache-resized jpeg"
+    line += f" --cache-dir {workdir}/copies --num-workers 2 --run-name a"
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "resized", lambda *args, made=copying.resized: time.sleep(0.02) or made(*args))
+        interrupted(copying._Writer, "add", seconds=0.0)
+        result = cli(line)
+    assert result.status == 130 and result.err == "main.py: stopped by SIGINT\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(workdir)
+    (said,) = [one for one in learns(line).out.splitlines() if one.startswith("copy ")]
+    assert "180 training images were copied" in said and "180 of 180" not in said
 
 
 @pytest.fixture
