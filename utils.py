@@ -108,6 +108,15 @@ def human(value: float) -> str:
     return f"{value:g} "
 
 
+def duration(seconds: float) -> str:
+    """Time as `42 s`, `7 min` or `3.5 h`, with a digit more while there are few of them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def widest_float(device: torch.device) -> torch.dtype:
     """float64 for sums on this device; float32 on MPS, which has no float64."""
     import torch
