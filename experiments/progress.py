@@ -60,6 +60,14 @@ class StudyProgress:
                 bar.update(epochs - bar.n)
         self.bar.refresh()
 
+    def wait(self, name: str, holder: str | None) -> None:
+        """A run has to wait for another process; a line about it, where `holder` names that."""
+        self.files.pop(name, None)
+        if name in self.bars:
+            self.bars.pop(name).close()
+        if holder is not None:
+            say(f"{name}: {holder} is at work on this run; waiting for it")
+
     def end(self, name: str, outcome: str, seconds: float, summary: Path) -> None:
         """A run has ended: a line about it."""
         self.ended += 1
