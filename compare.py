@@ -11,7 +11,7 @@ from dataclasses import replace
 from comparison import study
 from comparison.metric_names import METRICS
 from training import options
-from training.flag_types import POSITIVE, one_of, text
+from training.flag_types import POSITIVE, one_of, path, text
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
@@ -24,7 +24,7 @@ DESCRIPTION = (
 GROUPS = {
     "what is compared": [
         Flag("runs", "run directories, which are grouped by their settings; or a study: its file, or the folder of its"
-             " runs", check=text, metavar="RUN|STUDY", nargs="+", positional=True),
+             " runs", check=path, metavar="RUN|STUDY", nargs="+", positional=True),
         Flag("metric", f"what models are judged by: {', '.join(METRICS)}", default="top1", check=one_of(*METRICS),
              metavar="NAME"),
         Flag("effect", "the smallest difference that matters, in percentage points (of the loss: in nats): the report"
@@ -33,7 +33,7 @@ GROUPS = {
              check=text, metavar="MODEL", default_text="all pairs"),
     ],
     "report": [
-        Flag("output", "folder of the report; an older one there is replaced", check=text, metavar="DIR",
+        Flag("output", "folder of the report; an older one there is replaced", check=path, metavar="DIR",
              default_text="comparison, in the folder that holds the runs"),
         Flag("images", "also draw test images that only one of two models gets right", default=False),
         replace(FLAGS["data_path"], help="folder that holds the data set, for --images", default_text="the runs'"),

@@ -16,7 +16,7 @@ from experiments import plan as plans
 from experiments import study_file
 from experiments.plan import CHANGED, FINISHED, NEW, STOPPED, Plan, Run
 from training import options
-from training.flag_types import COUNT, number, one_of, text
+from training.flag_types import COUNT, number, one_of, path, text
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
@@ -47,7 +47,7 @@ def shard(value: str) -> tuple[int, int]:
 
 GROUPS = {
     "which runs": [
-        Flag("study", "study file", check=text, metavar="STUDY.toml", positional=True),
+        Flag("study", "study file", check=path, metavar="STUDY.toml", positional=True),
         Flag("only", "variants to run", check=text, metavar="VARIANT", nargs="+", default_text="all"),
         Flag("seeds", "seeds to run, of those of the study", check=number(int, 0), metavar="N", nargs="+",
              default_text="all"),

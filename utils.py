@@ -9,11 +9,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import ThreadPool
+
     import torch
 
 MATRIX_UNITS = "SUITE_MATRIX_UNITS"
@@ -74,6 +76,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def thread_pool(count: int) -> Iterator[ThreadPool]:
+    """A pool of threads. Leaving the block early, by Ctrl-C for example, waits for the calls that have begun and for no
+    other: a thread that is inside torch when Python ends would abort the process."""
+    from multiprocessing.pool import ThreadPool
+
+    with ThreadPool(max(1, count)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+            pool.join()
+
+
 def has_matrix_units() -> bool:
     """Whether this CPU multiplies bf16 matrices in units of its own (AMX).
 
@@ -111,6 +127,15 @@ def human(value: float) -> str:
 def decimal(value: float, places: int = 4) -> str:
     """A loss, say, with so many decimals; one that ran away as ``1.2e+37``."""
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
+
+
+def duration(seconds: float) -> str:
+    """Time as `42 s`, `7 min` or `3.5 h`, with a digit more while there are few of them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def widest_float(device: torch.device) -> torch.dtype:

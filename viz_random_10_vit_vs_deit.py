@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training import options
-from training.flag_types import COUNT, number, text
+from training.flag_types import COUNT, number, path
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
 from utils import BadRequest
@@ -19,9 +19,9 @@ DESCRIPTION = (
 )
 GROUPS = {
     "models": [
-        Flag("first", "run directory or checkpoint of the first model", default="runs/baseline_vit_tiny", check=text,
+        Flag("first", "run directory or checkpoint of the first model", default="runs/baseline_vit_tiny", check=path,
              metavar="PATH"),
-        Flag("second", "run directory or checkpoint of the second model", default="runs/deit_tiny_distill", check=text,
+        Flag("second", "run directory or checkpoint of the second model", default="runs/deit_tiny_distill", check=path,
              metavar="PATH"),
     ],
     "images": [
@@ -37,7 +37,7 @@ GROUPS = {
     "picture": [
         Flag("attention", "beside each image what the answers rest on: attention rollout of Vision Transformers,"
              " Grad-CAM of convolutional networks", default=False),
-        Flag("output", "picture to write, replacing it", default="vit_vs_deit_random10.png", check=text, metavar="PNG"),
+        Flag("output", "picture to write, replacing it", default="vit_vs_deit_random10.png", check=path, metavar="PNG"),
     ],
     "hardware": [
         FLAGS["device"],

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.plan import Plan, Run, python_path
-from experiments.progress import duration
-from utils import human
+from utils import duration, human
 
 LEFT_OUT = "checkpoints, plots, wandb, the copies of --cache-resized, and what runs at once cost each other"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -10,19 +11,21 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from experiments.plan import CHANGED, FINISHED, Plan, Run
+from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run
 from experiments.progress import StudyProgress
-from training import stopping
+from training import lock, stopping
 from utils import BadRequest, cores
 
 POLL_SECONDS = 0.2
+HELD_SECONDS = 2.0  # between two looks at a run that another process holds
+PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
 SAME_REQUEST_SECONDS = 3.0
-SIGNALS = [*stopping.SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+REFUSED = 2  # exit status of a bad request
 SAVED = [128 + number for number in stopping.SIGNALS]  # exit statuses of a run that left in order and can be continued
 
 
@@ -55,7 +58,7 @@ class Signals:
 
         before = {}
         try:
-            for number in SIGNALS:
+            for number in stopping.SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                     before[number] = signal.signal(number, note)
             yield
@@ -70,14 +73,16 @@ class Signals:
             number = self.fresh.pop(0)
             for child in children:
                 with contextlib.suppress(ProcessLookupError):
-                    child.process.send_signal(signal.SIGTERM if number == getattr(signal, "SIGHUP", None) else number)
+                    child.process.send_signal(number)
 
 
 def run_all(
     plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, SimpleNamespace], jobs: int, problems: list[str]
 ) -> int:
-    """Runs what is to do, up to `jobs` at once. Returns the exit status: 0, 1 where a run failed, 128 + N when it was
-    stopped by signal N, or a run's own where it left in time, saved, and none failed.
+    """Runs what is to do, up to `jobs` at once. A run that another process holds waits until that lets go of it.
+
+    Returns the exit status: 0, 1 where a run failed, 128 + N when it was stopped by signal N, or a run's own where it
+    left in time, saved, and none failed.
 
     Args:
         todo: runs with their states (`plan.inspect`), those that are finished among them.
@@ -86,14 +91,19 @@ def run_all(
     """
     pending = deque(item for item in todo if item[1] != FINISHED)
     problems, running, signals = list(problems), [], Signals()
+    held: dict[str, float] = {}  # when a run was last seen in the hands of another process
     saved: list[int] = []  # exit statuses of runs that left by themselves, at a time limit
     plan.logs.mkdir(parents=True, exist_ok=True)
     progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
     with signals.listening():
         try:
             while running or (pending and signals.first is None):
-                while pending and len(running) < jobs and signals.first is None:
-                    run, state = pending.popleft()
+                for run, state in list(pending):
+                    if len(running) == jobs or signals.first is not None:
+                        break
+                    if state != CHANGED and _is_held(plan, run, held, progress):
+                        continue
+                    pending.remove((run, state))
                     try:
                         if state == CHANGED:
                             plan.clear(run)
@@ -106,6 +116,9 @@ def run_all(
                 signals.hand_on(running)
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
+                    if child.process.returncode == REFUSED and _is_held(plan, child.run, held, progress):
+                        pending.append((child.run, STOPPED))
+                        continue
                     _settle(plan, child, signals, progress, problems)
                     if signals.first is None and child.process.returncode in SAVED:
                         saved.append(child.process.returncode)
@@ -128,6 +141,33 @@ def run_all(
     return saved[0] if saved else 0
 
 
+def _is_held(plan: Plan, run: Run, held: dict[str, float], progress: StudyProgress) -> bool:
+    """Whether another process is at work on the run, which is said once."""
+    if time.monotonic() - held.get(run.name, -HELD_SECONDS) < HELD_SECONDS:
+        return True
+    holder = lock.holder(plan.directory(run))
+    if holder is None:
+        return False
+    progress.wait(run.name, holder if run.name not in held else None)
+    held[run.name] = time.monotonic()
+    return True
+
+
+def dying_with_this_process() -> Callable[[], None]:
+    """For subprocess's preexec_fn: the child gets SIGTERM, and saves, when this process dies, even by SIGKILL. Linux
+    alone knows that."""
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before
+                os._exit(128 + signal.SIGTERM)
+
+    return prepare
+
+
 def _start(plan: Plan, run: Run, jobs: int) -> Child:
     command = plan.command(run, sys.executable)
     environment = dict(os.environ)
@@ -137,7 +177,8 @@ def _start(plan: Plan, run: Run, jobs: int) -> Child:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   env=environment, start_new_session=True)  # fmt: skip
+                                   env=environment, start_new_session=True,
+                                   preexec_fn=dying_with_this_process())  # fmt: skip
     return Child(run, process, time.monotonic())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.tracking import say
+from utils import duration
 
 READ_SECONDS = 1.0  # between two looks into the runs' folders
 
@@ -59,6 +60,14 @@ class StudyProgress:
                 bar.update(epochs - bar.n)
         self.bar.refresh()
 
+    def wait(self, name: str, holder: str | None) -> None:
+        """A run has to wait for another process; a line about it, where `holder` names that."""
+        self.files.pop(name, None)
+        if name in self.bars:
+            self.bars.pop(name).close()
+        if holder is not None:
+            say(f"{name}: {holder} is at work on this run; waiting for it")
+
     def end(self, name: str, outcome: str, seconds: float, summary: Path) -> None:
         """A run has ended: a line about it."""
         self.ended += 1
@@ -92,12 +101,3 @@ def read_metrics(file: Path) -> tuple[int, float | None]:
         rows = list(csv.DictReader(lines))
     top1 = rows[-1].get("val_top1") if rows else None
     return len(rows), float(top1) if top1 else None
-
-
-def duration(seconds: float) -> str:
-    """Time as `42 s`, `7 min` or `3.5 h`, with a digit more while there are few of them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -18,7 +18,7 @@ from typing import Any
 
 import submitit
 
-from experiments.execution import SAVED, last_line
+from experiments.execution import SAVED, dying_with_this_process, last_line
 from experiments.plan import CHANGED, FINISHED, Plan, Run, python_path
 from utils import BadRequest, RunFailed
 
@@ -38,6 +38,13 @@ class Job:
 
     def __call__(self) -> None:
         """Raises RunFailed where the run failed."""
+        follow = dying_with_this_process()
+
+        def prepare() -> None:
+            follow()
+            # It may reach all of the job's processes, and would end one that does not expect it.
+            signal.signal(_time_is_over(), signal.SIG_IGN)
+
         with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(self.command)}\n")
             log.flush()
@@ -47,8 +54,7 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # It may reach all of the job's processes, and would end one that does not expect it.
-                preexec_fn=lambda: signal.signal(_time_is_over(), signal.SIG_IGN),
+                preexec_fn=prepare,
             )
         self._cancelled = False
         signal.signal(signal.SIGTERM, lambda number, frame: self._cancel())

@@ -309,12 +309,12 @@ def _as_it_is(batch):
     return batch
 
 
-def _let_the_main_process_decide(worker: int) -> None:
+def let_the_main_process_decide(worker: int) -> None:
     """In a loader worker: signals that are sent to the whole group of processes are the main process's to act on, which
     finishes its step with the batches that come from here. One that it has forgotten leaves after a minute."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def leave_later(number: int, frame) -> None:
         last_call = threading.Timer(60, os._exit, (128 + number,))
@@ -332,7 +332,7 @@ def _file_loader(owner, transform: Callable, random: bool, batch_sampler, worker
         num_workers=workers,
         collate_fn=_as_it_is,
         persistent_workers=workers > 0,
-        worker_init_fn=_let_the_main_process_decide,
+        worker_init_fn=let_the_main_process_decide,
         pin_memory=owner.device.type == "cuda",
     )
 

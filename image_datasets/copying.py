@@ -15,7 +15,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from image_datasets import tiles
+from image_datasets.batches import let_the_main_process_decide
 from image_datasets.copies import RECORD, Copies, scan, seal
 from image_datasets.decode import read_pixels
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.registry import Found
 from image_datasets.resized import KINDS
-from utils import BadRequest, RunFailed, human, shorten, take_lock
+from utils import BadRequest, RunFailed, human, shorten, take_lock, thread_pool
 
 VERSION = 1  # of what the copies hold: another number, and all are made anew
 COMMIT_BYTES, COMMIT_SECONDS = 1 << 25, 2.0  # what a process that is killed loses at most
@@ -101,7 +101,7 @@ def _keys(form: str, root: str, paths: list[str], workers: int, skip_bad: bool) 
             result[i] = np.frombuffer(digest, "<u8")
 
     try:
-        with ThreadPool(max(1, workers)) as pool:  # waiting for a disk, or a server, takes no processor
+        with thread_pool(workers) as pool:  # waiting for a disk, or a server, takes no processor
             pool.map(fill, range(0, len(paths), 1024), chunksize=1)
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
@@ -151,7 +151,8 @@ def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys:
     if not paths:
         return 0
     sources = _Sources(paths, kind, side, chans, found.reading)
-    loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is)
+    loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is,
+                        worker_init_fn=let_the_main_process_decide)  # fmt: skip
     broken = []
     with (
         _Writer(place, len(paths)) as writer,

@@ -11,14 +11,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 
 from image_datasets.bad_images import BadImage
 from image_datasets.folder import open_image
-from utils import in_utf8, replacing
+from utils import in_utf8, replacing, thread_pool
 
 FILE, VERSION = ".image-facts.npz", 1
 UNREADABLE, GREY, COLOUR = 0, 1, 2
@@ -50,7 +49,7 @@ def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
     if not missing:
         return facts
     with (
-        ThreadPool(max(1, workers)) as pool,
+        thread_pool(workers) as pool,
         tqdm(total=len(missing), desc="reading images once", unit="img", leave=False,
              disable=not sys.stderr.isatty()) as bar,
     ):  # fmt: skip

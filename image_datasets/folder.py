@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,12 +16,13 @@ from image_datasets.bad_images import BadImage
 from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
 from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
-from utils import BadRequest, in_utf8, readable, shorten
+from utils import BadRequest, in_utf8, readable, shorten, thread_pool
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
 OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1)"
 DIFFERING = "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
+TOGETHER = 32  # small images that a thread decodes without a pause
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
 # Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
@@ -348,7 +348,7 @@ def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Fo
     reasons = np.full(len(paths), None)
 
     def decode(start: int) -> bool:
-        for i in range(start, min(start + 256, len(paths))):
+        for i in range(start, min(start + TOGETHER, len(paths))):
             try:
                 pixels = as_array(read_pixels(paths[i], chans, found.reading))
             except BadImage as error:
@@ -361,6 +361,6 @@ def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Fo
             images[i] = pixels
         return True
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        alike = all(pool.map(decode, range(0, len(paths), 256)))
+    with thread_pool(workers) as pool:
+        alike = all(pool.imap(decode, range(0, len(paths), TOGETHER)))
     return (images, reasons) if alike else (None, None)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from multiprocessing.pool import ThreadPool
 
 from image_datasets.folder import read_image
 from image_datasets.reading import Reading
 from image_datasets.registry import Found
-from utils import BadRequest, shorten
+from utils import BadRequest, shorten, thread_pool
 
 
 def check_images(found: Found, workers: int) -> None:
@@ -24,10 +23,10 @@ def check_images(found: Found, workers: int) -> None:
     paths = [path for files, _ in found.layout.splits.values() for path in files]
     broken = []
     with (
-        ThreadPool(max(1, workers)) as pool,
+        thread_pool(workers) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        for reason in pool.imap(functools.partial(_reason, found.reading), paths, chunksize=32):
+        for reason in pool.imap(functools.partial(_reason, found.reading), paths, chunksize=8):
             bar.update()
             if reason is not None:
                 broken.append(reason)

@@ -41,7 +41,7 @@ value_of() {
         fi
         shift
     done
-    echo "$value"
+    echo "${value/#\~\//$HOME/}" # as the scripts understand it
 }
 
 # The number of threads has a say in the last bits of a sum: it follows from what was asked for, not from the node.
@@ -57,14 +57,14 @@ step() {
         --kill-on-bad-exit=1 bash slurm/relay.sh "$@"
 }
 
-# finish STATUS FOLDER: ends the job. A run that was saved but is not finished (130, 138, 143) goes back into the queue,
+# finish STATUS FOLDER: ends the job. A run that was saved but is not finished (129, 130, 138, 143) goes back into the queue,
 # unless SLURM is ending the job itself: scancel, preemption, a requeue by somebody else and the end of the time limit
 # all show in the job's state, and after the second and third SLURM queues it again. Neither does it go back where this
 # attempt has left no checkpoint in FOLDER: it would be stopped at the same place again, for ever.
 finish() {
     local status=$1 folder=$2 state
     [[ -f $notes/status ]] && status=$(<"$notes/status")
-    case $status in 130 | 138 | 143) ;; *) exit "$status" ;; esac
+    case $status in 129 | 130 | 138 | 143) ;; *) exit "$status" ;; esac
     state=$(squeue --noheader --jobs="$job" --format=%T 2>/dev/null)
     if [[ $state != RUNNING ]]; then
         say "stopped by SLURM (${state:-state unknown}); where SLURM does not queue it again, the same sbatch continues it"

@@ -20,7 +20,7 @@ if [[ $1 == --rank ]]; then
     "$@"
     status=$?
     ((status == 0)) || (set -o noclobber && echo "$status" >"$file") 2>/dev/null
-    case $status in 130 | 138 | 143) exit 0 ;; esac
+    case $status in 129 | 130 | 138 | 143) exit 0 ;; esac
     exit "$status"
 fi
 
@@ -47,7 +47,7 @@ else
     "$@" &
 fi
 child=$!
-for name in USR1 TERM INT; do
+for name in USR1 TERM INT HUP; do
     # shellcheck disable=SC2064  # the name is meant to be that of now
     trap "hand_on $name" "$name"
 done

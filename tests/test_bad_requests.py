@@ -148,7 +148,7 @@ FLAGS = [
     ("--evaluate nowhere.pth --list-models", "--evaluate and --list-models cannot be done at once"),
     ("--batch-size 1", "batches of one image are too small"),
     (f"--run-name {'a' * 300}", "is not a name for a folder"),
-    ("--resume", "--resume needs --run-name"),
+    ("--resume", "--resume: there is no run in runs/digits-resnet18-seed0, the name that these flags give it"),
     ("--evaluate a.pth --predict a.pth b.png", "cannot be done at once"),
     ("--list-models nosuchmodel", "no model matches"),
     # files

@@ -190,12 +190,17 @@ def share_buffers(*modules: torch.nn.Module | None) -> None:
 
 
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The model as it is trained: its gradients are the average over all processes."""
+    """The model as it is trained: its gradients are the average over all processes.
+
+    Buffers differ between processes until `share_buffers`. DDP would broadcast them in every forward, where evaluation
+    waits for ever for a process that has no batch.
+    """
     if not many():
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 class Vote:

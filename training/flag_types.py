@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 
 def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
@@ -63,6 +64,18 @@ def text(value: str) -> str:
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty")
     return value
+
+
+def path(value: str) -> str:
+    """An argparse type: a file or folder; a `~` in front is the home folder, as a shell has it."""
+    if not text(value).startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{value!r}: there is no such home folder; ./{value} is a name in this one"
+        ) from None
 
 
 def key_value(text: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from training.flag_types import (
     milestones,
     number,
     one_of,
+    path,
     plain_name,
     text,
 )
@@ -76,12 +77,12 @@ class Flag:
 GROUPS: dict[str, list[Flag]] = {
     "what to do (training, unless one of these is given)": [
         Flag("evaluate", "score the model in this checkpoint instead of training; writes a run directory",
-             check=text, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
+             check=path, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,)),
         Flag("measure", "measure finished runs, given as run directories or as folders that hold some: writes"
-             " robustness.json and cost.json into each, unless they are there", check=text, metavar="RUN", nargs="+",
+             " robustness.json and cost.json into each, unless they are there", check=path, metavar="RUN", nargs="+",
              default_text="train", modes=(MEASURE,)),
         Flag("predict", "print the five most probable classes of images: the checkpoint, then the image files",
-             check=text, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
+             check=path, metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,)),
         Flag("list-models", "print a table of the models that match a pattern such as 'resnet*', their parameters and"
              " FLOPs for --dataset (here by default cifar100); the names of timm's or torchvision's for 'timm/vit*',"
              " 'torchvision/*'",
@@ -89,7 +90,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("summary", "print the layers of --model, with shapes and parameters, as it is built for --dataset",
              default=False, modes=(SUMMARY,)),
         Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and draw 25"
-             " training images as they are augmented into this file, replacing it", check=text,
+             " training images as they are augmented into this file, replacing it", check=path,
              metavar="PNG", default_text="train", modes=(INSPECT,)),
     ],
     "what to measure (with --measure; both, unless one of these is given)": [
@@ -103,7 +104,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("dataset", f"name of the data set: {', '.join(list_datasets())}",
              check=text, metavar="NAME", default_text="cifar100 with --datapath, else digits",
              modes=(*EVERY_READER, LIST, SUMMARY)),
-        Flag("data-path", "folder that holds the data set", check=text, metavar="PATH", aliases=("datapath",),
+        Flag("data-path", "folder that holds the data set", check=path, metavar="PATH", aliases=("datapath",),
              default_text="none; digits needs none", modes=(*EVERY_READER, MEASURE, LIST, SUMMARY), may_change=True),
         Flag("download", "fetch CIFAR into --data-path if it is not there", default=False, modes=EVERY_READER,
              may_change=True),
@@ -144,7 +145,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("cache-resized", "train from a copy of the training images that is quicker to read, jpeg or raw (quicker"
              " still, and ten times as large): short side 256 px, or --img-size / 0.875 where that is more; what is"
              " missing of the copy is made first", check=one_of("jpeg", "raw"), metavar="KIND", default_text="off"),
-        Flag("cache-dir", "folder of that copy, which any number of runs may share", check=text, metavar="PATH",
+        Flag("cache-dir", "folder of that copy, which any number of runs may share", check=path, metavar="PATH",
              default_text=".resized in --data-path", may_change=True),
         Flag("num-workers", "processes (threads, for sets kept in memory) that decode image files",
              check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
@@ -180,7 +181,7 @@ GROUPS: dict[str, list[Flag]] = {
              modes=EVERY_BUILDER),
         Flag("pretrained", "start from the published ImageNet weights, with a new head", default=False),
         Flag("weights", "start from this checkpoint or state dict; a head for another number of classes is replaced",
-             check=text, metavar="FILE", default_text="random initialisation"),
+             check=path, metavar="FILE", default_text="random initialisation"),
         Flag("weights-kind", "which weights of the --weights file, where it holds both: raw, or ema: averaged",
              check=one_of("raw", "ema"), metavar="KIND", default_text="ema; of this suite's checkpoints those that were"
              " selected"),
@@ -248,7 +249,7 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("teacher", "a trained model, whose answers to the same images the student learns too: a name, with the"
              " published ImageNet weights where the data's classes are ImageNet's, else with --teacher-weights",
              check=text, metavar="NAME", default_text="none"),
-        Flag("teacher-weights", "checkpoint or state dict of the teacher", check=text, metavar="FILE",
+        Flag("teacher-weights", "checkpoint or state dict of the teacher", check=path, metavar="FILE",
              default_text="the published ImageNet weights"),
         Flag("teacher-weights-kind", "as --weights-kind, of the --teacher-weights file", check=one_of("raw", "ema"),
              metavar="KIND", default_text="as there"),
@@ -289,10 +290,11 @@ GROUPS: dict[str, list[Flag]] = {
     "run directory and tracking": [
         Flag("run-name", "name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",
              aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN),
-        Flag("runs-dir", "folder of the run directories", default="runs", check=text, metavar="PATH", modes=EVERY_RUN,
+        Flag("runs-dir", "folder of the run directories", default="runs", check=path, metavar="PATH", modes=EVERY_RUN,
              may_change=True),
-        Flag("resume", "continue the stopped run of this name; its own flags are taken up again. --resume auto: start"
-             " it if it is not there, and continue it with the same flags if it is, as jobs do that are requeued",
+        Flag("resume", "continue the stopped run of this name, or of the name that the flags give it; its own flags are"
+             " taken up again. --resume auto: start it if it is not there, and continue it with the same flags if it"
+             " is, as jobs do that are requeued",
              check=one_of("auto"), nargs="?", const=True, metavar="auto", default_text="start a new run",
              may_change=True),
         Flag("checkpoint-every", "optimiser steps (500), or seconds (600s), between two checkpoints, besides those at"

@@ -6,14 +6,13 @@ Every choice prints the command line that it stands for, and runs just that.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.flag_types import COUNT, POSITIVE
+from training.flag_types import COUNT, POSITIVE, path
 from utils import BadRequest, RunFailed
 
 ITEMS = ("Initialize Dataset (CIFAR-10)", "Test Dataset", "Train MobileNetV3-Small", "Train DeiT-Tiny", "Exit")
@@ -43,7 +42,7 @@ def run_menu(run: Callable[[list[str]], int]) -> int:
             choice = _ask("choice", None, _item)
             if choice == len(ITEMS):
                 return 0
-            folder = _ask("folder of CIFAR-10", folder, os.path.expanduser)
+            folder = _ask("folder of CIFAR-10", folder, path)
             words = _command(choice, folder)
             print(f"\npython main.py {shlex.join(words)}\n", flush=True)
             _attempt(run, words)
@@ -71,7 +70,7 @@ def _command(choice: int, folder: str) -> list[str]:
     model, default_lr = ("mobilenet_v3_small", 0.001) if choice == 3 else ("deit_tiny", 0.0005)
     epochs = _ask("epochs", 10, COUNT)
     lr = _ask("learning rate", default_lr, POSITIVE)
-    batch_size = _ask("batch size", 64, COUNT)
+    batch_size = _ask("batch size", 32, COUNT)
     step = ["--schedule", "step", "--step-size", str(STEP_SIZE), "--gamma", "0.1"]
     schedule = step if epochs > STEP_SIZE else ["--schedule", "constant"]  # a shorter training ends before any step
     return [*data, "--model", model, *PROTOCOL, "--optimizer", "adam", "--lr", str(lr), *schedule,

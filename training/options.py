@@ -14,7 +14,7 @@ import image_datasets
 import models
 from image_datasets import resized
 from image_datasets.reading import NEWEST, Reading
-from training import distributed, lock, measurable, model_flags, recipes, resume
+from training import distributed, lock, measurable, model_flags, recipes, resume, terminal
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
 from training.run_directory import TEACHER
@@ -61,7 +61,7 @@ def parse(
     if distributed.many():
         _check_processes(mode, settings)
     if settings.resume == "auto":
-        settings.resume = resume.there_is(settings)
+        settings.resume = resume.there_is(settings, given)
     if settings.recipe and not settings.resume:
         recipes.apply(settings, given)
     if mode == TRAIN:
@@ -159,7 +159,7 @@ def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
             raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
     _check_augmentation(s)
     _check_teacher(s)
-    s.run_name = s.run_name or resume.default_name(s)
+    s.run_name = s.run_name or resume.default_name(s, given)
     directory = Path(s.runs_dir) / s.run_name
     check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
     if s.teacher_epochs is not None:
@@ -355,12 +355,15 @@ def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed
 def one_line_errors(main) -> int:
     """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
     that of a run that left before its end (training/stopping.py)."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        return main() or 0
-    except (BadRequest, Stopped, RunFailed, OSError, KeyboardInterrupt) as error:
-        text, status = last_line(error)
-        print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
-        return status
+    with terminal.without_readers():
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            status = main() or 0
+            sys.stdout.flush()
+            return status
+        except (BadRequest, Stopped, RunFailed, OSError, KeyboardInterrupt) as error:
+            text, status = last_line(error)
+            print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
+            return status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from training import model_flags
+from training import model_flags, terminal
 from training.flags import Flag
 from utils import BadRequest, suggestion
 
@@ -60,7 +60,7 @@ def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> 
         epilog=epilog,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=terminal.help_width()),
     )
     for title, flags in groups.items():
         group = parser.add_argument_group(title)

@@ -8,6 +8,7 @@ from typing import Any
 
 from training import model_flags
 from training.flags import FLAGS
+from training.recipes import RECIPES
 from training.stored import check_settings, complete_older
 from utils import BadRequest, read_json
 
@@ -17,9 +18,13 @@ SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it cam
 def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the stored settings of the run to be resumed in the place of the defaults."""
     _refuse_overwrite(s)
-    if s.run_name is None:
-        raise BadRequest("--resume needs --run-name: which run is to be continued?")
-    stored = read_run_settings(Path(s.runs_dir) / s.run_name)
+    named = s.run_name is not None
+    s.run_name = s.run_name or default_name(s, given)
+    directory = Path(s.runs_dir) / s.run_name
+    if not named and not (directory / "settings.json").is_file():
+        raise BadRequest(f"--resume: there is no run in {directory}, the name that these flags give it; --run-name"
+                         " names another")  # fmt: skip
+    stored = read_run_settings(directory)
     built_with = stored["model_args"]
     asked = model_flags.settle(stored["model"], given)
     of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
@@ -45,16 +50,17 @@ def _refuse_overwrite(s: SimpleNamespace) -> None:
         raise BadRequest("--resume and --overwrite contradict each other: give one of them")
 
 
-def there_is(s: SimpleNamespace) -> bool:
+def there_is(s: SimpleNamespace, given: dict[str, Any]) -> bool:
     """Whether --resume auto finds a run to continue. A run that is not named has the name that its flags give it."""
     _refuse_overwrite(s)
-    s.run_name = s.run_name or default_name(s)
+    s.run_name = s.run_name or default_name(s, given)
     return (Path(s.runs_dir) / s.run_name / "settings.json").is_file()
 
 
-def default_name(s: SimpleNamespace) -> str:
-    """Of a run that is not named."""
-    return f"{s.dataset}-{s.model.replace('/', '_')}-seed{s.seed}"
+def default_name(s: SimpleNamespace, given: dict[str, Any]) -> str:
+    """Of a run that is not named. The same before the recipe is applied and after it."""
+    model = s.model if "model" in given else RECIPES.get(s.recipe, {}).get("model", s.model)
+    return f"{s.dataset}-{model.replace('/', '_')}-seed{s.seed}"
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         distributed.start(device)
-        with distributed.first_one_first():
+        with stop.at_once(), distributed.first_one_first():
             notes = []
             if s.resume:
                 found, notes = membership.of_resumed(found, RunDirectory(Path(s.runs_dir) / s.run_name), s.num_workers)

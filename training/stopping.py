@@ -1,7 +1,7 @@
 """Leaving in time: a signal or a time limit ends a run after the step that it is in, and nothing is lost.
 
-Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1) and 130 (SIGINT) say
-that the run is saved and not finished: `--resume` continues it.
+Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
+(SIGHUP: the terminal is closed) say that the run is saved and not finished: `--resume` continues it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from training import distributed
 from utils import Stopped
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+HANGUP = getattr(signal, "SIGHUP", None)
 TIME_LIMIT = 128 + signal.SIGTERM
 TOGETHER = 1.0  # seconds in which a signal that is repeated is the same request: SLURM sends SIGTERM twice in a row
 MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
@@ -31,6 +33,7 @@ class Stop:
     def __init__(self, max_minutes: float | None = None):
         self.signal: int | None = None
         self.signalled = 0.0  # when, by time.monotonic
+        self.at_once_now = False
         self.reason = ""
         self.status = 0
         limits = [] if max_minutes is None else [(60 * max_minutes, f"--max-minutes {max_minutes:g}")]
@@ -52,22 +55,41 @@ class Stop:
         """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
         after a step, and not here."""
         if not distributed.many() and self.told():
-            raise Stopped(f"stopped by {self.reason}", self.status)
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        self.told()
+        raise Stopped(f"stopped by {self.reason}", self.status)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, where there is nothing to save yet, a signal raises Stopped wherever the main thread is."""
+        if self.signal is not None:
+            self._leave()
+        self.at_once_now = True
+        try:
+            yield
+        finally:
+            self.at_once_now = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
-        once, which harms no file: they are all replaced as a whole."""
+        once, which harms no file: they are all replaced as a whole. Under nohup SIGHUP stays ignored."""
 
         def note(number: int, frame) -> None:
             if self.signal is None:
                 self.signal, self.signalled = number, time.monotonic()
+                if self.at_once_now:
+                    self._leave()
             elif time.monotonic() - self.signalled > TOGETHER:
                 os._exit(128 + number)
 
         before = {}
         try:
             for number in SIGNALS:
+                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 with contextlib.suppress(ValueError):  # only the main thread is told of signals
                     before[number] = signal.signal(number, note)
             yield

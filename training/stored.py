@@ -15,6 +15,7 @@ from typing import Any
 import models
 from image_datasets.reading import OLDEST
 from training import model_flags
+from training.flag_types import path
 from training.flags import FLAGS, Flag
 from utils import BadRequest
 
@@ -87,6 +88,8 @@ def _is_value(flag: Flag, value: Any) -> bool:
     """Whether a command line could have given it, or the default."""
     if value is None or flag.check is None:
         return flag.default is None if value is None else isinstance(value, bool)
+    if flag.check is path:  # earlier versions stored a ~ as it was given
+        return isinstance(value, str) and bool(value.strip())
     if isinstance(value, (bool, dict)):
         return False
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training import distributed
-from utils import decimal, last_line
+from utils import decimal, duration, last_line
 
 if TYPE_CHECKING:
     from training.metrics import Totals
@@ -108,7 +108,8 @@ def say(text: str = "") -> None:
 
 
 class Progress:
-    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs."""
+    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs, with
+    the time that is left."""
 
     def __init__(self, accuracy: str = "top-1"):
         """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
@@ -117,6 +118,7 @@ class Progress:
         self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
         self.bar = None
         self.just_shown = False
+        self.after_steps = 0.0  # seconds of the last epoch behind its last step: validation and saving
 
     def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
         """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
@@ -125,7 +127,8 @@ class Progress:
         width = len(str(epochs))
         self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
         self.images, self.seen, self.fresh = images, done, 0
-        self.began = self.shown = time.perf_counter()
+        self.more = epochs - epoch - 1  # epochs behind this one
+        self.began = self.shown = self.stepped = time.perf_counter()
         if self.bar is None:
             self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
         self.bar.set_description(self.title, refresh=False)
@@ -136,7 +139,7 @@ class Progress:
         """One batch is done. Reads `totals` only when it is time to show them."""
         self.seen += images
         self.fresh += images
-        now = time.perf_counter()
+        self.stepped = now = time.perf_counter()
         self.just_shown = now - self.shown >= self.interval
         if not self.just_shown:
             return
@@ -147,12 +150,16 @@ class Progress:
             self.bar.update(self.seen - self.bar.n)
         else:
             speed = self.fresh / (now - self.began)
-            say(f"{self.title}: {self.seen}/{self.images} images, {text}, {speed:.0f} images/s")
+            left = (self.images - self.seen) / speed
+            whole = left + self.after_steps + self.more * (self.images / speed + self.after_steps)
+            say(f"{self.title}: {self.seen}/{self.images} images, {text}, {speed:.0f} images/s,"
+                f" {duration(left)} left of the epoch, {duration(whole)} of the run")  # fmt: skip
         self.shown = now
 
     def end_epoch(self, row: dict[str, Any], is_best: bool) -> None:
         """Prints the epoch's line."""
-        seconds = time.perf_counter() - self.began
+        now = time.perf_counter()
+        seconds, self.after_steps = now - self.began, now - self.stepped
         say(f"{self.title}: {describe(row)}, {seconds:.1f} s{', best so far' if is_best and 'val_top1' in row else ''}")
 
     def close(self) -> None:

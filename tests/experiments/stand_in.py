@@ -9,12 +9,13 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 
 # What a training does as far as a study can see: settings.json first, a row of metrics.csv an epoch, summary.json at
-# the end, 143 or 138 after a signal once it has saved, and a second signal ends it at once. It finds out by --model how
-# to behave, and notes what happens to it in runs/notes.
+# the end, 128 + N after a signal N once it has saved, and a second signal ends it at once. It holds its folder's lock.
+# It finds out by --model how to behave, and notes what happens to it in runs/notes.
 SCRIPT = """
-import json, os, signal, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, "{repo}")
+from training import lock
 from training.flags import FLAGS, TRAIN
 from training.scripts import SCRIPTS
 
@@ -34,11 +35,24 @@ def hear(number, frame):
     if told:
         os._exit(1)
     told.append(number)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, hear)
 
 note(f"begins with {{s.resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")
 folder.mkdir(parents=True, exist_ok=True)
+if s.model == "vgg19" and not (notes.parent / "held").exists():
+    hold = "import sys, time; from pathlib import Path; from training import lock"
+    hold += "\\nwith lock.locked(Path(sys.argv[1])):\\n Path(sys.argv[2]).touch(); time.sleep(1)"
+    command = [sys.executable, "-c", hold, folder, notes.parent / "held"]
+    subprocess.Popen(command, env={{**os.environ, "PYTHONPATH": "{repo}"}})
+    while not (notes.parent / "held").exists():
+        time.sleep(0.02)
+try:
+    own = lock.locked(folder)
+    own.__enter__()
+except Exception as error:
+    print(error)
+    sys.exit(2)
 if s.model == "vgg11":
     print("about to fail")
     sys.exit("main.py: failed: no memory")

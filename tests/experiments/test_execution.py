@@ -7,11 +7,15 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import termios
+import time
 
 import pytest
 from stand_in import Studies
+
+from training import lock
 
 
 @pytest.fixture
@@ -65,7 +69,10 @@ def test_a_run_with_other_settings_is_reported_and_repeated_only_when_asked(stud
     assert [line for line in studies.notes() if "begins" in line][2:] == ["a-seed0 begins with nothing, None threads"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)],
+)
 def test_a_signal_reaches_the_run_once_which_saves_and_is_continued(studies, number, status):
     studies.write(a="model = 'vgg13'", b="model = 'resnet18'")
     process = studies.start()
@@ -91,6 +98,49 @@ def test_a_run_that_leaves_by_itself_before_its_end_is_not_taken_for_finished(st
     status, out, err = studies.finish(process)
     assert status == 143 and "[2/2] b-seed0: finished" in out
     assert err.splitlines() == ["a-seed0: saved before its end (exit status 143); the same command continues it"]
+
+
+def test_trainings_of_a_study_that_was_killed_save_and_the_next_one_continues_them(studies):
+    studies.write(a="model = 'vgg13'")
+    process = studies.start()
+    studies.await_note("begins")
+    process.kill()
+    process.wait()
+    assert studies.run()[0] == 0  # at once, while the training is still saving
+    assert studies.notes()[1:3] == [f"a-seed0 signal {signal.SIGTERM}", "a-seed0 saved"]
+    assert studies.notes()[3].startswith("a-seed0 begins with a checkpoint")
+
+
+def test_a_run_that_another_process_holds_is_waited_for_while_others_run(studies):
+    studies.write(a="model = 'resnet20'", b="model = 'resnet18'")
+    with lock.locked(studies.folder / "runs/s/a-seed0"):
+        process = studies.start()
+        studies.await_note("b-seed0 ends")
+        time.sleep(0.5)
+        assert process.poll() is None
+    status, out, err = studies.finish(process)
+    assert status == 0 and not err
+    lines = out.splitlines()[1:]
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert lines[0] == f"a-seed0: {holder} is at work on this run; waiting for it"
+    assert [line.split(":")[0] for line in lines[1:]] == ["[1/2] b-seed0", "[2/2] a-seed0"]
+
+
+def test_a_run_that_another_process_took_a_moment_before_has_not_failed(studies):
+    studies.write(a="model = 'vgg19'", b="model = 'resnet18'")
+    status, out, err = studies.run()
+    assert status == 0 and not err
+    assert out.count("a-seed0: process ") == 1 and "[2/2] a-seed0: finished" in out
+
+
+def test_a_study_that_is_stopped_waits_for_nobody(studies):
+    studies.write(a="model = 'resnet20'")
+    with lock.locked(studies.folder / "runs/s/a-seed0"):
+        process = studies.start()
+        while "waiting for it" not in (studies.folder / "out").read_text():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert studies.finish(process)[0] == 143
 
 
 def test_jobs_run_at_once_and_share_the_processors(studies):

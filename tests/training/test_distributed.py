@@ -86,6 +86,19 @@ def test_batch_normalisation_is_validated_as_it_is_saved(together, learns, workd
     assert summaries[0]["loss"] == pytest.approx(summaries[1]["loss"], rel=1e-5)
 
 
+def test_a_process_without_a_validation_batch_waits_for_none(workdir):
+    """The 144 validation images are one batch, which the first process has."""
+    log = workdir / "log"
+    line = "--dataset digits --model resnet20 --train-fraction 0.3 --epochs 2 --batch-size 256 --run-name a"
+    processes = start_many(2, [*line.split(), "--ema", "0.9"], workdir, log)
+    try:
+        assert [finish(process, timeout=60) for process in processes] == [0, 0], log.read_text()
+    finally:
+        for process in processes:
+            process.kill()
+    assert len(metrics(workdir / "runs/a")) == 2
+
+
 def test_a_signal_to_one_process_stops_all_and_they_go_on_with_the_same_bits(together, workdir):
     line = f"{BATCH_NORM} --epochs 3 --accumulate 2"
     assert together(2, f"{line} --run-name whole")[1] == [0, 0]

@@ -193,16 +193,16 @@ COMMON = {
     [
         (
             ["3", "", "", "", ""],
-            {"model": "mobilenet_v3_small", "data_path": "data", "epochs": 10, "lr": 0.001, "batch_size": 64},
+            {"model": "mobilenet_v3_small", "data_path": "data", "epochs": 10, "lr": 0.001, "batch_size": 32},
         ),
         (
             ["4", "my data/it's", "", "", ""],
-            {"model": "deit_tiny", "data_path": "my data/it's", "epochs": 10, "lr": 0.0005, "batch_size": 64},
+            {"model": "deit_tiny", "data_path": "my data/it's", "epochs": 10, "lr": 0.0005, "batch_size": 32},
         ),
         (
-            ["4", "~/data", "30", "0.00012345678", "32"],
+            ["4", "~/data", "30", "0.00012345678", "48"],
             {"model": "deit_tiny", "data_path": str(Path("~/data").expanduser()), "epochs": 30, "lr": 0.00012345678,
-             "batch_size": 32, "schedule": "step", "step_size": 10, "gamma": 0.1},
+             "batch_size": 48, "schedule": "step", "step_size": 10, "gamma": 0.1},
         ),
         (["3", "", "11", "", ""], {"epochs": 11, "schedule": "step", "step_size": 10, "gamma": 0.1}),
     ],
@@ -221,7 +221,7 @@ def test_defaults_are_shown_and_the_last_folder_becomes_one(terminal):
     terminal.type("2", "elsewhere", "4", "", "", "", "")
     terminal.until(MENU)
     for question in ("folder of CIFAR-10 [data]", "folder of CIFAR-10 [elsewhere]", "epochs [10]",
-                     "learning rate [0.0005]", "batch size [64]"):  # fmt: skip
+                     "learning rate [0.0005]", "batch size [32]"):  # fmt: skip
         assert terminal.shown.count(f"{question}: ") == 1
     assert [shlex.split(line)[3] for line in commands(terminal.shown)] == ["elsewhere", "elsewhere"]
 

@@ -15,7 +15,7 @@ import torch
 from killing import finish, start, wait_for_saves
 from test_main import QUICK, REPO, assert_same_run
 
-from training import lock, run, stopping
+from training import lock, options, run, stopping
 from training.stopping import Stop
 from training.tracking import Progress
 from utils import BadRequest
@@ -45,7 +45,10 @@ def signalled(cli, monkeypatch):
     return run_command
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+)
 def test_a_signal_saves_after_the_step_and_the_run_ends_with_the_same_bits(signalled, learns, workdir, number, status):
     line = f"{QUICK} --epochs 2 --accumulate 2"
     before = signal.getsignal(number)
@@ -157,6 +160,26 @@ def test_resume_auto_needs_no_name_and_refuses_other_flags(cli, learns, workdir)
     assert cli(f"{QUICK} --resume always").status == 2
 
 
+def test_resume_finds_a_run_that_was_named_automatically(signalled, cli, learns, workdir):
+    learns(f"{QUICK} --epochs 2 --run-name whole")
+    assert signalled(signal.SIGTERM, 3, f"{QUICK} --epochs 2").status == 143
+    assert "resumed       after epoch 0 of 2, batch 3 of the next" in learns(f"{QUICK} --resume").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/digits-resnet20-seed0")
+    result = cli("--dataset digits --model resnet20 --seed 3 --resume")
+    assert result.status == 2 and "there is no run in runs/digits-resnet20-seed3, the name that" in result.err
+
+
+def test_a_recipe_that_names_the_model_names_the_run_for_every_kind_of_start(workdir, cifar100_folder):
+    words = ["--data-path", str(cifar100_folder), "--recipe", "cifar-fast"]
+    names = [options.parse([*words, *more], "")[1].run_name for more in ([], ["--resume", "auto"])]
+    assert names == ["cifar100-resnet9-seed0"] * 2
+    with pytest.raises(BadRequest, match="no run in runs/cifar100-resnet9-seed0, the name"):
+        options.parse([*words, "--resume"], "")
+    assert options.parse([*words, "--model", "resnet20", "--resume", "auto"], "")[1].run_name.startswith(
+        "cifar100-resnet20"
+    )
+
+
 def test_a_second_process_is_refused_while_the_first_lives(cli, workdir):
     log = workdir / "log"
     process = start([*LONG.split(), "--run-name", "a"], workdir, log)
@@ -209,7 +232,8 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
     assert_same_run(workdir / "runs/whole", workdir / "runs/hurt")
 
 
-def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder, number, status):
     words = f"--dataset folder --datapath {image_folder(side=80)} --img-size 32 --model resnet20 --batch-size 4"
     command = [sys.executable, str(REPO / "main.py"), *words.split(), "--epochs", "500", "--num-workers", "2"]
     command += ["--run-name", "a", "--wandb", "disabled"]
@@ -219,7 +243,7 @@ def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder)
     while not (workdir / "runs/a/last.pth").is_file():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143
-    assert "stopped by SIGTERM" in output.splitlines()[-1] and "Traceback" not in output
+    assert process.returncode == status
+    assert f"stopped by {number.name}" in output.splitlines()[-1] and "Traceback" not in output

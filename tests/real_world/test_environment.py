@@ -1,0 +1,210 @@
+"""What the surroundings of a command do to it: terminals, pipes, signals, packages, variables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_main import QUICK as DIGITS
+
+import compare
+import study
+import viz_random_10_vit_vs_deit
+from image_datasets import copying, decode, image_check
+from training import scripts
+
+REPO = Path(__file__).resolve().parents[2]
+SCRIPTS = ("main.py", "train_deit_imagenet100.py", "viz_random_10_vit_vs_deit.py", "study.py", "compare.py")
+QUICK = f"{DIGITS} --epochs 1"
+SHORT = f"{QUICK} --wandb disabled --run-name a"
+
+
+def start(folder: Path, script: str, *words: str, **how) -> subprocess.Popen:
+    """A script in a process of its own, with one thread, in `folder`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **how.pop("env", {})}
+    return subprocess.Popen([sys.executable, str(REPO / script), *words], cwd=folder, env=environment, **how)
+
+
+def read_all(handle: int) -> str:
+    """What is printed to a terminal until nobody holds its other side."""
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal reads
+        while part := os.read(handle, 4096):
+            shown += part
+    os.close(handle)
+    return shown.decode()
+
+
+def pipe_without_a_reader() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_fits_the_terminal_and_is_always_alike_elsewhere(tmp_path, script):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+    process = start(tmp_path, script, "--help", stdout=follower, env={"COLUMNS": ""})
+    os.close(follower)
+    shown = read_all(leader).splitlines()
+    assert process.wait(timeout=60) == 0
+    assert max(map(len, shown)) <= 72 and len(shown) > 20
+    piped, _ = start(tmp_path, script, "--help", stdout=subprocess.PIPE, text=True).communicate(timeout=60)
+    assert 100 < max(map(len, piped.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("line", [*(f"{script} --help" for script in SCRIPTS), "main.py --list-models resnet20"])
+def test_a_reader_that_leaves_is_no_failure(tmp_path, line):
+    writer = pipe_without_a_reader()
+    process = start(tmp_path, *line.split(), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def own_terminal(follower: int) -> None:
+    """In a new process: it gets what the terminal's end does to those that run in it."""
+    os.setsid()
+    fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_run_whose_terminal_is_closed_is_saved_or_goes_on_under_nohup(tmp_path, nohup):
+    leader, follower = pty.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    words = f"{SHORT} --epochs {3 if nohup else 500}".split()
+    process = start(tmp_path, "main.py", *words, stdin=follower, stdout=follower, stderr=follower,
+                    preexec_fn=lambda: own_terminal(follower))  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
+    os.close(follower)
+    while not (tmp_path / "runs/a/last.pth").is_file():
+        select.select([leader], [], [], 0.1)[0] and os.read(leader, 4096)
+        assert process.poll() is None
+    os.close(leader)
+    assert process.wait(timeout=60) == (0 if nohup else 129)
+    assert torch.load(tmp_path / "runs/a/last.pth", weights_only=True)["step"] > 0
+    assert (tmp_path / "runs/a/summary.json").is_file() == nohup
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C at the fifth call of a function, each of which takes so long. Returns the list of the calls."""
+
+    def arrange(module, name: str, seconds: float = 0.01) -> list:
+        calls, function = [], getattr(module, name)
+
+        def calling(*args):
+            calls.append(args)
+            if len(calls) == 5:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(seconds)
+            return function(*args)
+
+        monkeypatch.setattr(module, name, calling)
+        return calls
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    yield arrange
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("what", ["--model resnet20 --run-name a", "--inspect-data a.png"])
+def test_ctrl_c_acts_at_once_while_images_are_checked(cli, workdir, image_folder, interrupted, what):
+    root = image_folder(parts={"train": 100})
+    calls = interrupted(image_check, "read_image")
+    result = cli(f"{what} --dataset folder --datapath {root} --check-images --num-workers 2")
+    assert result.status == 130 and "Traceback" not in result.err
+    assert len(calls) < 50 and not list(workdir.iterdir())
+
+
+def test_ctrl_c_acts_at_once_while_small_images_are_decoded(cli, workdir, image_folder, interrupted):
+    root = image_folder(parts={"train": 150, "test": 2})
+    calls = interrupted(decode, "read_pixels")
+    result = cli(f"--dataset folder --datapath {root} --model resnet20 --num-workers 2")
+    assert result.status == 130 and result.err == "main.py: stopped by SIGINT\n"
+    assert len(calls) < 150 and not list(workdir.iterdir())
+
+
+def test_ctrl_c_acts_at_once_while_copies_are_made_and_what_is_made_is_kept(
+    cli, learns, workdir, image_folder, interrupted, monkeypatch
+):
+    root = image_folder(side=80, parts={"train": 60, "test": 2})
+    line = f"--dataset folder --datapath {root} --model resnet20 --img-size 32 --epochs 1 --cache-resized jpeg"
+    line += f" --cache-dir {workdir}/copies --num-workers 2 --run-name a"
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "resized", lambda *args, made=copying.resized: time.sleep(0.02) or made(*args))
+        interrupted(copying._Writer, "add", seconds=0.0)
+        result = cli(line)
+    assert result.status == 130 and result.err == "main.py: stopped by SIGINT\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(workdir)
+    (said,) = [one for one in learns(line).out.splitlines() if one.startswith("copy ")]
+    assert "180 training images were copied" in said and "180 of 180" not in said
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def test_every_flag_that_takes_a_path_knows_the_home_folder(home):
+    groups = [viz_random_10_vit_vs_deit.GROUPS, study.GROUPS, compare.GROUPS]
+    groups += [script.groups for script in scripts.SCRIPTS.values()]
+    flags = [flag for group in groups for flags in group.values() for flag in flags]
+    words = ("PATH", "FILE", "PNG", "DIR", "CHECKPOINT", "RUN", "STUDY")
+    paths = [flag for flag in flags if flag.metavar and any(word in flag.metavar for word in words)]
+    paths += [flag for flag in flags if isinstance(flag.metavar, tuple)]
+    assert {"evaluate", "predict", "measure", "weights", "runs_dir", "first", "study", "runs"} <= {f.key for f in paths}
+    for flag in paths:
+        assert flag.check("~/a b") == f"{home}/a b" and flag.check("b~/~") == "b~/~", flag.name
+        with pytest.raises(argparse.ArgumentTypeError, match=r"no such home folder; \./~no-one/x is a name"):
+            flag.check("~no-one/x")
+
+
+def test_a_home_folder_in_flags_and_in_a_study_file(cli, learns, workdir, home):
+    learns(f"{QUICK} --runs-dir=~/runs --run-name a")
+    assert (home / "runs/a/summary.json").is_file() and not list(workdir.iterdir())
+    assert learns("--evaluate=~/runs/a/best.pth --runs-dir=~/runs").status == 0
+    (workdir / "s.toml").write_text("[base]\ndataset = 'folder'\ndata-path = '~/images'\n[variants.a]\nlr = 0.1\n")
+    result = cli("s.toml --dry-run", script=study)
+    assert result.status == 2 and f"--datapath {home}/images: no such folder" in result.err
+    result = cli("s.toml --dry-run --set data-path=~/others", script=study)
+    assert result.status == 2 and f"--datapath {home}/others: no such folder" in result.err
+
+
+def test_a_run_of_an_earlier_version_that_stored_the_sign_itself_can_be_resumed(learns, workdir, home):
+    learns(f"{QUICK} --runs-dir ./~/runs --run-name a")
+    settings = workdir / "~/runs/a/settings.json"
+    settings.write_text(settings.read_text().replace('"./~/runs"', '"~/runs"'))
+    assert "finished already" in learns("--resume --runs-dir ./~/runs --run-name a").out
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_training_that_nobody_listens_to_goes_on(tmp_path, closed):
+    """`| head`, and `>&-`."""
+    writer = pipe_without_a_reader()
+    close = (lambda: os.close(1)) if closed else None
+    process = start(
+        tmp_path, "main.py", *SHORT.split(), stdout=writer, stderr=subprocess.PIPE, text=True, preexec_fn=close
+    )
+    os.close(writer)
+    assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
+    assert json.loads((tmp_path / "runs/a/summary.json").read_text())["epochs"] == 1

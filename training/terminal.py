@@ -1,0 +1,67 @@
+"""The terminal, or whatever else takes what the scripts print."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+WIDTH = 110  # columns of --help, where the terminal has not fewer
+
+
+def help_width() -> int:
+    """Columns for --help: those of the terminal, at most WIDTH; without a terminal always WIDTH."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return min(WIDTH, shutil.get_terminal_size((WIDTH + 2, 24)).columns - 2)
+
+
+@contextlib.contextmanager
+def without_readers() -> Iterator[None]:
+    """Within the block work goes on where nobody reads stdout or stderr any more (`| head`, a terminal that is closed):
+    what is printed from then on is dropped."""
+    streams = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as closing:
+        nowhere = closing.enter_context(open(os.devnull, "w"))  # noqa: PTH123
+        sys.stdout, sys.stderr = (nowhere if stream is None else _Output(stream) for stream in streams)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):  # of a full disk Python itself will tell
+                    stream.flush()
+            sys.stdout, sys.stderr = streams
+
+
+class _Output:
+    """A text stream that drops what it cannot hand over to a reader."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is buffered goes there, too
+            os.close(nowhere)
