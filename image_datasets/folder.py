@@ -6,23 +6,28 @@ Sets whose images are all equally small are decoded once and kept as one array; 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets.bad_images import BadImage
-from image_datasets.reading import CURRENT, Reading
+from image_datasets.orientation import of_image, turned
+from image_datasets.pixels import by_meaning
+from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, in_utf8, readable, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
-# Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.
+# Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
 warnings.filterwarnings("ignore", "Palette images with Transparency")
+warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:
         raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
-    side, grey = peek(splits["train"], skip_bad)
+    side, grey = peek(splits["train"], skip_bad, reading)
     layout = Layout(root, class_names, splits, side, grey)
     has_val = name == "folder" and "val" in splits and "test" in splits
     return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
@@ -192,7 +197,7 @@ def _tiny_imagenet_val(folder: Path, class_names: list[str]):
     return paths, labels
 
 
-def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None, bool]:
+def peek(split: tuple[list[str], list[int]], skip_bad: bool, reading: Reading = CURRENT) -> tuple[int | None, bool]:
     """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px.
 
     Args:
@@ -203,7 +208,7 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
         if label in seen:
             continue
         try:
-            with _open(path) as image:
+            with _open(path, reading) as image:
                 sizes.add(image.size)
                 grey = grey and image.mode in ("L", "1")
         except BadImage as error:
@@ -220,24 +225,34 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
 
 
 def read_image(path: str, chans: int, reading: Reading = CURRENT):
-    """The decoded image, in RGB or grey, as Pillow's `convert` has it: of an animation the first frame, without
-    transparency, and not turned as its EXIF data say. Raises BadImage where it is damaged, or a decompression bomb."""
-    with _open(path) as image:
-        return image.convert("RGB" if chans == 3 else "L")
+    """The decoded image in RGB or grey, of several frames the first: by the meaning of its pixels, and upright, as
+    image_datasets/pixels.py has it; under the oldest rules as Pillow's `convert` has it, and not turned. Raises
+    BadImage where it is damaged, too large, or does not tell its colours."""
+    with _open(path, reading) as image:
+        if reading.rules == OLDEST:
+            return image.convert("RGB" if chans == 3 else "L")
+        how = of_image(image) if reading.turns else 1
+        return turned(by_meaning(image, chans), how)
 
 
 @contextlib.contextmanager
-def _open(path: str):
+def _open(path: str, reading: Reading):
     from PIL import Image
 
+    if reading.max_pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
+        Image.MAX_IMAGE_PIXELS = reading.max_pixels  # never lowered, so threads cannot disturb each other
+    too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if width * height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{width:,} x {height:,} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")
+            if width * height > reading.max_pixels:
+                raise ValueError(f"{width:,} x {height:,} pixels {too_many}")
             if max(width, height) > SLIMMEST * min(width, height):
                 raise ValueError(f"of {width:,} x {height:,} pixels one side is more than {SLIMMEST:,} times the other")
             yield image
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise BadImage(path, f"{int(count[0]):,} pixels {too_many}" if count else f"its pixels {too_many}") from None
     except Exception as error:  # Pillow's plugins raise many kinds on damaged files
         raise BadImage(path, str(error) or type(error).__name__) from None
 

@@ -7,6 +7,7 @@ import sys
 from multiprocessing.pool import ThreadPool
 
 from image_datasets.folder import read_image
+from image_datasets.orientation import of_file
 from image_datasets.reading import Reading
 from image_datasets.registry import Found
 from utils import BadRequest, shorten
@@ -27,11 +28,17 @@ def check_images(found: Found, workers: int) -> None:
         ThreadPool(max(1, workers)) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        for reason in pool.imap(functools.partial(_reason, found.reading), paths, chunksize=32):
+        turned = 0
+        for reason, is_turned in pool.imap(functools.partial(_look, found.reading), paths, chunksize=32):
             bar.update()
+            turned += is_turned
             if reason is not None:
                 broken.append(reason)
                 bar.write(" ".join(reason.splitlines()), file=sys.stdout)
+    if turned:
+        bar.write(
+            f"upright       {turned:,} of {len(paths):,} images are turned, as their EXIF data say", file=sys.stdout
+        )
     if broken and found.skip_bad:
         bar.write(f"images        {len(broken):,} of {len(paths):,} files are broken, and are skipped", file=sys.stdout)
     elif broken:
@@ -41,10 +48,10 @@ def check_images(found: Found, workers: int) -> None:
         bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
 
 
-def _reason(reading: Reading, path: str) -> str | None:
-    """Why a file cannot be read, None where it can."""
+def _look(reading: Reading, path: str) -> tuple[str | None, bool]:
+    """(why a file cannot be read, None where it can; whether its image is turned)."""
     try:
         read_image(path, 3, reading)
     except BadRequest as error:
-        return str(error)
-    return None
+        return str(error), False
+    return None, reading.turns and of_file(path) != 1

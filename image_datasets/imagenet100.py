@@ -88,7 +88,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         if len(paths) != FULL[part]:
             notes.append(f"{len(paths):,} images in {VAL if part == 'val' else 'the training shards'};"
                          f" the full set has {FULL[part]:,}")  # fmt: skip
-    side, grey = folder.peek(splits["train"], skip_bad)
+    side, grey = folder.peek(splits["train"], skip_bad, reading)
     layout = folder.Layout(root, _class_names(names), splits, side, grey)
     return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
 

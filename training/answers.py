@@ -18,7 +18,7 @@ from image_datasets.registry import Dataset
 from image_datasets.splits import Split
 from training import answer_sheet, checkpoint, explain, options, processes
 from training.tracking import say
-from training.use import batches_for, read_for_use
+from training.use import batches_for, read_alike, read_for_use
 from utils import RunFailed, derive_seed
 
 
@@ -66,7 +66,7 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.dataset is None and s.data_path is None:
         s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
-    s.data_rules = stored["data_rules"]
+    read_alike(s, stored)
     dataset = image_datasets.load_dataset(options.check_data(s, given), workers=s.num_workers)
     for one in pair:
         checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)

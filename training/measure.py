@@ -74,13 +74,19 @@ def _measure(
 
 def _dataset(run: Measurable, s: SimpleNamespace, given: dict[str, Any], datasets: dict[tuple, Dataset]) -> Dataset:
     """The run's data set, from the folder that is given, or else from where the run had it."""
-    name, path, rules = run.dataset, s.data_path or run.data_path, run.data_rules
-    if (name, path, rules) not in datasets:
-        of_run = {"dataset": name, "data_path": path, "data_rules": rules}
+    name, path = run.dataset, s.data_path or run.data_path
+    of_run = {
+        "dataset": name,
+        "data_path": path,
+        **run.reading,
+        "max_pixels": s.max_pixels or run.reading["max_pixels"],
+    }
+    key = tuple(of_run.values())
+    if key not in datasets:
         found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
-        datasets[name, path, rules] = image_datasets.load_dataset(found, workers=s.num_workers)
-    return datasets[name, path, rules]
+        datasets[key] = image_datasets.load_dataset(found, workers=s.num_workers)
+    return datasets[key]
 
 
 def _robustness(

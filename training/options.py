@@ -13,7 +13,7 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from image_datasets.reading import NEWEST, Reading
+from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
 from training import distributed, lock, measurable, model_flags, recipes, resume
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
@@ -243,7 +243,7 @@ def _check_use(s: SimpleNamespace) -> None:
 def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
-    for key in ("corrupt_images", "data_path", "verify_checksum", "num_workers", "eval_precision"):
+    for key in ("corrupt_images", "data_path", "max_pixels", "verify_checksum", "num_workers", "eval_precision"):
         if key in given and not s.corruptions:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
     if "precision" in given and not s.speed:
@@ -288,7 +288,9 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
     """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
-    s.data_rules = s.data_rules or NEWEST
+    s.data_rules, s.max_pixels = s.data_rules or NEWEST, s.max_pixels or MAX_PIXELS
+    if s.exif_orientation is None:
+        s.exif_orientation = s.data_rules > OLDEST
     try:
         found = image_datasets.check_dataset(
             s.dataset, s.data_path, s.download, s.verify_checksum, s.on_bad_image == "skip", Reading.of(vars(s))
@@ -297,7 +299,7 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    for key in ("num_workers", "on_bad_image", "check_images", "cache_resized"):
+    for key in ("exif_orientation", "max_pixels", "num_workers", "on_bad_image", "check_images", "cache_resized"):
         if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
     if s.cache_resized is not None:

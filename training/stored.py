@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import models
-from image_datasets.reading import OLDEST
+from image_datasets import reading
 from training import model_flags
 from training.flags import FLAGS, Flag
 from utils import BadRequest
 
-OLDER = {"data_rules": OLDEST}
+OLDER = {**reading.OLDER}
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
 

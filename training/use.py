@@ -16,7 +16,7 @@ from data_transform import Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
-from image_datasets.reading import Reading
+from image_datasets.reading import SETTINGS, Reading
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, options, processes, results
 from training.run_directory import RunDirectory
@@ -45,6 +45,13 @@ def read_for_use(path: str, given_model: str | None) -> tuple[nn.Module, dict[st
     return model.eval(), content
 
 
+def read_alike(s: SimpleNamespace, stored: dict[str, Any]) -> None:
+    """Images are read as the run that stored these settings read its own. Which are too large may be asked for anew."""
+    if s.max_pixels is not None:
+        stored["max_pixels"] = s.max_pixels
+    vars(s).update({key: stored[key] for key in SETTINGS})
+
+
 def batches_for(
     content: dict[str, Any],
     split: Split,
@@ -55,7 +62,8 @@ def batches_for(
 ) -> EvalBatches:
     """Evaluation batches of a split as the model of a checkpoint wants them."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
-    split = replace(split.with_channels(content["in_chans"]), reading=Reading.of(content["settings"]))
+    reading = replace(Reading.of(content["settings"]), max_pixels=split.reading.max_pixels)
+    split = replace(split.with_channels(content["in_chans"]), reading=reading)
     crop = content["eval_crop"]
     return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
 
@@ -72,7 +80,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if s.dataset is None and s.data_path is None:
         s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
-    s.data_rules = stored["data_rules"]
+    read_alike(s, stored)
     found = options.check_data(s, given)
     if s.run_name is None:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
@@ -134,7 +142,8 @@ def run_prediction(s: SimpleNamespace) -> None:
     model, content = read_for_use(path, None)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
     transform = image_transform(None, content["img_size"], content["eval_crop"])
-    reading = Reading.of(content["settings"])
+    read_alike(s, content["settings"])
+    reading = Reading.of(vars(s))
     images = [transform(read_pixels(file, content["in_chans"], reading)) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
     with processes.autocast(device, s.eval_precision):
