@@ -15,7 +15,7 @@ from utils import BadRequest, shorten
 
 def check_images(found: Found, workers: int) -> None:
     """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
-    that cannot be read. Raises BadRequest with the first of these, if they are not to be skipped.
+    that cannot be read. Raises BadRequest that counts them, if they are not to be skipped.
 
     Args:
         workers: threads; Pillow lets go of the interpreter lock while it decodes.
@@ -23,12 +23,11 @@ def check_images(found: Found, workers: int) -> None:
     from tqdm import tqdm
 
     paths = [path for files, _ in found.layout.splits.values() for path in files]
-    broken = []
+    broken, turned = [], 0
     with (
         ThreadPool(max(1, workers)) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        turned = 0
         for reason, is_turned in pool.imap(functools.partial(_look, found.reading), paths, chunksize=32):
             bar.update()
             turned += is_turned
@@ -36,14 +35,14 @@ def check_images(found: Found, workers: int) -> None:
                 broken.append(reason)
                 bar.write(" ".join(reason.splitlines()), file=sys.stdout)
     if turned:
-        bar.write(
-            f"upright       {turned:,} of {len(paths):,} images are turned, as their EXIF data say", file=sys.stdout
-        )
+        text = f"upright       {turned:,} of {len(paths):,} images are turned, as their EXIF data say"
+        bar.write(text, file=sys.stdout)
     if broken and found.skip_bad:
         bar.write(f"images        {len(broken):,} of {len(paths):,} files are broken, and are skipped", file=sys.stdout)
     elif broken:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
-        raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them")
+        raise BadRequest(f"{len(broken):,} of {len(paths):,} images are broken: {names}; repair or delete them, or"
+                         " leave them out with --on-bad-image skip")  # fmt: skip
     else:
         bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,10 +292,14 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
     s.data_rules, s.max_pixels = s.data_rules or NEWEST, s.max_pixels or MAX_PIXELS
     if s.exif_orientation is None:
         s.exif_orientation = s.data_rules > OLDEST
+    skip_bad = s.on_bad_image == "skip"
     try:
         found = image_datasets.check_dataset(
-            s.dataset, s.data_path, s.download, s.verify_checksum, s.on_bad_image == "skip", Reading.of(vars(s))
+            s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad or s.check_images, Reading.of(vars(s))
         )
+        found = replace(
+            found, skip_bad=skip_bad
+        )  # --check-images names all that are bad, not the first that is met here
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:

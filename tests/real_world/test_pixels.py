@@ -161,8 +161,9 @@ KINDS = {
     "TIFF, several pages": (encoded(FRAMES[0], "TIFF", **SEVERAL), [RED]),
     "MPO, two views": (encoded(FRAMES[0], "MPO", **SEVERAL), [(254, 0, 0)]),
 }  # fmt: skip
+FLOATS = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
 REFUSED = {
-    "floats": (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "floats, and the file does not say"),
+    "floats": (FLOATS, "floats, and the file does not say"),
     "floats from 0 to 0": (tiff(32, bytes(8), 2, FLOAT, more={340: 0.0, 341: 0.0}), "floats, and the file does not"),
     "floats that are none": (
         tiff(32, struct.pack("<f", float("nan")), 1, FLOAT, more={340: 0.0, 341: 1.0}), "floats are not finite"),
@@ -374,3 +375,66 @@ def test_flags_of_reading_without_effect_are_refused(cli, album):
     ):
         result = cli(words)
         assert result.status == 2 and needle in result.err and len(result.err.splitlines()) == 1
+
+
+# -------------------------------------------------------------------------------------------------- enormous images
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_max_pixels_decides_what_is_too_large_and_the_message_names_it(decoder, store, form):
+    path = store(encoded(Image.new("RGB", (40, 60), RED), form))
+    assert read(path, 3, Reading(max_pixels=2400)).shape == (60, 40, 3)
+    for reader in (read_image, read_pixels):
+        with pytest.raises(BadImage, match="40 x 60 pixels are more than --max-pixels 2,399 allows"):
+            reader(path, 3, Reading(max_pixels=2399))
+
+
+def test_a_huge_image_is_refused_by_its_header_whatever_the_rules(store):
+    path = store(png(1, 0, [0]).replace(struct.pack(">II", 1, 1), struct.pack(">II", 20_000, 10_000)))
+    content = bytearray(Path(path).read_bytes())
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    Path(path).write_bytes(content)
+    for rules in (1, 2):
+        with pytest.raises(BadImage, match="200,000,000 pixels are more than --max-pixels 89,478,485 allows"):
+            read_image(path, 1, Reading(rules))
+
+
+def test_pillows_own_bound_follows_the_flag(store, monkeypatch):
+    path = store(encoded(Image.new("RGB", (40, 60), RED), "PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadImage, match="2,400 pixels are more than --max-pixels 900 allows"):
+        read_image(path, 3, Reading(max_pixels=900))
+    assert read(path, 3, Reading(max_pixels=2400)).shape == (60, 40, 3)
+    assert Image.MAX_IMAGE_PIXELS == 2400
+    with pytest.raises(BadImage, match="40 x 60 pixels are more than --max-pixels 900 allows"):
+        read_image(path, 3, Reading(max_pixels=900))  # the bound of a run holds, however high another's was
+
+
+def test_check_images_lists_every_image_that_is_refused_and_counts_them(cli, learns, workdir, image_folder):
+    """Among them the first of a class, by which the data set is looked at before."""
+    root = image_folder(side=80, parts={"train": 5, "test": 2})
+    large = [root / name for name in ("train/class0/0.png", "train/class1/3.png", "test/class2/1.png")]
+    for file in large:
+        Image.new("RGB", (100, 90)).save(file)
+    (root / "train/class2/0.png").write_bytes(FLOATS)
+    line = f"{LINE} --datapath {root} --max-pixels 8999"
+    result = cli(f"{line} --check-images")
+    assert result.status == 2 and len(result.err.splitlines()) == 1
+    assert "4 of 21 images are broken" in result.err and "--on-bad-image skip" in result.err
+    assert (
+        sum("100 x 90 pixels are more than --max-pixels 8,999 allows" in text for text in result.out.splitlines()) == 3
+    )
+    assert all(f"{file}: cannot be read" in result.out for file in (*large, root / "train/class2/0.png"))
+    assert not (workdir / "runs").exists()
+
+    (root / "train/class2/0.png").unlink()
+    assert "100 x 90 pixels are more than --max-pixels 8,999 allows" in cli(line).err
+    out = learns(f"{LINE} --datapath {root} --max-pixels 9000 --check-images --run-name a --num-workers 1").out
+    assert "all 20 files can be read" in out
+    for words in ("", "--max-pixels 9001"):
+        learns(f"--evaluate runs/a/best.pth --num-workers 1 --overwrite --run-name b {words}")
+        kept = json.loads((workdir / "runs/b/summary.json").read_text())["settings"]["max_pixels"]
+        assert kept == (9001 if words else 9000)
+    assert "--max-pixels 8,000 allows" in cli("--evaluate runs/a/best.pth --max-pixels 8000 --run-name c").err
+    assert "--max-pixels 8,000 allows" in cli(f"--predict runs/a/best.pth {large[0]} --max-pixels 8000").err
+    assert "class" in learns(f"--predict runs/a/best.pth {large[0]}").out
