@@ -50,7 +50,8 @@ def image_transform(augment: Augment | None, img_size: int, eval_crop: float = E
 
     A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way; so
     does what is sliced like a tensor and has its `shape`, of which only the crop is read. With `augment` None it is the
-    evaluation's, in which nothing is random: of the resized short side the centre crop keeps the share `eval_crop`.
+    evaluation's, in which nothing is random. Where no crop is random the centre is cut out, `eval_crop` of the short
+    side of the resized image.
     """
     from torchvision.transforms import v2
 

@@ -79,6 +79,7 @@ class _TrainBatches:
     Attributes:
         img_size: side of the images that the model gets.
         mean, std: per channel, of pixel values in [0, 1].
+        eval_crop: share of the short side that is kept of images that are streamed and not cropped at random.
         report: takes each image that cannot be read, and its batch has one image fewer; None: it stops the run.
         batch_size: of each process.
         rank, ranks: which of the processes that share each batch this is, from 0, and how many they are.
@@ -97,6 +98,7 @@ class _TrainBatches:
     rank: int = 0
     ranks: int = 1
     report: Report | None = None
+    eval_crop: float = EVAL_CROP
 
     def __post_init__(self):
         _report_known(self.split, self.report)
@@ -149,7 +151,7 @@ class StreamedTrainBatches(_TrainBatches):
     def __init__(self, *args, workers: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.sampler = _EpochSampler(self.bounds, len(self.split), self.seed)
-        transform = image_transform(self.augment, self.img_size)
+        transform = image_transform(self.augment, self.img_size, self.eval_crop)
         self.loader = _file_loader(self, transform, True, self.sampler, workers)
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:

@@ -19,10 +19,12 @@ from image_datasets.orientation import of_image, turned
 from image_datasets.pixels import by_meaning
 from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
-from utils import BadRequest, in_utf8, readable, shorten
+from utils import BadRequest, cores, in_utf8, readable, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
+KEPT = 224  # px: sets of squares of one size up to this side keep it, unless more is asked for
+CHUNK = 256  # files that threads are given at once
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
 # Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
@@ -39,6 +41,7 @@ class Layout:
     splits: dict[str, tuple[list[str], list[int]]]
     side: int | None  # of the images, where the first of each class are equal, square and small
     grey: bool
+    streamed_side: int | None = None  # of all images, where they are equal, square and not small; under newer rules
 
 
 def check_root(name: str, path: str | None, download: bool, verify: bool, holds: str) -> Path:
@@ -77,7 +80,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     if name == "imagenet1k" and "val" not in splits:
         raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
     side, grey = peek(splits["train"], skip_bad, reading)
-    layout = Layout(root, class_names, splits, side, grey)
+    layout = Layout(root, class_names, splits, side, grey, common_side(splits, side, reading))
     has_val = name == "folder" and "val" in splits and "test" in splits
     return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
 
@@ -95,7 +98,7 @@ def load(found: Found, workers: int) -> Dataset:
         if images is None and side is not None:
             side = None
             notes.append(
-                "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
+                f"its images differ in size, so they are streamed and resized, to {KEPT} px unless --img-size says"
             )
         splits[part] = Split(np.asarray(labels, dtype=np.int64), images, paths, reasons=reasons, reading=found.reading)
     if side is None:
@@ -124,6 +127,7 @@ def load(found: Found, workers: int) -> Dataset:
         mean=mean,
         std=std,
         side=side,
+        streamed_side=layout.streamed_side,
         train=train,
         val=splits["val"] if found.has_val else None,
         test=test,
@@ -222,6 +226,27 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool, reading: Reading = 
     width, height = next(iter(sizes))
     small = len(sizes) == 1 and width == height and width <= SMALL
     return (width if small else None), grey
+
+
+def common_side(splits: dict[str, tuple[list[str], list[int]]], side: int | None, reading: Reading) -> int | None:
+    """The side of all images of a set that is streamed, where they are squares of one size up to 224 px; else None.
+
+    It is read from the files' headers, as far as they agree. Under the oldest rules nobody looks.
+    """
+    if side is not None or reading.rules == OLDEST:
+        return None
+    sizes = set()
+
+    def look(path: str) -> bool:
+        with contextlib.suppress(BadImage), _open(path, reading) as image:
+            sizes.add(image.size)
+        width, height = next(iter(sizes), (1, 1))
+        return len(sizes) < 2 and width == height <= KEPT
+
+    paths = [path for files, _ in splits.values() for path in files]
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        alike = all(all(pool.map(look, paths[start : start + CHUNK])) for start in range(0, len(paths), CHUNK))
+    return next(iter(sizes))[0] if alike and sizes else None
 
 
 def read_image(path: str, chans: int, reading: Reading = CURRENT):

@@ -15,6 +15,7 @@ from image_datasets import resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.image_check import check_images
+from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from training import distributed, options
@@ -36,6 +37,18 @@ class Data:
     def resident(self) -> bool:
         return self.dataset.train.images is not None
 
+    @property
+    def eval_crop(self) -> float:
+        """Images that keep their size are not cropped."""
+        return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
+
+    def sizes(self) -> str:
+        """That of the images that the model gets, and where they were stored in another, that."""
+        side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
+        if side == self.img_size or (side is None and unknown):
+            return f"{self.img_size} px"
+        return f"{self.img_size} px (from {'several sizes' if side is None else f'{side} px'})"
+
     def for_checkpoint(self) -> dict[str, Any]:
         """What using the model on other images takes."""
         return {
@@ -45,7 +58,7 @@ class Data:
             "std": self.dataset.std,
             "img_size": self.img_size,
             "in_chans": self.dataset.in_chans,
-            "eval_crop": 1.0 if self.resident else EVAL_CROP,
+            "eval_crop": self.eval_crop,
             "selected_on": self.selected_on,
         }
 
@@ -64,7 +77,7 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     elif s.normalization != "dataset":
         published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
         dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
-    s.img_size = options.image_size(s.img_size, s.model, dataset.side)
+    s.img_size = options.image_size(s.img_size, s.model, dataset.natural_side)
     if s.flip is None:
         s.flip = dataset.flip
     if s.crop is None:
@@ -108,8 +121,8 @@ def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split:
     """What batches of every split, "train", "val" or "test", are made with."""
     report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(),
-            "report": report}  # fmt: skip
+            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(), "report": report,
+            "eval_crop": data.eval_crop}  # fmt: skip
 
 
 def make_mix(s: SimpleNamespace, data: Data) -> Mix:

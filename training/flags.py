@@ -118,7 +118,8 @@ GROUPS: dict[str, list[Flag]] = {
              may_change=True),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
              metavar="PX",
-             default_text="that of the data set; 224 where its images differ in size, and for some models",
+             default_text="that of the data set's images where they are squares of one size, up to 224; else 224, and"
+             " for some models",
              modes=(*EVERY_BUILDER, LIST, INSPECT)),
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
              metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT)),

@@ -25,8 +25,7 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     data = load_data(s, found)
     dataset = data.dataset
     colour = "colour" if dataset.in_chans == 3 else "grey"
-    resized = "" if dataset.side in (None, data.img_size) else f" (from {dataset.side} px)"
-    say(f"{dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.img_size} px{resized}")
+    say(f"{dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()}")
     say()
     _print_counts(data)
     say()

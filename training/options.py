@@ -281,7 +281,7 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 
     Args:
         given: by --img-size; it wins, then what the architecture is made for.
-        side: that of the data set's images, None where they differ.
+        side: that of the data set's images, None where they are no squares of one size up to 224 px.
     """
     entry = models.find_model(model)
     return given or (entry.img_size if entry else None) or side or 224

@@ -7,11 +7,20 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from test_main import assert_same_run, stop_after
 
+import image_datasets
 import train_deit_imagenet100
 from image_datasets import resized
+from image_datasets.splits import Split
+from training import options
+from training.use import batches_for
+
+CPU = torch.device("cpu")
 
 LINE = "--model resnet20 --img-size 32 --batch-size 5 --num-workers 0 --epochs"
 
@@ -127,3 +136,64 @@ def test_data_that_are_read_only_need_another_place_for_the_copy(cli, learns, wo
     line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg"
     refused(cli(line), "is not writable); --cache-dir PATH names another folder")
     learns(line, "--cache-dir", "copies")
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+
+
+def content(name: str) -> dict:
+    return torch.load(Path(f"runs/{name}/best.pth"), weights_only=True)
+
+
+PLAIN = "--dataset folder --model resnet20 --batch-size 12 --num-workers 0 --epochs 1"
+
+
+def test_squares_of_one_size_keep_it_and_are_shown_whole(learns, workdir, large):
+    out = learns(f"{PLAIN} --datapath {large} --run-name a").out
+    assert "colour images of 80 px, streamed" in out
+    assert (content("a")["img_size"], content("a")["eval_crop"]) == (80, 1.0)
+    assert "images of 80 px" in learns(f"--summary --dataset folder --datapath {large} --model resnet20").out
+    assert " 80  " in learns(f"--list-models resnet20 --dataset folder --datapath {large}").out
+    assert "colour images of 80 px\n" in learns(f"--inspect-data x.png --dataset folder --datapath {large}").out
+    logits = np.load("runs/a/predictions.npz")["logits"]
+    learns("--evaluate runs/a/best.pth --num-workers 0 --run-name again")
+    assert np.load("runs/again/predictions.npz")["logits"] == pytest.approx(logits, abs=1e-5)
+
+    batches = batches_for(content("a"), Split(np.zeros(1, int), paths=[str(large / "test/class0/0.png")]), CPU, 1, 0)
+    with Image.open(large / "test/class0/0.png") as image:
+        stored = np.asarray(image)
+    assert np.array_equal(next(iter(batches.unprepared()))[0][0].permute(1, 2, 0).numpy(), stored)
+
+
+@pytest.mark.parametrize(("flags", "told", "size"), [
+    ("--img-size 48", "48 px (from 80 px)", 48),
+    ("--data-rules 1", "224 px, streamed", 224),
+    ("--model vit_b_16 --summary", "224 px", 224),
+])  # fmt: skip
+def test_what_is_asked_for_and_the_architecture_win(learns, workdir, large, flags, told, size):
+    line = f"{PLAIN} --datapath {large} --run-name a {flags}"
+    if "--summary" in flags:
+        line = f"--dataset folder --datapath {large} {flags}"
+    assert f"colour images of {told}" in learns(line).out
+    if "--summary" not in flags:
+        assert (content("a")["img_size"], content("a")["eval_crop"]) == (size, 0.875)
+
+
+@pytest.mark.parametrize("side", [79, 81, 225])
+def test_one_image_of_another_size_and_all_are_224_px(workdir, large, side):
+    found = image_datasets.check_dataset("folder", str(large), False, True)
+    assert found.layout.streamed_side == 80
+    Image.new("RGB", (side, 80)).save(large / "test/class2/3.png")  # the last one
+    dataset = image_datasets.load_dataset(image_datasets.check_dataset("folder", str(large), False, True))
+    assert dataset.natural_side is None and options.image_size(None, "resnet20", dataset.natural_side) == 224
+
+
+def test_the_log_says_so_where_sizes_differ(learns, workdir, large):
+    Image.new("RGB", (90, 80)).save(large / "train/class2/0.png")
+    assert "images of 224 px (from several sizes)" in learns(f"{PLAIN} --datapath {large} --run-name a").out
+
+
+def test_squares_above_224_px_are_made_smaller(image_folder):
+    for side, natural in ((224, 224), (225, None)):
+        root = image_folder(side=side, parts={"train": 3, "test": 1}, name=str(side))
+        assert image_datasets.describe("folder", str(root))[1] == natural
