@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets.bad_images import BadImage
-from image_datasets.orientation import of_image, turned
+from image_datasets.orientation import of_file, of_image, turned
 from image_datasets.pixels import by_meaning
 from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
@@ -258,6 +258,16 @@ def read_image(path: str, chans: int, reading: Reading = CURRENT):
             return image.convert("RGB" if chans == 3 else "L")
         how = of_image(image) if reading.turns else 1
         return turned(by_meaning(image, chans), how)
+
+
+def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None:
+    """(height, width) of an image, upright where it is to be turned, from its header; None where it is refused."""
+    try:
+        with _open(path, reading) as image:
+            size = image.size
+    except BadImage:
+        return None
+    return size if reading.turns and of_file(path) > 4 else size[::-1]
 
 
 @contextlib.contextmanager

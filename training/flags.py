@@ -121,6 +121,10 @@ GROUPS: dict[str, list[Flag]] = {
              default_text="that of the data set's images where they are squares of one size, up to 224; else 224, and"
              " for some models",
              modes=(*EVERY_BUILDER, LIST, INSPECT)),
+        Flag("resize-mode", "how images of another shape become the model's, in training and evaluation: crop, their"
+             " aspect ratio is kept, and the margin lost; squeeze, all of them in the model's aspect ratio; letterbox,"
+             " all of them in their own, on the mean colour", default="crop",
+             check=one_of("crop", "squeeze", "letterbox"), metavar="MODE", modes=(TRAIN, INSPECT)),
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
              metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT)),
         Flag("normalization", "mean and deviation that pixels are normalised with: those of the dataset's training"

@@ -14,7 +14,7 @@ from training import model_flags
 from training.flags import FLAGS, Flag
 from utils import BadRequest
 
-OLDER = {**reading.OLDER}
+OLDER = {**reading.OLDER, "resize_mode": "crop"}
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import image_datasets
 import models
-from data_transform import Normalize, image_transform
+from data_transform import Fit, Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
@@ -65,7 +65,10 @@ def batches_for(
     reading = replace(Reading.of(content["settings"]), max_pixels=split.reading.max_pixels)
     split = replace(split.with_channels(content["in_chans"]), reading=reading)
     crop = content["eval_crop"]
-    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
+    mode = content["settings"]["resize_mode"]
+    return EvalBatches(
+        split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report, resize_mode=mode
+    )
 
 
 def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -141,7 +144,8 @@ def run_prediction(s: SimpleNamespace) -> None:
     path, *files = s.predict
     model, content = read_for_use(path, None)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    transform = image_transform(None, content["img_size"], content["eval_crop"])
+    fit = Fit.of(content["settings"]["resize_mode"], content["mean"])
+    transform = image_transform(None, content["img_size"], content["eval_crop"], fit)
     read_alike(s, content["settings"])
     reading = Reading.of(vars(s))
     images = [transform(read_pixels(file, content["in_chans"], reading)) for file in files]

@@ -197,3 +197,80 @@ def test_squares_above_224_px_are_made_smaller(image_folder):
     for side, natural in ((224, 224), (225, None)):
         root = image_folder(side=side, parts={"train": 3, "test": 1}, name=str(side))
         assert image_datasets.describe("folder", str(root))[1] == natural
+
+
+# --------------------------------------------------------------------------------------------------------------- shape
+
+
+@pytest.fixture
+def wide(tmp_path) -> Path:
+    """Two classes of images four times as wide as high, which differ at their left edge alone."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "wide"
+    for part, count in (("train", 6), ("test", 3)):
+        for label in range(2):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (32, 128, 3), dtype=np.uint8)
+                pixels[:, :16, label] = 255
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+WIDE = (
+    "--dataset folder --model resnet20 --img-size 32 --batch-size 12 --num-workers 0 --epochs 1 --crop none --no-flip"
+)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squeeze", "letterbox"])
+def test_a_run_is_evaluated_as_it_prepared_its_images(learns, workdir, wide, mode):
+    out = learns(f"{WIDE} --datapath {wide} --resize-mode {mode} --run-name a").out
+    hides = "the centre crop of evaluation hides 81 % of a typical image (the median of 12)"  # 1 - 0.875^2 / 4
+    assert (hides in out) == (mode == "crop")
+    assert any(hides in note for note in json.loads(Path("runs/a/summary.json").read_text())["notes"]) == (
+        mode == "crop"
+    )
+    logits = np.load("runs/a/predictions.npz")["logits"]
+    learns("--evaluate runs/a/best.pth --num-workers 0 --run-name again")
+    assert np.load("runs/again/predictions.npz")["logits"] == pytest.approx(logits, abs=1e-5)
+    assert json.loads(Path("runs/again/summary.json").read_text())["settings"]["resize_mode"] == mode
+
+    probability = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    told = learns(f"--predict runs/a/best.pth {wide / 'test/class0/0.png'}").out
+    for i in range(2):
+        line = next(line for line in told.splitlines() if line.endswith(f"class{i}"))
+        assert float(line.split()[0]) == pytest.approx(100 * probability[i], abs=0.02)
+    learns("--measure runs/a --corruptions --num-workers 0")
+    clean = json.loads(Path("runs/a/robustness.json").read_text())["clean"]["top1"]
+    assert clean == pytest.approx(json.loads(Path("runs/a/summary.json").read_text())["top1"])
+
+    split = Split(np.zeros(1, int), paths=[str(wide / "test/class0/0.png")])
+    seen = next(batches_for(content("a"), split, CPU, 1, 0).unprepared())[0][0].permute(1, 2, 0).numpy()
+    red = (seen[..., 0] > 200).sum()  # an eighth of the image
+    assert red == {"crop": 0, "squeeze": 32 * 4, "letterbox": 8 * 4}[mode]
+    if mode == "letterbox":
+        assert (seen[:12] == (124, 116, 104)).all() and (seen[20:] == (124, 116, 104)).all()
+
+
+def test_resized_copies_serve_each_mode(learns, workdir, wide):
+    """They keep the images' shape, and here their size: each run learns the same with and without them."""
+    for mode in ("squeeze", "letterbox"):
+        line = f"{WIDE} --datapath {wide} --resize-mode {mode} --val-fraction 0"
+        learns(f"{line} --run-name {mode}")
+        learns(f"{line} --run-name {mode}-copy --cache-resized raw")
+        logits = [np.load(f"runs/{name}/predictions.npz")["logits"] for name in (mode, f"{mode}-copy")]
+        assert logits[0] == pytest.approx(logits[1], abs=0.05)
+
+
+def test_a_mode_without_effect_is_refused(cli, workdir, large, wide):
+    streamed = f"{PLAIN} --datapath {large} --resize-mode squeeze"
+    refused(cli("--dataset digits --resize-mode letterbox"), "has no effect: the images are squares of 8 px")
+    refused(cli(streamed), "--resize-mode squeeze has no effect: the images are squares of 80 px")
+    refused(cli("--evaluate x.pth --resize-mode crop"), "--resize-mode has no effect with --evaluate")
+    refused(cli(f"{WIDE} --datapath {wide} --resize-mode stretch"), "'stretch' is none of crop, squeeze, letterbox")
+    assert not (workdir / "runs").exists()
+
+
+def test_runs_of_older_rules_get_no_note(learns, workdir, wide):
+    assert "centre crop" not in learns(f"{WIDE} --datapath {wide} --data-rules 1 --run-name a").out
