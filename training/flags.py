@@ -87,7 +87,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=text, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
         Flag("summary", "print the layers of --model, with shapes and parameters, as it is built for --dataset",
              default=False, modes=(SUMMARY,)),
-        Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and draw 25"
+        Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and which of them"
+             " are nearly constant, and draw 25"
              " training images as they are augmented into this file, replacing it", check=text,
              metavar="PNG", default_text="train", modes=(INSPECT,)),
     ],

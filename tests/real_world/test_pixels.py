@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from image_datasets import constant
 from image_datasets.bad_images import BadImage
 from image_datasets.decode import as_array, read_pixels
 from image_datasets.folder import read_image
@@ -438,3 +439,65 @@ def test_check_images_lists_every_image_that_is_refused_and_counts_them(cli, lea
     assert "--max-pixels 8,000 allows" in cli("--evaluate runs/a/best.pth --max-pixels 8000 --run-name c").err
     assert "--max-pixels 8,000 allows" in cli(f"--predict runs/a/best.pth {large[0]} --max-pixels 8000").err
     assert "class" in learns(f"--predict runs/a/best.pth {large[0]}").out
+
+
+# --------------------------------------------------------------------------------------------------- nothing to be seen
+
+
+def warnings_of(out: str) -> list[str]:
+    return [line.removeprefix("warning     ") for line in out.splitlines() if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("side", [32, 80])  # in memory, and streamed
+def test_inspecting_the_data_warns_of_images_that_show_nothing(learns, workdir, image_folder, side):
+    root = image_folder(side=side, parts={"train": 4, "test": 2})
+    line = f"--inspect-data x.png --dataset folder --datapath {root} --val-fraction 0"
+    assert warnings_of(learns(line).out) == []
+
+    noise = np.random.default_rng(0).integers(0, 2, (side, side, 3), dtype=np.uint8)
+    white, black, blue = (np.full((side, side, 3), colour, np.uint8) for colour in ((254, 254, 254), BLACK, BLUE))
+    for i, pixels in enumerate((white + noise, white, black, black + noise)):  # a whole class
+        Image.fromarray(pixels).save(root / f"train/class1/{i}.png")
+    Image.fromarray(blue).save(root / "train/class2/3.png")
+    Image.fromarray(black).save(root / "test/class0/1.png")
+    dim = black + noise
+    dim[: side // 2] += 5  # deviates by 2.5
+    Image.fromarray(dim).save(root / "test/class2/0.png")
+    assert warnings_of(learns(line).out) == [
+        "train: 5 of 12 images are nearly constant (2 white, 2 black, 1 of one colour)",
+        f"  class1: all 4: {', '.join(str(root / f'train/class1/{i}.png') for i in range(3))}, ... (1 more)",
+        f"  class2: 1 of 4: {root / 'train/class2/3.png'}",
+        "test: 1 of 6 images are nearly constant (1 black)",
+        f"  class0: 1 of 2: {root / 'test/class0/1.png'}",
+    ]
+
+
+def test_a_set_that_older_rules_read_as_white_is_warned_of_and_seen_by_the_newer_ones(learns, workdir, tmp_path):
+    """Scans of 16 bits, of which Pillow's convert makes white images."""
+    root, rng = tmp_path / "scans", np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in range(2):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(rng.integers(1000, 60_000, (16, 16), dtype=np.uint16)).save(folder / f"{i}.png")
+    line = f"--inspect-data x.png --dataset folder --datapath {root} --val-fraction 0"
+    found = warnings_of(learns(f"{line} --data-rules 1").out)
+    assert found[0] == "train: all 6 images are nearly constant (6 white)"
+    assert [text[:18] for text in found[1:3]] == ["  class0: all 3: /", "  class1: all 3: /"]
+    assert found[3] == "test: all 6 images are nearly constant (6 white)"
+    out = learns(line).out
+    assert warnings_of(out) == []
+    mean = float(out.partition("pixels      mean ")[2][:6])
+    assert mean == pytest.approx(30_500 / 65_535, abs=0.02)
+
+
+def test_of_many_files_an_even_sample_is_looked_at(learns, workdir, image_folder, monkeypatch):
+    monkeypatch.setattr(constant, "LOOKED_AT", 4)
+    root = image_folder(side=80, parts={"train": 4, "test": 1})
+    for path in root.rglob("train/*/*.png"):
+        Image.new("RGB", (80, 80)).save(path)
+    found = warnings_of(learns(f"--inspect-data x.png --dataset folder --datapath {root} --val-fraction 0").out)
+    assert found[0] == "train: all 4 images that were looked at are nearly constant (4 black)"
+    assert found[1] == f"  class0: all 2: {root / 'train/class0/0.png'}, {root / 'train/class0/3.png'}"
+    assert found[2] == f"  class1: all 1: {root / 'train/class1/2.png'}"
