@@ -10,11 +10,14 @@ import functools
 import math
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from utils import sides
 
 GROUP = 8  # images that are mixed at once on a CPU
 IN_CACHE = 200_000  # values that are normalised at once on a CPU
@@ -42,25 +45,50 @@ class Augment:
     erasing: float = 0.0
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How an image of any shape becomes one of the model's.
+
+    Attributes:
+        mode: "crop" (keeps the aspect ratio, and loses what lies outside), "squeeze" (all of the image, in another
+            aspect ratio), or "letterbox" (all of the image in its own aspect ratio, with a margin).
+        fill: of the margin, from 0 to 255 per channel.
+    """
+
+    mode: str = "crop"
+    fill: tuple[int, ...] = (0,)
+
+    @classmethod
+    def of(cls, mode: str, mean: Sequence[float]) -> Fit:
+        """With a margin in the mean colour, which is 0 when it is normalised."""
+        return cls(mode, tuple(round(255 * value) for value in mean))
+
+
+CROP = Fit()
+
+
 # ---------------------------------------------------------------------------------------------------------- one image
 
 
-def image_transform(augment: Augment | None, img_size: int, eval_crop: float = EVAL_CROP):
-    """PIL image, or uint8 tensor (C, H, W), quickest in channels-last memory -> uint8 tensor (C, img_size, img_size).
+def image_transform(
+    augment: Augment | None, img_size: int | Sequence[int], eval_crop: float = EVAL_CROP, fit: Fit = CROP
+):
+    """PIL image, or uint8 tensor (C, H, W), quickest in channels-last memory -> uint8 tensor (C, *img_size).
 
     A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way; so
     does what is sliced like a tensor and has its `shape`, of which only the crop is read. With `augment` None it is the
-    evaluation's, in which nothing is random: of the resized short side the centre crop keeps the share `eval_crop`.
+    evaluation's, in which nothing is random. Where no crop is random the centre is cut out, `eval_crop` of the short
+    side of the resized image.
     """
     from torchvision.transforms import v2
 
     steps: list = []
     if augment is not None and augment.crop == "resized":
-        steps.append(RandomResizedCrop(img_size, augment.flip))
+        steps.append(RandomResizedCrop(img_size, augment.flip, fit))
     elif augment is not None and augment.crop == "pad":
-        steps += [v2.Resize(img_size), v2.CenterCrop(img_size), v2.RandomCrop(img_size, augment.padding)]
+        steps += [*_fitting(img_size, 1.0, fit), v2.RandomCrop(sides(img_size), augment.padding)]
     else:
-        steps += [v2.Resize(round(img_size / eval_crop)), v2.CenterCrop(img_size)]
+        steps += _fitting(img_size, eval_crop, fit)
     if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
     if augment is not None and augment.rand:
@@ -76,32 +104,100 @@ def _apply(steps: list, image) -> torch.Tensor:
     return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
 
 
+def _fitting(img_size: int | Sequence[int], eval_crop: float, fit: Fit) -> list:
+    """The steps that bring an image to its size without chance."""
+    from torchvision.transforms import v2
+
+    height, width = sides(img_size)
+    if fit.mode == "squeeze":
+        return [v2.Resize([height, width])]
+    if fit.mode == "letterbox":
+        return [functools.partial(_letterbox, size=(height, width), fill=fit.fill)]
+    if height == width:
+        return [v2.Resize(round(height / eval_crop)), v2.CenterCrop(height)]
+    return [functools.partial(_cover, size=(height, width), eval_crop=eval_crop), v2.CenterCrop([height, width])]
+
+
+def shown_share(height: int, width: int, img_size: int | Sequence[int], eval_crop: float = EVAL_CROP) -> float:
+    """The share of an image's area that the evaluation's centre crop shows."""
+    size = sides(img_size)
+    scale = max(size[0] / height, size[1] / width) / eval_crop
+    return size[0] * size[1] / (height * width * scale**2)
+
+
+def _cover(image, size: tuple[int, int], eval_crop: float):
+    from torchvision.transforms.v2 import functional
+
+    h, w = functional.get_size(image)
+    scale = max(size[0] / h, size[1] / w) / eval_crop
+    return functional.resize(image, [max(size[0], round(h * scale)), max(size[1], round(w * scale))], antialias=True)
+
+
+def _letterbox(image, size: tuple[int, int], fill: tuple[int, ...]):
+    from torchvision.transforms.v2 import functional
+
+    return _with_margin(functional.resize(image, inside(*functional.get_size(image), size), antialias=True), size, fill)
+
+
+def inside(height: int, width: int, size: tuple[int, int]) -> list[int]:
+    """[height, width] of the largest image of this aspect ratio that `size` holds."""
+    scale = min(size[0] / height, size[1] / width)
+    return [max(1, min(size[0], round(height * scale))), max(1, min(size[1], round(width * scale)))]
+
+
+def _with_margin(image, size: tuple[int, int], fill: tuple[int, ...]):
+    """A PIL image, or uint8 (..., C, h, w), in the middle of one of `size`."""
+    if not isinstance(image, torch.Tensor):
+        from PIL import Image
+
+        result = Image.new(image.mode, size[::-1], fill if len(fill) > 1 else fill[0])
+        result.paste(image, ((size[1] - image.width) // 2, (size[0] - image.height) // 2))
+        return result
+    (h, w), (height, width) = image.shape[-2:], size
+    top, left = (height - h) // 2, (width - w) // 2
+    colour = torch.tensor(fill, dtype=torch.uint8, device=image.device)
+    result = colour.expand(*image.shape[:-3], height, width, len(fill)).clone().movedim(-1, -3)
+    result[..., top : top + h, left : left + w] = image
+    return result
+
+
 class RandomResizedCrop:
     """torchvision's v2.RandomResizedCrop, and with `flip` its mirror image half the time: the same distributions, and
-    on tensors a third of its time. They are mirrored in the pass that cuts out the crop, before it is resized."""
+    on tensors a third of its time. They are mirrored in the pass that cuts out the crop, before it is resized.
 
-    def __init__(self, img_size: int, flip: bool = False):
-        self.size, self.flip = [img_size, img_size], flip
+    With "squeeze" and "letterbox" the crops have the aspect ratio of the image, up to the same random factor.
+    """
+
+    def __init__(self, img_size: int | Sequence[int], flip: bool = False, fit: Fit = CROP):
+        self.size, self.flip, self.fit = list(sides(img_size)), flip, fit
 
     def __call__(self, image):
         pillow = not hasattr(image, "shape")
-        top, left, h, w = random_crop(*((image.height, image.width) if pillow else image.shape[1:]))
+        height, width = (image.height, image.width) if pillow else image.shape[1:]
+        aspect = self.size[1] / self.size[0] if self.fit.mode == "crop" else width / height
+        top, left, h, w = random_crop(height, width, aspect)
+        if self.fit.mode != "letterbox":
+            return self._cut(image, top, left, h, w, self.size)
+        cut = self._cut(image, top, left, h, w, inside(h, w, tuple(self.size)))
+        return _with_margin(cut, tuple(self.size), self.fit.fill)
+
+    def _cut(self, image, top: int, left: int, h: int, w: int, size: list[int]):
         mirror = self.flip and torch.rand(()).item() < 0.5
-        if pillow:
+        if not hasattr(image, "shape"):
             from torchvision.transforms.v2 import functional
 
-            image = functional.resized_crop(image, top, left, h, w, self.size, antialias=True)
+            image = functional.resized_crop(image, top, left, h, w, size, antialias=True)
             return functional.horizontal_flip(image) if mirror else image
         crop = image[:, top : top + h, left : left + w].permute(1, 2, 0)
         # Either lays out the crop anew; else all of `image` would be.
         crop = (crop.flip(1) if mirror else crop.contiguous())[None].permute(0, 3, 1, 2)
-        return F.interpolate(crop, size=self.size, mode="bilinear", antialias=True)[0]
+        return F.interpolate(crop, size=size, mode="bilinear", antialias=True)[0]
 
 
-def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop with 8 % to 100 % of an image's area and an aspect ratio from 3/4 to 4/3,
-    distributed as torchvision's; where ten tries do not fit, the largest central crop with such a ratio."""
-    (smallest, largest), (least, most) = CROP_SCALE, CROP_RATIO
+def random_crop(height: int, width: int, aspect: float = 1.0) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop with 8 % to 100 % of an image's area and an aspect ratio from 3/4 to 4/3 of
+    `aspect`, distributed as torchvision's; where ten tries do not fit, the largest central crop with such a ratio."""
+    (smallest, largest), (least, most) = CROP_SCALE, (aspect * ratio for ratio in CROP_RATIO)
     *tries, vertical, horizontal = torch.rand(22, dtype=torch.float64).tolist()
     for share, slant in zip(tries[::2], tries[1::2], strict=True):
         area = height * width * (smallest + (largest - smallest) * share)
@@ -220,11 +316,12 @@ def random_boxes(
     return torch.stack([top, left, h, w], 1)
 
 
-def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int) -> torch.Tensor:
+def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequence[int]) -> torch.Tensor:
     """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
     with antialiasing, as two matrix products. uint8 in, uint8 out."""
-    vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], img_size), images.device)
-    horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], img_size), images.device)
+    height, width = sides(img_size)
+    vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], height), images.device)
+    horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], width), images.device)
     resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
     return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
@@ -241,11 +338,22 @@ def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_siz
     return weight / weight.sum(2, keepdim=True)
 
 
-def resize(images: torch.Tensor, img_size: int) -> torch.Tensor:
-    """uint8 (n, C, H, W) -> uint8 (n, C, img_size, img_size), bilinear with antialiasing."""
-    if images.shape[2] == img_size and images.shape[3] == img_size:
+def resize(images: torch.Tensor, img_size: int | Sequence[int], fit: Fit = CROP) -> torch.Tensor:
+    """uint8 (n, C, H, W) -> uint8 (n, C, *img_size), bilinear with antialiasing."""
+    (h, w), (height, width) = images.shape[2:], sides(img_size)
+    if (h, w) == (height, width):
         return images
-    size = (img_size, img_size)
+    if fit.mode == "squeeze" or h * width == w * height:
+        return _resized(images, (height, width))
+    if fit.mode == "letterbox":
+        return _with_margin(_resized(images, inside(h, w, (height, width))), (height, width), fit.fill)
+    scale = max(height / h, width / w)
+    images = _resized(images, (max(height, round(h * scale)), max(width, round(w * scale))))
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
+def _resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     if images.device.type == "cpu":
         return F.interpolate(images, size=size, mode="bilinear", antialias=True)
     resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)  # elsewhere not for uint8

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -69,6 +69,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """`` Did you mean X?`` for a name that differs from a known one by a typo, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.7)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) in pixels of what is a square where one number is given."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def in_px(size: int | Sequence[int]) -> str:
+    """Such as `224 px`, or `96 x 160 px`, the height first."""
+    return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
 
 
 def cores() -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from comparison.metric_names import METRICS
 from comparison.runs import Run
+from image_datasets.reading import OLDEST
 from training.flags import FLAGS, TRAIN
 from utils import BadRequest
 
@@ -222,6 +223,8 @@ def _flat(run: Run) -> dict[str, Any]:
     """Settings that tell models apart; those of the architecture as if they were flags of their own."""
     flat = {key: value for key, value in {**DEFAULTS, **run.settings}.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
+    # The oldest rules turn no images, and know no flag for it: with the rules that is free.
+    flat["exif_orientation"] = run.settings["exif_orientation"] or run.settings["data_rules"] == OLDEST
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}
 

@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
 # What `options.check_data` looks at: runs that agree in these need one check together.
 OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
-           "cache_dir", "num_workers", "on_bad_image", "check_images")  # fmt: skip
+           "cache_dir", "num_workers", "on_bad_image", "check_images", "data_rules", "exif_orientation",
+           "max_pixels")  # fmt: skip
 # What the data, or the file of --weights, settle where it is not given.
-BY_DATA = ("data_rules", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction", "weights_kind")
+BY_DATA = ("data_rules", "exif_orientation", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction",
+           "weights_kind")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from data_transform import (
     EVAL_CROP,
     Augment,
     Buffers,
+    Fit,
     Normalize,
     erase,
     image_transform,
@@ -31,7 +32,7 @@ from image_datasets.bad_images import BadImage, Report
 from image_datasets.decode import read_pixels
 from image_datasets.padded_images import PaddedImages, augment_batch
 from image_datasets.splits import Split
-from utils import BadRequest, RunFailed, derive_seed
+from utils import BadRequest, RunFailed, derive_seed, sides
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
@@ -77,8 +78,10 @@ class _TrainBatches:
     """What both kinds of training batches need.
 
     Attributes:
-        img_size: side of the images that the model gets.
+        img_size: side of the images that the model gets, or their height and width.
         mean, std: per channel, of pixel values in [0, 1].
+        eval_crop: share of the short side that is kept of images that are streamed and not cropped at random.
+        resize_mode: see `data_transform.Fit`.
         report: takes each image that cannot be read, and its batch has one image fewer; None: it stops the run.
         batch_size: of each process.
         rank, ranks: which of the processes that share each batch this is, from 0, and how many they are.
@@ -88,7 +91,7 @@ class _TrainBatches:
 
     split: Split
     augment: Augment
-    img_size: int
+    img_size: int | Sequence[int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
@@ -97,9 +100,12 @@ class _TrainBatches:
     rank: int = 0
     ranks: int = 1
     report: Report | None = None
+    eval_crop: float = EVAL_CROP
+    resize_mode: str = "crop"
 
     def __post_init__(self):
         _report_known(self.split, self.report)
+        self.fit = Fit.of(self.resize_mode, self.mean)
         whole = batch_bounds(len(self.split), self.batch_size, self.ranks)
         self.sizes = [end - start for start, end in whole]
         self.bounds = [share_of(bound, self.rank, self.ranks) for bound in whole]
@@ -139,7 +145,7 @@ class ResidentTrainBatches(_TrainBatches):
         """The epoch's batches from number `start` on."""
         for step, (index, places) in enumerate(self.batches(epoch)[start:], start):
             self._seed(epoch, step)
-            images = augment_batch(self.images, index, self.augment, self.img_size)
+            images = augment_batch(self.images, index, self.augment, self.img_size, self.fit)
             yield _take_places(self._finish(images), self.targets[index], places)
 
 
@@ -149,7 +155,7 @@ class StreamedTrainBatches(_TrainBatches):
     def __init__(self, *args, workers: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.sampler = _EpochSampler(self.bounds, len(self.split), self.seed)
-        transform = image_transform(self.augment, self.img_size)
+        transform = image_transform(self.augment, self.img_size, self.eval_crop, self.fit)
         self.loader = _file_loader(self, transform, True, self.sampler, workers)
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:
@@ -170,12 +176,12 @@ class EvalBatches:
     `eval_crop` of the short side.
 
     Attributes:
-        report: as of the training's batches.
+        report, resize_mode: as of the training's batches.
         given: the indices of the images that the last iteration gave, all but those that cannot be read.
     """
 
     split: Split
-    img_size: int
+    img_size: int | Sequence[int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
@@ -186,9 +192,11 @@ class EvalBatches:
     rank: int = 0
     ranks: int = 1
     report: Report | None = None
+    resize_mode: str = "crop"
 
     def __post_init__(self):
         _report_known(self.split, self.report)
+        self.fit = Fit.of(self.resize_mode, self.mean)
         self.given = torch.empty(0, dtype=torch.int64)
         self.normalize = Normalize(self.mean, self.std, self.device)
         starts = range(0, len(self.split), self.batch_size)
@@ -199,7 +207,7 @@ class EvalBatches:
             self.targets = torch.from_numpy(self.split.targets).to(self.device)
         else:
             sampler = [[(0, i) for i in range(*bound)] for bound in self.bounds]
-            transform = image_transform(None, self.img_size, self.eval_crop)
+            transform = image_transform(None, self.img_size, self.eval_crop, self.fit)
             self.loader = _file_loader(self, transform, False, sampler, self.workers)
 
     def targets_given(self) -> torch.Tensor:
@@ -233,7 +241,7 @@ class EvalBatches:
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """What the model gets of a batch of `unprepared`."""
-        return self.normalize(resize(images, self.img_size))
+        return self.normalize(resize(images, self.img_size, self.fit))
 
 
 class _EpochSampler:
@@ -325,7 +333,7 @@ def let_the_main_process_decide(worker: int) -> None:
 
 
 def _file_loader(owner, transform: Callable, random: bool, batch_sampler, workers: int) -> torch.utils.data.DataLoader:
-    shape = (len(owner.mean), owner.img_size, owner.img_size)
+    shape = (len(owner.mean), *sides(owner.img_size))
     return torch.utils.data.DataLoader(
         _Files(owner.split, transform, random, shape, owner.seed, owner.report is not None),
         batch_sampler=batch_sampler,

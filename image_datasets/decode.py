@@ -1,27 +1,26 @@
-"""Plain JPEG files as uint8 tensors, decoded by libjpeg-turbo without a detour; every other file as Pillow opens it.
+"""Plain JPEG files as uint8 tensors, decoded by libjpeg-turbo without a detour; all others as `read_image` has them.
 
-The pixels are Pillow's, bit for bit, so which decoder is installed shows in the time alone.
+The pixels are those of `read_image`, bit for bit, so which decoder is installed shows in the time alone.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from image_datasets.folder import SLIMMEST, read_image
+from image_datasets.orientation import JPEG_START, of_jpeg, segments
 from image_datasets.reading import CURRENT, Reading
 
 if TYPE_CHECKING:
     from PIL import Image
 
-JPEG_START = b"\xff\xd8\xff"
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a frame header, by which the image's form is known
-SCAN = 0xDA  # the marker behind which the image itself begins
 MOST_PIXELS = 50_000_000  # above it Pillow reads, and decompression bombs are refused
 MOST_BYTES = 1 << 28  # of a file that is read at once; Pillow reads larger ones as far as it needs them
 
@@ -36,10 +35,13 @@ def read_pixels(path: str, chans: int, reading: Reading = CURRENT) -> torch.Tens
         with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(len(JPEG_START))
             data = start + file.read(MOST_BYTES) if start == JPEG_START else b""
-        pixels = decode(data, chans)
+        how = of_jpeg(data) if data and reading.turns else 1
+        pixels = None if how is None else decode(data, chans, reading.max_pixels)
     except Exception:  # Pillow has the last word on what is damaged, and says why
         pixels = None
-    return read_image(path, chans, reading) if pixels is None else pixels
+    if pixels is None:
+        return read_image(path, chans, reading)
+    return pixels if how == 1 else _turned(pixels, how)
 
 
 def as_array(pixels: torch.Tensor | Image.Image) -> np.ndarray:
@@ -50,15 +52,15 @@ def as_array(pixels: torch.Tensor | Image.Image) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def decode(data: bytes, chans: int) -> torch.Tensor | None:
+def decode(data: bytes, chans: int, max_pixels: int = MOST_PIXELS) -> torch.Tensor | None:
     """uint8 (C, H, W) with memory (H, W, C), or None where `data` is no JPEG that needs no conversion but from grey to
-    colour. Raises ValueError or OSError where it is damaged."""
-    if not _is_plain(data, chans):
+    colour, or has more pixels. Raises ValueError or OSError where it is damaged."""
+    if not _is_plain(data, chans, max_pixels):
         return None
     return torch.from_numpy(_decoder()(data, chans)).permute(2, 0, 1)
 
 
-def _is_plain(data: bytes, chans: int) -> bool:
+def _is_plain(data: bytes, chans: int, max_pixels: int) -> bool:
     """Looks into the frame header: precision, height, width and number of components."""
     if not data.startswith(JPEG_START):
         return False
@@ -68,17 +70,18 @@ def _is_plain(data: bytes, chans: int) -> bool:
     height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
     components = data[at + 9]
     wanted = components == chans or (components == 1 and chans == 3)
-    usual = 0 < height * width <= MOST_PIXELS and max(height, width) <= SLIMMEST * min(height, width)
+    usual = 0 < height * width <= min(MOST_PIXELS, max_pixels) and max(height, width) <= SLIMMEST * min(height, width)
     return data[at + 4] == 8 and wanted and usual and len(data) <= MOST_BYTES
 
 
-def segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, where it stands) of each segment of a JPEG file up to the first scan."""
-    at, marker = 2, 0
-    while at + 4 <= len(data) and data[at] == 0xFF and marker != SCAN:
-        marker = data[at + 1]
-        yield marker, at
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+def _turned(pixels: torch.Tensor, how: int) -> torch.Tensor:
+    """As `image_datasets.orientation.turned`, of uint8 (C, H, W) with memory (H, W, C)."""
+    array = pixels.permute(1, 2, 0).numpy()
+    if how > 4:
+        array = array.transpose(1, 0, 2)
+    upside_down, mirrored = how in (3, 4, 7, 8), how in (2, 3, 6, 7)
+    array = array[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 
 
 @functools.cache

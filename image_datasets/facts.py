@@ -6,6 +6,7 @@ and hold as long as a file's size and time do.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -15,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from image_datasets.bad_images import BadImage
-from image_datasets.folder import open_image
 from utils import in_utf8, replacing, thread_pool
 
 FILE, VERSION = ".image-facts.npz", 1
@@ -84,12 +83,11 @@ def _look(path: str) -> np.void:
         return found
     found["digest"] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), "<u8")
     found["bytes"] = len(data)
-    try:
-        with open_image(path, io.BytesIO(data)) as image:
-            found["width"], found["height"] = image.size
-            found["kind"] = GREY if image.mode in GREY_MODES else COLOUR
-    except BadImage:
-        pass
+    from PIL import Image
+
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:  # its plugins raise many kinds
+        found["width"], found["height"] = image.size
+        found["kind"] = GREY if image.mode in GREY_MODES else COLOUR
     return found
 
 

@@ -6,27 +6,33 @@ Sets whose images are all equally small are decoded once and kept as one array; 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from image_datasets.bad_images import BadImage
 from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
+from image_datasets.orientation import of_file, of_image, turned
+from image_datasets.pixels import by_meaning
 from image_datasets.reading import CURRENT, OLDEST, Reading
 from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, in_utf8, readable, shorten, thread_pool
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SMALL = 64  # px: sets of images up to this side are kept in memory
-OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1)"
-DIFFERING = "its images differ in size, so they are streamed and resized, to 224 px unless --img-size says"
+KEPT = 224  # px: sets of squares of one size up to this side keep it, unless more is asked for
+LOOKED_AT = 256  # files that are opened before the data are read
 TOGETHER = 32  # small images that a thread decodes without a pause
+OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1)"
+DIFFERING = f"its images differ in size, so they are streamed and resized, to {KEPT} px unless --img-size says"
 SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
-# Pillow's remarks on images that are refused below, and on transparency, which a convolution does not see.
+# Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
 warnings.filterwarnings("ignore", "Palette images with Transparency")
+warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Layout:
     splits: dict[str, tuple[list[str], list[int]]]
     side: int | None  # of the images, where the first of each class are equal, square and small
     grey: bool
+    streamed_side: int | None = None  # of those looked at, where they are equal, square and not small
     notes: tuple[str, ...] = ()
 
     def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Layout:
@@ -65,8 +72,8 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
 def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
     root = check_root(name, path, download, verify, "train/")
     class_names, splits, notes = (_find_as_before if reading.rules == OLDEST else _find)(name, root)
-    side, grey = peek(splits["train"], skip_bad)
-    layout = Layout(root, class_names, splits, side, grey, tuple(notes))
+    side, grey = peek(splits["train"], skip_bad, reading)
+    layout = Layout(root, class_names, splits, side, grey, common_side(splits, side, reading), tuple(notes))
     has_val = name == "folder" and "val" in splits and "test" in splits
     return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
 
@@ -143,7 +150,7 @@ def load(found: Found, workers: int) -> Dataset:
     from image_datasets.splits import Split, split_test
 
     layout: Layout = found.layout
-    grey, side = layout.grey, layout.side
+    grey, side, streamed_side = layout.grey, layout.side, layout.streamed_side
     splits, notes = {}, list(layout.notes)
     facts: dict[str, np.ndarray | None] = dict.fromkeys(layout.splits)
     if found.reading.rules > OLDEST:
@@ -152,7 +159,7 @@ def load(found: Found, workers: int) -> Dataset:
         paths = [path for files, _ in layout.splits.values() for path in files]
         ends = np.cumsum([len(files) for files, _ in layout.splits.values()])[:-1]
         facts = dict(zip(layout.splits, np.split(look_at(layout.root, paths, workers), ends), strict=True))
-        grey, side = _judge(np.concatenate(list(facts.values())), notes)
+        grey, side, streamed_side = _judge(np.concatenate(list(facts.values())), notes)
         if layout.side is not None and side is None:
             notes.append(DIFFERING)
     chans = 1 if grey else 3
@@ -190,6 +197,7 @@ def load(found: Found, workers: int) -> Dataset:
         mean=mean,
         std=std,
         side=side,
+        streamed_side=None if side is not None else streamed_side,
         train=train,
         val=splits["val"] if found.has_val else None,
         test=test,
@@ -198,9 +206,9 @@ def load(found: Found, workers: int) -> Dataset:
     )
 
 
-def _judge(facts, notes: list[str]) -> tuple[bool, int | None]:
-    """(whether all images are grey, the side of all where they are equal, square and small), from all files' headers.
-    A mixture of grey and colour is told in `notes`."""
+def _judge(facts, notes: list[str]) -> tuple[bool, int | None, int | None]:
+    """(whether all images are grey, the side of all where they are equal, square and small, the same where they are not
+    small but up to 224 px), from all files' headers. A mixture of grey and colour is told in `notes`."""
     import numpy as np
 
     from image_datasets.facts import COLOUR, GREY
@@ -209,10 +217,14 @@ def _judge(facts, notes: list[str]) -> tuple[bool, int | None]:
     grey, colour = (int((seen["kind"] == kind).sum()) for kind in (GREY, COLOUR))
     if grey and colour:
         notes.append(f"{grey:,} of {grey + colour:,} images are grey, the others in colour: all are read in colour")
-    sizes = np.unique(seen[["width", "height"]])
-    side = int(sizes["width"][0]) if len(sizes) == 1 else None
-    small = side is not None and side == sizes["height"][0] and side <= SMALL
-    return grey > 0 and not colour, side if small else None
+    sizes = np.unique(seen[["width", "height"]]).tolist()
+    width, height = sizes[0] if len(sizes) == 1 else (0, 1)
+    square = width if width == height else None
+    return (
+        grey > 0 and not colour,
+        square if square and square <= SMALL else None,
+        square if square and SMALL < square <= KEPT else None,
+    )
 
 
 def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -280,7 +292,7 @@ def _tiny_imagenet_val(folder: Path, class_names: list[str]):
     return paths, labels
 
 
-def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None, bool]:
+def peek(split: tuple[list[str], list[int]], skip_bad: bool, reading: Reading = CURRENT) -> tuple[int | None, bool]:
     """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px.
 
     Args:
@@ -291,7 +303,7 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
         if label in seen:
             continue
         try:
-            with open_image(path) as image:
+            with _open(path, reading) as image:
                 sizes.add(image.size)
                 grey = grey and image.mode in ("L", "1")
         except BadImage as error:
@@ -307,30 +319,63 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool) -> tuple[int | None
     return (width if small else None), grey
 
 
+def common_side(splits: dict[str, tuple[list[str], list[int]]], side: int | None, reading: Reading) -> int | None:
+    """The side of the images of a set that is streamed, where some hundred of them are squares of one size up to 224
+    px; else None. When the data are read, all of them are looked at. Under the oldest rules nobody looks."""
+    if side is not None or reading.rules == OLDEST:
+        return None
+    sizes = set()
+
+    def look(path: str) -> bool:
+        with contextlib.suppress(BadImage), _open(path, reading) as image:
+            sizes.add(image.size)
+        width, height = next(iter(sizes), (1, 1))
+        return len(sizes) < 2 and width == height <= KEPT
+
+    paths = [path for files, _ in splits.values() for path in files]
+    alike = all(map(look, paths[:: max(1, len(paths) // LOOKED_AT)]))
+    return next(iter(sizes))[0] if alike and sizes else None
+
+
 def read_image(path: str, chans: int, reading: Reading = CURRENT):
-    """The decoded image, in RGB or grey, as Pillow's `convert` has it: of an animation the first frame, without
-    transparency, and not turned as its EXIF data say. Raises BadImage where it is damaged, or a decompression bomb."""
-    with open_image(path) as image:
-        return image.convert("RGB" if chans == 3 else "L")
+    """The decoded image in RGB or grey, of several frames the first: by the meaning of its pixels, and upright, as
+    image_datasets/pixels.py has it; under the oldest rules as Pillow's `convert` has it, and not turned. Raises
+    BadImage where it is damaged, too large, or does not tell its colours."""
+    with _open(path, reading) as image:
+        if reading.rules == OLDEST:
+            return image.convert("RGB" if chans == 3 else "L")
+        how = of_image(image) if reading.turns else 1
+        return turned(by_meaning(image, chans), how)
+
+
+def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None:
+    """(height, width) of an image, upright where it is to be turned, from its header; None where it is refused."""
+    try:
+        with _open(path, reading) as image:
+            size = image.size
+    except BadImage:
+        return None
+    return size if reading.turns and of_file(path) > 4 else size[::-1]
 
 
 @contextlib.contextmanager
-def open_image(path: str, file: IO[bytes] | None = None):
-    """The image of a file, opened by Pillow but not decoded yet. Raises BadImage where it cannot be used.
-
-    Args:
-        file: its content, where that has been read already.
-    """
+def _open(path: str, reading: Reading):
     from PIL import Image
 
+    if reading.max_pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
+        Image.MAX_IMAGE_PIXELS = reading.max_pixels  # never lowered, so threads cannot disturb each other
+    too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
     try:
         with Image.open(file or path) as image:
             width, height = image.size
-            if width * height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{width:,} x {height:,} pixels are more than {Image.MAX_IMAGE_PIXELS:,}")
+            if width * height > reading.max_pixels:
+                raise ValueError(f"{width:,} x {height:,} pixels {too_many}")
             if max(width, height) > SLIMMEST * min(width, height):
                 raise ValueError(f"of {width:,} x {height:,} pixels one side is more than {SLIMMEST:,} times the other")
             yield image
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise BadImage(path, f"{int(count[0]):,} pixels {too_many}" if count else f"its pixels {too_many}") from None
     except Exception as error:  # Pillow's plugins raise many kinds on damaged files
         raise BadImage(path, str(error) or type(error).__name__) from None
 

@@ -6,6 +6,7 @@ import functools
 import sys
 
 from image_datasets.folder import read_image
+from image_datasets.orientation import of_file
 from image_datasets.reading import Reading
 from image_datasets.registry import Found
 from utils import BadRequest, shorten, thread_pool
@@ -13,7 +14,7 @@ from utils import BadRequest, shorten, thread_pool
 
 def check_images(found: Found, workers: int) -> None:
     """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
-    that cannot be read. Raises BadRequest with the first of these, if they are not to be skipped.
+    that cannot be read. Raises BadRequest that counts them, if they are not to be skipped.
 
     Args:
         workers: threads; Pillow lets go of the interpreter lock while it decodes.
@@ -21,29 +22,34 @@ def check_images(found: Found, workers: int) -> None:
     from tqdm import tqdm
 
     paths = [path for files, _ in found.layout.splits.values() for path in files]
-    broken = []
+    broken, turned = [], 0
     with (
         thread_pool(workers) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        for reason in pool.imap(functools.partial(_reason, found.reading), paths, chunksize=8):
+        for reason, is_turned in pool.imap(functools.partial(_look, found.reading), paths, chunksize=8):
             bar.update()
+            turned += is_turned
             if reason is not None:
                 broken.append(reason)
                 bar.write(" ".join(reason.splitlines()), file=sys.stdout)
+    if turned:
+        text = f"upright       {turned:,} of {len(paths):,} images are turned, as their EXIF data say"
+        bar.write(text, file=sys.stdout)
     if broken and found.skip_bad:
         bar.write(f"images        {len(broken):,} of {len(paths):,} files are broken, and are skipped", file=sys.stdout)
     elif broken:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
-        raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them")
+        raise BadRequest(f"{len(broken):,} of {len(paths):,} images are broken: {names}; repair or delete them, or"
+                         " leave them out with --on-bad-image skip")  # fmt: skip
     else:
         bar.write(f"images        all {len(paths):,} files can be read", file=sys.stdout)
 
 
-def _reason(reading: Reading, path: str) -> str | None:
-    """Why a file cannot be read, None where it can."""
+def _look(reading: Reading, path: str) -> tuple[str | None, bool]:
+    """(why a file cannot be read, None where it can; whether its image is turned)."""
     try:
         read_image(path, 3, reading)
     except BadRequest as error:
-        return str(error)
-    return None
+        return str(error), False
+    return None, reading.turns and of_file(path) != 1

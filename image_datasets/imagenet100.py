@@ -54,6 +54,10 @@ class Sharded:
         return self.layout.side
 
     @property
+    def streamed_side(self) -> int | None:
+        return self.layout.streamed_side
+
+    @property
     def grey(self) -> bool:
         return self.layout.grey
 
@@ -93,8 +97,9 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         if len(paths) != FULL[part]:
             notes.append(f"{len(paths):,} images in {VAL if part == 'val' else 'the training shards'};"
                          f" the full set has {FULL[part]:,}")  # fmt: skip
-    side, grey = folder.peek(splits["train"], skip_bad)
-    layout = folder.Layout(root, _class_names(names), splits, side, grey)
+    side, grey = folder.peek(splits["train"], skip_bad, reading)
+    streamed_side = folder.common_side(splits, side, reading)
+    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side)
     return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
 
 

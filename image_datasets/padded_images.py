@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from data_transform import CROP_RATIO, CROP_SCALE, Augment, rand_augment_batch, random_boxes, resize, resize_boxes, send
+from data_transform import (
+    CROP,
+    CROP_RATIO,
+    CROP_SCALE,
+    Augment,
+    Fit,
+    inside,
+    rand_augment_batch,
+    random_boxes,
+    resize,
+    resize_boxes,
+    send,
+)
+from utils import sides
 
 
 class PaddedImages:
@@ -40,8 +55,10 @@ class PaddedImages:
         return crops.view(-1, self.side, self.side, self.chans).permute(0, 3, 1, 2)
 
 
-def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int) -> torch.Tensor:
-    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, img_size, img_size)."""
+def augment_batch(
+    images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int | Sequence[int], fit: Fit = CROP
+) -> torch.Tensor:
+    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, *img_size)."""
     n, device = len(index), index.device
     mirror = torch.randint(2, (n,)) if augment.flip else torch.zeros(n, dtype=torch.int64)
     if augment.crop == "pad":
@@ -50,8 +67,15 @@ def augment_batch(images: PaddedImages, index: torch.Tensor, augment: Augment, i
         top = left = torch.full((n,), images.padding)
     batch = images(index, *(send(drawn, device) for drawn in (top, left, mirror)))
     if augment.crop == "resized":
-        boxes = random_boxes(n, images.side, images.side, CROP_SCALE, CROP_RATIO, fallback="whole")
-        batch = resize_boxes(batch, boxes, img_size)
+        height, width = sides(img_size)
+        aspect = width / height if fit.mode == "crop" else 1.0
+        ratio = tuple(aspect * value for value in CROP_RATIO)
+        boxes = random_boxes(n, images.side, images.side, CROP_SCALE, ratio, fallback="whole")
+        if aspect != 1:  # where no try fits, the largest crop of the model's shape
+            largest = torch.tensor(inside(height, width, (images.side, images.side)))
+            none_fits = (boxes[:, 2:] == images.side).all(1)
+            boxes[none_fits] = torch.cat([(images.side - largest) // 2, largest])
+        batch = resize_boxes(batch, boxes, min(height, width) if fit.mode == "letterbox" else img_size)
     if augment.rand:
         batch = rand_augment_batch(batch)
-    return resize(batch, img_size)
+    return resize(batch, img_size, fit)

@@ -32,7 +32,8 @@ class Dataset:
         train, val, test: `val` is None where the data set has no validation split of its own.
         test_name: what the data set calls the split that results are reported on.
         mean, std: per channel, of pixel values in [0, 1].
-        side: the images' height and width where all are equal, else None.
+        side: height and width of images that are kept in memory; None: they are streamed.
+        streamed_side: of images that are streamed, where all are squares of one size and keep it.
         flip: whether a mirror image still shows the same class.
         notes: what a user should know of how it was read, a sentence each.
         wnids: the classes' WordNet ids, where the data set names them.
@@ -50,6 +51,12 @@ class Dataset:
     flip: bool = True
     notes: list[str] = field(default_factory=list)
     wnids: list[str] | None = None
+    streamed_side: int | None = None
+
+    @property
+    def natural_side(self) -> int | None:
+        """The side of the images that a model gets where nothing else is asked for."""
+        return self.side or self.streamed_side
 
     @property
     def in_chans(self) -> int:
@@ -130,8 +137,8 @@ def check_name(name: str) -> None:
 
 
 def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
-    """(classes, side of the images or None where they differ, channels). No folder is needed where the name tells, but
-    one that is given must hold the data set: else BadRequest, like `check_dataset`."""
+    """(classes, side of the images or None where a model gets another, channels). No folder is needed where the name
+    tells, but one that is given must hold the data set: else BadRequest, like `check_dataset`."""
     check_name(name)
     entry = DATASETS[name]
     if entry.num_classes is not None:
@@ -139,7 +146,7 @@ def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
             check_dataset(name, path, download=False, verify=True)
         return entry.num_classes, entry.side, entry.in_chans
     layout = check_dataset(name, path, download=False, verify=True).layout
-    return len(layout.class_names), layout.side, 1 if layout.grey else 3
+    return len(layout.class_names), layout.side or layout.streamed_side, 1 if layout.grey else 3
 
 
 def check_dataset(

@@ -6,11 +6,12 @@ Here is where it lies and what it holds; image_datasets/copies.py reads it, imag
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_datasets.registry import Found
-from utils import BadRequest
+from utils import BadRequest, sides
 
 if TYPE_CHECKING:
     from image_datasets.splits import Split
@@ -21,11 +22,11 @@ SHORT = 256  # px, for images of up to 224 px
 SPLIT_NAMES = ("train", "val", "test")  # what the folders of a data set's images begin with
 
 
-def short_side(img_size: int) -> int:
+def short_side(img_size: int | Sequence[int]) -> int:
     """The short side of the copies, in pixels: what evaluation resizes to before its centre crop, and at least 256."""
     from data_transform import EVAL_CROP
 
-    return max(SHORT, round(img_size / EVAL_CROP))
+    return max(SHORT, round(max(sides(img_size)) / EVAL_CROP))
 
 
 def base_folder(found: Found, cache_dir: str | None) -> Path:
@@ -52,12 +53,12 @@ def check(found: Found, cache_dir: str | None) -> None:
         raise BadRequest(f"{flag}: {base} cannot be written ({parent} is not writable); {advice}")
 
 
-def with_copies(splits: list[Split], found: Found, kind: str, cache_dir: str | None, img_size: int, chans: int,
-                workers: int) -> list[Split]:  # fmt: skip
+def with_copies(splits: list[Split], found: Found, kind: str, cache_dir: str | None, img_size: int | Sequence[int],
+                chans: int, workers: int) -> list[Split]:  # fmt: skip
     """The same splits, read from the copy. What it lacks is made first, by `workers` processes, and a line is printed.
 
     Args:
-        img_size: side of the images that the model gets, in pixels.
+        img_size: side of the images that the model gets in pixels, or their height and width.
         chans: 1: the copy is grey, 3: in colour.
 
     Raises BadRequest that names the image where one cannot be read, RunFailed where the copy cannot be written.

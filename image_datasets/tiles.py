@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from image_datasets import decode
+from image_datasets.orientation import SCAN, segments
 
 QUALITY = 90
 TILE = 32  # px: the width of a tile. In narrower ones more is spent on the markers than is saved
@@ -31,9 +32,9 @@ def encode(pixels: np.ndarray) -> bytes:
     options = {"subsampling": "4:2:0"} if chans == 3 else {}
     image.save(file, "JPEG", quality=QUALITY, restart_marker_blocks=TILE // UNIT[chans], **options)
     data = file.getvalue()
-    places = dict(decode.segments(data))
+    places = dict(segments(data))
     frame = next(place for marker, place in places.items() if marker in decode.FRAMES)
-    scan = places[decode.SCAN] + 2 + int.from_bytes(data[places[decode.SCAN] + 2 : places[decode.SCAN] + 4], "big")
+    scan = places[SCAN] + 2 + int.from_bytes(data[places[SCAN] + 2 : places[SCAN] + 4], "big")
     content = np.frombuffer(data, np.uint8)
     marked = np.flatnonzero(content[scan:-2] == 0xFF) + scan
     markers = marked[(content[marked + 1] & 0xF8) == RESTART]

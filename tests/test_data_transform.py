@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from data_transform import (
     Augment,
     Buffers,
+    Fit,
     Mix,
     Normalize,
     erase,
@@ -24,6 +25,7 @@ from data_transform import (
     random_crop,
     resize,
     resize_boxes,
+    shown_share,
 )
 from image_datasets.padded_images import PaddedImages, augment_batch
 
@@ -513,6 +515,146 @@ def test_a_tensor_becomes_what_a_pil_image_of_the_same_pixels_becomes(crop, rand
         torch.manual_seed(seed)
         difference = (transform(TF.pil_to_tensor(image)).int() - expected.int()).abs()
         assert difference.float().mean() < 0.3
+
+
+# --------------------------------------------------------------------------------------------------------------- shape
+
+FILL = (10, 20, 30)
+SQUEEZE, LETTERBOX = Fit("squeeze", FILL), Fit("letterbox", FILL)
+
+
+def test_a_margin_has_the_mean_colour():
+    assert Fit.of("letterbox", (0.5, 0.0, 1.0)) == Fit("letterbox", (128, 0, 255))
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize("augment", [None, Augment()])
+def test_squeezing_shows_all_of_an_image_in_another_aspect_ratio(tensor, augment):
+    image = pil_image(60, 20)
+    given = TF.pil_to_tensor(image) if tensor else image
+    result = image_transform(augment, 16, fit=SQUEEZE)(given)
+    assert torch.equal(result, TF.pil_to_tensor(TF.resize(image, [16, 16]))) or tensor
+    assert (result.int() - TF.pil_to_tensor(TF.resize(image, [16, 16])).int()).abs().max() <= 1
+    assert image_transform(augment, (10, 24), fit=SQUEEZE)(given).shape == (3, 10, 24)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(("size", "img_size", "inner"), [
+    ((64, 16), 16, (4, 16)), ((16, 64), 16, (16, 4)), ((64, 16), (16, 32), (8, 32)), ((5, 4000), 16, (16, 1)),
+    ((30, 30), 16, (16, 16)), ((8, 4), 16, (8, 16)),
+])  # fmt: skip
+def test_a_letterboxed_image_lies_whole_in_the_middle_of_the_mean_colour(tensor, size, img_size, inner):
+    image = Image.new("RGB", size, (200, 100, 50))
+    for augment in (None, Augment(), Augment(crop="pad", padding=0)):
+        result = image_transform(augment, img_size, fit=LETTERBOX)(TF.pil_to_tensor(image) if tensor else image)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        expected = torch.tensor(FILL).view(3, 1, 1).repeat(1, height, width)
+        top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+        expected[:, top : top + inner[0], left : left + inner[1]] = torch.tensor((200, 100, 50)).view(3, 1, 1)
+        assert torch.equal(result.int(), expected.int())
+
+
+def test_a_grey_image_is_letterboxed_too():
+    result = image_transform(None, 8, fit=Fit("letterbox", (7,)))(Image.new("L", (16, 8), 200))[0]
+    assert result[:, 0].tolist() == [7, 7, 200, 200, 200, 200, 7, 7]
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(("size", "shown"), [((60, 20), (20, 20)), ((20, 60), (20, 20))])
+def test_cropping_to_a_rectangle_cuts_out_the_centre_of_its_shape(tensor, size, shown):
+    image = pil_image(*size)
+    given = TF.pil_to_tensor(image) if tensor else image
+    for img_size in ((8, 16), (16, 8)):
+        height, width = img_size
+        result = image_transform(None, img_size, 1.0)(given)
+        scale = max(height / size[1], width / size[0])
+        large = image.resize((max(width, round(size[0] * scale)), max(height, round(size[1] * scale))), 2)
+        expected = TF.pil_to_tensor(TF.center_crop(large, [height, width]))
+        assert result.shape == (3, *img_size) and (result.int() - expected.int()).abs().max() <= 1
+    assert image_transform(None, (16, 8), 0.5)(given).shape == (3, 16, 8)
+
+
+def test_the_share_that_a_centre_crop_shows():
+    assert shown_share(100, 100, 224, 1.0) == pytest.approx(1)
+    assert shown_share(100, 400, 224, 1.0) == pytest.approx(1 / 4)
+    assert shown_share(400, 100, (200, 100), 1.0) == pytest.approx(1 / 2)
+    assert shown_share(333, 500, 224) == pytest.approx(0.875**2 * 333 / 500)
+
+
+STRIPES = np.zeros((40, 160, 3), np.uint8)
+STRIPES[..., 0] = np.arange(160) * 255 // 159  # red grows to the right, green downwards
+STRIPES[..., 1] = (np.arange(40) * 255 // 39)[:, None]
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize("img_size", [32, (16, 32)])
+def test_random_crops_are_stretched_only_where_they_are_squeezed(tensor, img_size):
+    """By the slopes of the colours: how much wider than high a pixel of the crop is, of those of the file."""
+    image = Image.fromarray(STRIPES)
+    given = TF.pil_to_tensor(image) if tensor else image
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    whole = {"crop": 1.0, "letterbox": 1.0, "squeeze": 160 / 40 * height / width}
+    for mode, stretch in whole.items():
+        transform = image_transform(Augment(crop="resized"), img_size, fit=Fit(mode, (0, 0, 255)))
+        ratios, margins = [], []
+        for seed in range(40):
+            torch.manual_seed(seed)
+            crop = transform(given).int()
+            assert crop.shape == (3, height, width)
+            rows, columns = (crop[2] < 128).any(1).nonzero()[:, 0], (crop[2] < 128).any(0).nonzero()[:, 0]
+            margins.append(len(rows) * len(columns) / (height * width))
+            red, green = (crop[c][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for c in (0, 1))
+            ratios.append((red[0, -1] - red[0, 0]) / len(columns) / ((green[-1, 0] - green[0, 0]) / len(rows)) * 4)
+        ratios = np.array(ratios) / stretch
+        assert (margins == np.ones(40)).all() == (mode != "letterbox")
+        tolerance = 1.25 if mode == "letterbox" else 1.25 * 4 / 3
+        assert (1 / tolerance < ratios).all() and (ratios < tolerance).all(), (mode, ratios)
+
+
+def test_random_crops_of_squares_are_the_same_in_each_mode_but_for_the_margin():
+    image = pil_image(40, 40)
+    for seed in range(5):
+        results = []
+        for fit in (Fit(), SQUEEZE):
+            torch.manual_seed(seed)
+            results.append(image_transform(Augment(crop="resized", flip=True), 16, fit=fit)(image))
+        assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("mode", "inner"), [("crop", (8, 16)), ("squeeze", (8, 16)), ("letterbox", (8, 8))])
+def test_squares_in_memory_become_rectangles(mode, inner):
+    """A gradient to the right: cropped it is whole, squeezed too, letterboxed narrower."""
+    square = torch.arange(16, dtype=torch.uint8).mul(16).view(1, 1, 16, 1).expand(1, 16, 16, 1).contiguous()
+    square[:, :4], square[:, 12:] = 99, 99  # seen only where nothing is cropped
+    fit = Fit(mode, (77,))
+    result = resize(square.permute(0, 3, 1, 2), (8, 16), fit)[0, 0]
+    assert result.shape == (8, 16)
+    left = (16 - inner[1]) // 2
+    assert (result[:, :left] == 77).all() and (result[:, left + inner[1] :] == 77).all()
+    assert (99 in result[0]) == (mode != "crop")
+    if mode == "crop":
+        assert result.tolist() == [[16 * i for i in range(16)]] * 8
+    trained = augment_batch(PaddedImages(square, 0, CPU), torch.zeros(1, dtype=int), Augment(), (8, 16), fit)
+    assert torch.equal(trained[0, 0], result)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squeeze", "letterbox"])
+def test_random_crops_of_squares_in_memory_have_the_models_shape(mode):
+    rows = torch.arange(32, dtype=torch.uint8).mul(8)
+    square = torch.stack([rows.expand(32, 32), rows[:, None].expand(32, 32)], -1)[None].contiguous()
+    store = PaddedImages(square, 0, CPU)
+    torch.manual_seed(0)
+    for img_size in ((8, 32), (40, 8), (2, 64)):
+        height, width = img_size
+        index, fit = torch.zeros(60, dtype=int), Fit(mode, (0, 0))
+        crops = augment_batch(store, index, Augment(crop="resized"), img_size, fit).int()
+        assert crops.shape == (60, 2, *img_size)
+        right = (crops[:, 0, height // 2, -1] - crops[:, 0, height // 2, 0]) / (width - 1)
+        down = (crops[:, 1, -1, width // 2] - crops[:, 1, 0, width // 2]) / (height - 1)
+        if mode == "crop" and height > 2:
+            assert ((right / down).log().abs() < math.log(4 / 3) + 0.3).all()
+        if mode == "squeeze":
+            assert ((right / down * width / height).log().abs() < math.log(4 / 3) + 0.3).all()
 
 
 # --------------------------------------------------------------------------------------------------- memory of batches

@@ -14,15 +14,19 @@ import torch
 
 import image_datasets
 import models
-from data_transform import EVAL_CROP, Augment, Mix
+from data_transform import EVAL_CROP, Augment, Mix, shown_share
 from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.folder import stored_size
 from image_datasets.image_check import check_images
+from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from training import distributed, options
 from utils import BadRequest
+
+LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
 
 
 @dataclass
@@ -47,6 +51,18 @@ class Data:
     def resident(self) -> bool:
         return self.dataset.train.images is not None
 
+    @property
+    def eval_crop(self) -> float:
+        """Images that keep their size are not cropped."""
+        return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
+
+    def sizes(self) -> str:
+        """That of the images that the model gets, and where they were stored in another, that."""
+        side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
+        if side == self.img_size or (side is None and unknown):
+            return f"{self.img_size} px"
+        return f"{self.img_size} px (from {'several sizes' if side is None else f'{side} px'})"
+
     def for_checkpoint(self) -> dict[str, Any]:
         """What using the model on other images takes."""
         return {
@@ -56,7 +72,7 @@ class Data:
             "std": self.dataset.std,
             "img_size": self.img_size,
             "in_chans": self.dataset.in_chans,
-            "eval_crop": 1.0 if self.resident else EVAL_CROP,
+            "eval_crop": self.eval_crop,
             "selected_on": self.selected_on,
             "image_digests": self.image_digests,
         }
@@ -90,7 +106,8 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     elif s.normalization != "dataset":
         published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
         dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
-    s.img_size = options.image_size(s.img_size, s.model, dataset.side)
+    s.img_size = options.image_size(s.img_size, s.model, dataset.natural_side)
+    _check_shape(s, dataset)
     if s.flip is None:
         s.flip = dataset.flip
     if s.crop is None:
@@ -166,6 +183,25 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     return train.subset(np.flatnonzero(~found))
 
 
+def _check_shape(s: SimpleNamespace, dataset: Dataset) -> None:
+    """Notes where the centre crop hides much. Raises BadRequest where --resize-mode has no effect."""
+    square = dataset.natural_side is not None and isinstance(s.img_size, int)
+    if s.resize_mode != "crop":
+        if square and (dataset.side is not None or dataset.streamed_side == s.img_size):
+            raise BadRequest(f"--resize-mode {s.resize_mode} has no effect: the images are squares of"
+                             f" {dataset.natural_side} px, and so are those of the model")  # fmt: skip
+        return
+    if square or dataset.train.paths is None or dataset.train.reading.rules == OLDEST:
+        return
+    paths = dataset.train.paths[:: max(1, len(dataset.train.paths) // LOOKED_AT)]
+    sizes = [stored_size(path, dataset.train.reading) for path in paths]
+    shares = sorted(shown_share(*size, s.img_size) for size in sizes if size is not None)
+    if shares and shares[len(shares) // 2] < 0.5:
+        hidden = 100 * (1 - shares[len(shares) // 2])
+        dataset.notes.append(f"the centre crop of evaluation hides {hidden:.0f} % of a typical image (the median of"
+                             f" {len(shares):,}); --resize-mode squeeze or letterbox shows all of it")  # fmt: skip
+
+
 def make_train_batches(
     s: SimpleNamespace, data: Data, device: torch.device
 ) -> ResidentTrainBatches | StreamedTrainBatches:
@@ -180,8 +216,8 @@ def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split:
     """What batches of every split, "train", "val" or "test", are made with."""
     report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(),
-            "report": report}  # fmt: skip
+            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(), "report": report,
+            "eval_crop": data.eval_crop, "resize_mode": s.resize_mode}  # fmt: skip
 
 
 def make_mix(s: SimpleNamespace, data: Data) -> Mix:

@@ -14,10 +14,10 @@ from typing import Any
 
 import models
 from data_transform import EVAL_CROP
-from image_datasets.reading import OLDEST
 from image_datasets.registry import statistics_for
 from models.weights import find_state_dicts
 from training import model_flags
+from training.stored import OLDER
 from utils import BadRequest
 
 TINY, SMALL = 192, 384  # width of the tokens
@@ -62,7 +62,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
             "model": name,
             "model_args": settled,
             "dataset": "imagenet100",
-            "data_rules": OLDEST,
+            **OLDER,
             "data_path": args.get("data_path"),
             "run_name": path.stem,
             "epochs": args.get("epochs"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from image_datasets import list_datasets
-from image_datasets.reading import NEWEST, OLDEST
+from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST
 from training import distributed
 from training.flag_types import (
     COUNT,
@@ -89,7 +89,8 @@ GROUPS: dict[str, list[Flag]] = {
              check=text, metavar="PATTERN", nargs="?", default_text="train", modes=(LIST,)),
         Flag("summary", "print the layers of --model, with shapes and parameters, as it is built for --dataset",
              default=False, modes=(SUMMARY,)),
-        Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and draw 25"
+        Flag("inspect-data", "print the images per class and split, mean and deviation of --dataset, and which of them"
+             " are nearly constant, and draw 25"
              " training images as they are augmented into this file, replacing it", check=path,
              metavar="PNG", default_text="train", modes=(INSPECT,)),
     ],
@@ -113,10 +114,20 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("data-rules", "version of the rules by which image files are found and read (docs/data.md); 1: those of"
              " runs that store none", check=number(int, OLDEST, NEWEST), metavar="N",
              default_text="the newest; a run keeps its own", modes=(TRAIN, INSPECT)),
+        Flag("exif-orientation", "turn photographs upright, as their EXIF data say", negatable=True,
+             default_text="on; off with --data-rules 1", modes=(TRAIN, INSPECT)),
+        Flag("max-pixels", "refuse images of more pixels, which take as many bytes and more to decode", check=COUNT,
+             metavar="N", default_text=f"{MAX_PIXELS:,}; a run keeps its own", modes=(*EVERY_READER, PREDICT, MEASURE),
+             may_change=True),
         Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
              metavar="PX",
-             default_text="that of the data set; 224 where its images differ in size, and for some models",
+             default_text="that of the data set's images where they are squares of one size, up to 224; else 224, and"
+             " for some models",
              modes=(*EVERY_BUILDER, LIST, INSPECT)),
+        Flag("resize-mode", "how images of another shape become the model's, in training and evaluation: crop, their"
+             " aspect ratio is kept, and the margin lost; squeeze, all of them in the model's aspect ratio; letterbox,"
+             " all of them in their own, on the mean colour", default="crop",
+             check=one_of("crop", "squeeze", "letterbox"), metavar="MODE", modes=(TRAIN, INSPECT)),
         Flag("in-chans", "channels of the images that the model gets (1: grey, 3: colour)", check=channels,
              metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT)),
         Flag("normalization", "mean and deviation that pixels are normalised with: those of the dataset's training"
@@ -334,6 +345,7 @@ def training_groups(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[
 
 # When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
 NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
+    ("exif_orientation", lambda s: s.data_rules != OLDEST, "--data-rules 1 turns no images"),
     ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
     ("mixup_alpha", lambda s: "mixup" in s.augmentation, "it needs --augmentation mixup or cutmix+mixup"),
     ("mix_prob", lambda s: s.augmentation != "none", "it needs --augmentation cutmix, mixup or cutmix+mixup"),

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import torch
 
+from image_datasets.constant import describe_constant
 from image_datasets.folder import channel_statistics
 from image_datasets.registry import Dataset, Found
+from image_datasets.splits import Split
 from training import plots
 from training.data import Data, load_data, make_mix, make_train_batches
 from training.tracking import say
@@ -25,8 +27,7 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     data = load_data(s, found)
     dataset = data.dataset
     colour = "colour" if dataset.in_chans == 3 else "grey"
-    resized = "" if dataset.side in (None, data.img_size) else f" (from {dataset.side} px)"
-    say(f"{dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.img_size} px{resized}")
+    say(f"{dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()}")
     say()
     _print_counts(data)
     say()
@@ -37,6 +38,9 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     say(f"normalised  by mean {_numbers(dataset.mean)}; deviation {_numbers(dataset.std)} ({kind})")
     for note in dataset.notes:
         say(f"note        {note}")
+    for name, split in _splits(data).items():
+        for line in describe_constant(name, split, dataset.class_names, dataset.in_chans, s.num_workers):
+            say(f"warning     {line}")
 
     s.batch_size = SAMPLES
     s.num_workers = 0  # for one batch
@@ -57,13 +61,16 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     say(f"wrote       {s.inspect_data}")
 
 
+def _splits(data: Data) -> dict[str, Split]:
+    splits = {"train": data.train, "validation": data.val, data.dataset.test_name: data.dataset.test}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
 def _print_counts(data: Data) -> None:
     names = data.dataset.class_names
-    splits = {"train": data.train, "validation": data.val, data.dataset.test_name: data.dataset.test}
     counts = {
         split: torch.bincount(torch.from_numpy(part.targets), minlength=len(names)).tolist()
-        for split, part in splits.items()
-        if part is not None
+        for split, part in _splits(data).items()
     }
     shown = list(range(len(names)))
     if len(shown) > MANY:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from image_datasets.reading import SETTINGS
 from training.run_directory import RunDirectory
 from training.stored import complete_older
 from utils import BadRequest, read_json
@@ -17,7 +19,7 @@ class Measurable:
     Attributes:
         checkpoint: holds the selected weights.
         dataset, data_path: what it reported on, and the folder that this was read from.
-        data_rules: the rules that its image files were found and read by.
+        reading: the settings by which its image files were found and read.
         top1: what it reported.
     """
 
@@ -25,7 +27,7 @@ class Measurable:
     checkpoint: Path
     dataset: str
     data_path: str | None
-    data_rules: int
+    reading: dict[str, Any]
     top1: float
 
 
@@ -71,5 +73,5 @@ def _read(directory: RunDirectory) -> Measurable:
     if not checkpoint.is_file():
         where = "" if checkpoint.is_absolute() else f", relative to {Path.cwd()}, the current folder"
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")
-    dataset, path, rules = (settings[key] for key in ("dataset", "data_path", "data_rules"))
-    return Measurable(directory, checkpoint, dataset, path, rules, content["top1"])
+    reading = {key: settings[key] for key in SETTINGS}
+    return Measurable(directory, checkpoint, settings["dataset"], settings["data_path"], reading, content["top1"])

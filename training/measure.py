@@ -79,8 +79,14 @@ def _dataset(
     run: Measurable, s: SimpleNamespace, given: dict[str, Any], content: dict[str, Any], datasets: dict[tuple, tuple]
 ) -> tuple[Dataset, dict[str, Any]]:
     """What `membership.load_scored` gives for the run, from the folder that is given, or else from where it had it."""
-    of_run = {"dataset": run.dataset, "data_path": s.data_path or run.data_path, "data_rules": run.data_rules}
-    key = (*of_run.values(), json.dumps(content.get("image_digests")), None if content.get("image_digests") else run)
+    of_run = {
+        "dataset": run.dataset,
+        "data_path": s.data_path or run.data_path,
+        **run.reading,
+        "max_pixels": s.max_pixels or run.reading["max_pixels"],
+    }
+    digests = content.get("image_digests")
+    key = (*of_run.values(), json.dumps(digests), None if digests else str(run.checkpoint))
     if key not in datasets:
         with blaming(run.directory.summary, {} if s.data_path else {"data_path": run.data_path}):
             found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import image_datasets
 import models
 from image_datasets import resized
-from image_datasets.reading import NEWEST, Reading
+from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
 from training import distributed, lock, measurable, model_flags, recipes, resume, terminal
 from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
 from training.parser import read_flags
@@ -244,7 +245,7 @@ def _check_use(s: SimpleNamespace) -> None:
 def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
     if not (s.corruptions or s.speed):
         s.corruptions = s.speed = True
-    of_images = ("corrupt_images", "data_path", "verify_checksum", "num_workers", "accept_changed_data")
+    of_images = ("corrupt_images", "data_path", "max_pixels", "verify_checksum", "num_workers", "accept_changed_data")
     for key in (*of_images, "eval_precision"):
         if key in given and not s.corruptions:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
@@ -282,7 +283,7 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 
     Args:
         given: by --img-size; it wins, then what the architecture is made for.
-        side: that of the data set's images, None where they differ.
+        side: that of the data set's images, None where they are no squares of one size up to 224 px.
     """
     entry = models.find_model(model)
     return given or (entry.img_size if entry else None) or side or 224
@@ -290,16 +291,22 @@ def image_size(given: int | None, model: str, side: int | None) -> int:
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
     """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
-    s.data_rules = s.data_rules or NEWEST
+    s.data_rules, s.max_pixels = s.data_rules or NEWEST, s.max_pixels or MAX_PIXELS
+    if s.exif_orientation is None:
+        s.exif_orientation = s.data_rules > OLDEST
+    skip_bad = s.on_bad_image == "skip"
     try:
         found = image_datasets.check_dataset(
-            s.dataset, s.data_path, s.download, s.verify_checksum, s.on_bad_image == "skip", Reading.of(vars(s))
+            s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad or s.check_images, Reading.of(vars(s))
         )
+        found = replace(
+            found, skip_bad=skip_bad
+        )  # --check-images names all that are bad, not the first that is met here
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     if found.has_val and "val_fraction" in given:
         raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    for key in ("num_workers", "on_bad_image", "check_images", "cache_resized"):
+    for key in ("exif_orientation", "max_pixels", "num_workers", "on_bad_image", "check_images", "cache_resized"):
         if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
     if s.cache_resized is not None:

@@ -374,8 +374,7 @@ def _print_overview(
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
     say(f"model         {s.model}: {params:,} parameters{'' if trained == params else f' ({trained:,} trained)'},"
         f" {human(flops)}FLOPs per image")  # fmt: skip
-    say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.img_size} px"
-        f"{'' if dataset.side in (None, data.img_size) else f' (from {dataset.side} px)'},"
+    say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()},"
         f" {'kept on the device' if data.resident else f'streamed by {s.num_workers} processes'}")  # fmt: skip
     val = "none" if data.val is None else f"{len(data.val):,}"
     say(f"splits        train {len(data.train):,}, validation {val}, {dataset.test_name} {len(dataset.test):,};"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from image_datasets.reading import OLDEST
+from image_datasets import reading
 from training import model_flags
 from training.flag_types import path
 from training.flags import FLAGS, Flag
@@ -25,7 +25,7 @@ PATHS = {  # settings that name what a run reads, and what helps where it is gon
     "weights": "the file must lie there as it did",
     "teacher_weights": "the file must lie there as it did",
 }
-OLDER = {"data_rules": OLDEST}
+OLDER = {**reading.OLDER, "resize_mode": "crop"}
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
 

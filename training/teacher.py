@@ -126,7 +126,7 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
             teacher.kind = kind or content["best"].get("weights", "raw")
         return teacher
 
-    img_size = options.image_size(None, name, dataset.side)
+    img_size = options.image_size(None, name, dataset.natural_side)
     mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
     if file is None:
         outputs = _imagenet_outputs(name, dataset)

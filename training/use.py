@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import models
-from data_transform import Normalize, image_transform
+from data_transform import Fit, Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
 from image_datasets.decode import read_pixels
-from image_datasets.reading import Reading
+from image_datasets.reading import SETTINGS, Reading
 from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, membership, options, processes, results
@@ -53,6 +53,13 @@ def read_for_use(path: str, given_model: str | None, kind: str | None = None) ->
     return model.eval(), content
 
 
+def read_alike(s: SimpleNamespace, stored: dict[str, Any]) -> None:
+    """Images are read as the run that stored these settings read its own. Which are too large may be asked for anew."""
+    if s.max_pixels is not None:
+        stored["max_pixels"] = s.max_pixels
+    vars(s).update({key: stored[key] for key in SETTINGS})
+
+
 def batches_for(
     content: dict[str, Any],
     split: Split,
@@ -63,9 +70,13 @@ def batches_for(
 ) -> EvalBatches:
     """Evaluation batches of a split as the model of a checkpoint wants them."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
-    split = replace(split.with_channels(content["in_chans"]), reading=Reading.of(content["settings"]))
+    reading = replace(Reading.of(content["settings"]), max_pixels=split.reading.max_pixels)
+    split = replace(split.with_channels(content["in_chans"]), reading=reading)
     crop = content["eval_crop"]
-    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report)
+    mode = content["settings"]["resize_mode"]
+    return EvalBatches(
+        split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report, resize_mode=mode
+    )
 
 
 def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> Found:
@@ -74,7 +85,7 @@ def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[st
     if s.dataset is None and s.data_path is None:
         own["data_path"] = s.data_path = stored["data_path"]
     s.dataset = s.dataset or stored["dataset"]
-    s.data_rules = stored["data_rules"]
+    read_alike(s, stored)
     with blaming(source, own):
         return options.check_data(s, given)
 
@@ -155,8 +166,10 @@ def run_prediction(s: SimpleNamespace) -> None:
     path, *files = s.predict
     model, content = read_for_use(path, None)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    transform = image_transform(None, content["img_size"], content["eval_crop"])
-    reading = Reading.of(content["settings"])
+    fit = Fit.of(content["settings"]["resize_mode"], content["mean"])
+    transform = image_transform(None, content["img_size"], content["eval_crop"], fit)
+    read_alike(s, content["settings"])
+    reading = Reading.of(vars(s))
     images = [transform(read_pixels(file, content["in_chans"], reading)) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
     with processes.autocast(device, s.eval_precision):

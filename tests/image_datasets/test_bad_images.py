@@ -21,6 +21,7 @@ from image_datasets.bad_images import BadImage, BadImages
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.copying import complete
 from image_datasets.decode import as_array, read_pixels
+from image_datasets.reading import OLDEST, Reading
 from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training.loop import evaluate
@@ -117,18 +118,18 @@ def store(folder: Path, name: str, content: bytes) -> str:
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("name", READABLE)
-def test_what_is_readable_has_pillows_pixels_with_either_decoder(decoder, tmp_path, name, mode):
+def test_under_the_oldest_rules_what_is_readable_has_pillows_pixels_with_either_decoder(decoder, tmp_path, name, mode):
     path = store(tmp_path, name, READABLE[name]())
-    pixels = as_array(read_pixels(path, len(mode)))
+    pixels = as_array(read_pixels(path, len(mode), Reading(OLDEST)))
     with Image.open(path) as image:
         expected = np.asarray(image.convert(mode)).reshape(pixels.shape)
     assert np.array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in READABLE if name.startswith("turned")])
-def test_images_are_not_turned_as_their_exif_data_say(decoder, tmp_path, name):
+def test_under_the_oldest_rules_images_are_not_turned_as_their_exif_data_say(decoder, tmp_path, name):
     """As the scripts that published ImageNet results have it. Pillow itself turns TIFF files alone."""
-    pixels = as_array(read_pixels(store(tmp_path, name, READABLE[name]()), 3)).astype(int)
+    pixels = as_array(read_pixels(store(tmp_path, name, READABLE[name]()), 3, Reading(OLDEST))).astype(int)
     assert pixels.shape == (24, 40, 3)
     assert np.abs(pixels - np.asarray(colours())).mean() < 20
 

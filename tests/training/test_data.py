@@ -7,11 +7,20 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from test_main import assert_same_run, stop_after
 
+import image_datasets
 import train_deit_imagenet100
 from image_datasets import resized
+from image_datasets.splits import Split
+from training import options
+from training.use import batches_for
+
+CPU = torch.device("cpu")
 
 LINE = "--model resnet20 --img-size 32 --batch-size 5 --num-workers 0 --epochs"
 
@@ -127,3 +136,141 @@ def test_data_that_are_read_only_need_another_place_for_the_copy(cli, learns, wo
     line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg"
     refused(cli(line), "is not writable); --cache-dir PATH names another folder")
     learns(line, "--cache-dir", "copies")
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+
+
+def content(name: str) -> dict:
+    return torch.load(Path(f"runs/{name}/best.pth"), weights_only=True)
+
+
+PLAIN = "--dataset folder --model resnet20 --batch-size 12 --num-workers 0 --epochs 1"
+
+
+def test_squares_of_one_size_keep_it_and_are_shown_whole(learns, workdir, large):
+    out = learns(f"{PLAIN} --datapath {large} --run-name a").out
+    assert "colour images of 80 px, streamed" in out
+    assert (content("a")["img_size"], content("a")["eval_crop"]) == (80, 1.0)
+    assert "images of 80 px" in learns(f"--summary --dataset folder --datapath {large} --model resnet20").out
+    assert " 80  " in learns(f"--list-models resnet20 --dataset folder --datapath {large}").out
+    assert "colour images of 80 px\n" in learns(f"--inspect-data x.png --dataset folder --datapath {large}").out
+    logits = np.load("runs/a/predictions.npz")["logits"]
+    learns("--evaluate runs/a/best.pth --num-workers 0 --run-name again")
+    assert np.load("runs/again/predictions.npz")["logits"] == pytest.approx(logits, abs=1e-5)
+
+    batches = batches_for(content("a"), Split(np.zeros(1, int), paths=[str(large / "test/class0/0.png")]), CPU, 1, 0)
+    with Image.open(large / "test/class0/0.png") as image:
+        stored = np.asarray(image)
+    assert np.array_equal(next(iter(batches.unprepared()))[0][0].permute(1, 2, 0).numpy(), stored)
+
+
+@pytest.mark.parametrize(("flags", "told", "size"), [
+    ("--img-size 48", "48 px (from 80 px)", 48),
+    ("--data-rules 1", "224 px, streamed", 224),
+    ("--model vit_b_16 --summary", "224 px", 224),
+])  # fmt: skip
+def test_what_is_asked_for_and_the_architecture_win(learns, workdir, large, flags, told, size):
+    line = f"{PLAIN} --datapath {large} --run-name a {flags}"
+    if "--summary" in flags:
+        line = f"--dataset folder --datapath {large} {flags}"
+    assert f"colour images of {told}" in learns(line).out
+    if "--summary" not in flags:
+        assert (content("a")["img_size"], content("a")["eval_crop"]) == (size, 0.875)
+
+
+@pytest.mark.parametrize("side", [79, 81, 225])
+def test_one_image_of_another_size_and_all_are_224_px(workdir, large, side):
+    found = image_datasets.check_dataset("folder", str(large), False, True)
+    assert found.layout.streamed_side == 80
+    Image.new("RGB", (side, 80)).save(large / "test/class2/3.png")  # the last one
+    dataset = image_datasets.load_dataset(image_datasets.check_dataset("folder", str(large), False, True))
+    assert dataset.natural_side is None and options.image_size(None, "resnet20", dataset.natural_side) == 224
+
+
+def test_the_log_says_so_where_sizes_differ(learns, workdir, large):
+    Image.new("RGB", (90, 80)).save(large / "train/class2/0.png")
+    assert "images of 224 px (from several sizes)" in learns(f"{PLAIN} --datapath {large} --run-name a").out
+
+
+def test_squares_above_224_px_are_made_smaller(image_folder):
+    for side, natural in ((224, 224), (225, None)):
+        root = image_folder(side=side, parts={"train": 3, "test": 1}, name=str(side))
+        assert image_datasets.describe("folder", str(root))[1] == natural
+
+
+# --------------------------------------------------------------------------------------------------------------- shape
+
+
+@pytest.fixture
+def wide(tmp_path) -> Path:
+    """Two classes of images four times as wide as high, which differ at their left edge alone."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "wide"
+    for part, count in (("train", 6), ("test", 3)):
+        for label in range(2):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (32, 128, 3), dtype=np.uint8)
+                pixels[:, :16, label] = 255
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+WIDE = (
+    "--dataset folder --model resnet20 --img-size 32 --batch-size 12 --num-workers 0 --epochs 1 --crop none --no-flip"
+)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squeeze", "letterbox"])
+def test_a_run_is_evaluated_as_it_prepared_its_images(learns, workdir, wide, mode):
+    out = learns(f"{WIDE} --datapath {wide} --resize-mode {mode} --run-name a").out
+    hides = "the centre crop of evaluation hides 81 % of a typical image (the median of 12)"  # 1 - 0.875^2 / 4
+    assert (hides in out) == (mode == "crop")
+    assert any(hides in note for note in json.loads(Path("runs/a/summary.json").read_text())["notes"]) == (
+        mode == "crop"
+    )
+    logits = np.load("runs/a/predictions.npz")["logits"]
+    learns("--evaluate runs/a/best.pth --num-workers 0 --run-name again")
+    assert np.load("runs/again/predictions.npz")["logits"] == pytest.approx(logits, abs=1e-5)
+    assert json.loads(Path("runs/again/summary.json").read_text())["settings"]["resize_mode"] == mode
+
+    probability = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    told = learns(f"--predict runs/a/best.pth {wide / 'test/class0/0.png'}").out
+    for i in range(2):
+        line = next(line for line in told.splitlines() if line.endswith(f"class{i}"))
+        assert float(line.split()[0]) == pytest.approx(100 * probability[i], abs=0.02)
+    learns("--measure runs/a --corruptions --num-workers 0")
+    clean = json.loads(Path("runs/a/robustness.json").read_text())["clean"]["top1"]
+    assert clean == pytest.approx(json.loads(Path("runs/a/summary.json").read_text())["top1"])
+
+    split = Split(np.zeros(1, int), paths=[str(wide / "test/class0/0.png")])
+    seen = next(batches_for(content("a"), split, CPU, 1, 0).unprepared())[0][0].permute(1, 2, 0).numpy()
+    red = (seen[..., 0] > 200).sum()  # an eighth of the image
+    assert red == {"crop": 0, "squeeze": 32 * 4, "letterbox": 8 * 4}[mode]
+    if mode == "letterbox":
+        assert (seen[:12] == (124, 116, 104)).all() and (seen[20:] == (124, 116, 104)).all()
+
+
+def test_resized_copies_serve_each_mode(learns, workdir, wide):
+    """They keep the images' shape, and here their size: each run learns the same with and without them."""
+    for mode in ("squeeze", "letterbox"):
+        line = f"{WIDE} --datapath {wide} --resize-mode {mode} --val-fraction 0"
+        learns(f"{line} --run-name {mode}")
+        learns(f"{line} --run-name {mode}-copy --cache-resized raw")
+        logits = [np.load(f"runs/{name}/predictions.npz")["logits"] for name in (mode, f"{mode}-copy")]
+        assert logits[0] == pytest.approx(logits[1], abs=0.05)
+
+
+def test_a_mode_without_effect_is_refused(cli, workdir, large, wide):
+    streamed = f"{PLAIN} --datapath {large} --resize-mode squeeze"
+    refused(cli("--dataset digits --resize-mode letterbox"), "has no effect: the images are squares of 8 px")
+    refused(cli(streamed), "--resize-mode squeeze has no effect: the images are squares of 80 px")
+    refused(cli("--evaluate x.pth --resize-mode crop"), "--resize-mode has no effect with --evaluate")
+    refused(cli(f"{WIDE} --datapath {wide} --resize-mode stretch"), "'stretch' is none of crop, squeeze, letterbox")
+    assert not (workdir / "runs").exists()
+
+
+def test_runs_of_older_rules_get_no_note(learns, workdir, wide):
+    assert "centre crop" not in learns(f"{WIDE} --datapath {wide} --data-rules 1 --run-name a").out

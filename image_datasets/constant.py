@@ -1,0 +1,81 @@
+"""Images that show next to nothing: white, black, or of one colour. Often the file was read wrongly, or is empty."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+
+from image_datasets.bad_images import BadImage
+from image_datasets.decode import as_array, read_pixels
+from image_datasets.splits import Split
+from utils import shorten
+
+DEVIATION = 2.0  # of 255: the largest standard deviation, in any channel, of an image that is nearly constant
+EDGE = 4  # of 255: as near to it the mean is white, or black
+LOOKED_AT = 20_000  # files that are decoded at most, evenly spread over the split: a few minutes
+ENOUGH = 1 << 20  # pixels of an image, evenly spread, that are looked at
+MANY = 5  # classes that are named
+
+
+def describe_constant(name: str, split: Split, class_names: list[str], chans: int, workers: int) -> list[str]:
+    """Lines that warn of a split's nearly constant images: how many, and by class how many and which; none where there
+    are none. Images that cannot be read count as not there.
+
+    Args:
+        name: of the split.
+        workers: threads that decode the files of a split that is streamed.
+    """
+    index = np.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT))) if split.images is None else None
+    kinds = _of_memory(split) if index is None else _of_files(split, index, chans, workers, name)
+    found = {i: kind for i, kind in kinds.items() if kind}
+    if not found:
+        return []
+    share = f"all {len(kinds):,}" if len(found) == len(kinds) else f"{len(found):,} of {len(kinds):,}"
+    looked_at = " that were looked at" if index is not None and len(index) < len(split) else ""
+    colours = ", ".join(f"{count:,} {kind}" for kind, count in Counter(found.values()).most_common())
+    lines = [f"{name}: {share} images{looked_at} are nearly constant ({colours})"]
+    by_class = defaultdict(list)
+    for i in found:
+        by_class[int(split.targets[i])].append(i)
+    sizes = Counter(int(split.targets[i]) for i in kinds)
+    largest = sorted(by_class.items(), key=lambda item: -len(item[1]))
+    for label, members in largest[:MANY]:
+        share = f"all {sizes[label]:,}" if len(members) == sizes[label] else f"{len(members):,} of {sizes[label]:,}"
+        which = shorten((split.paths[i] if split.paths else f"image {i}" for i in members), 3)
+        lines.append(f"  {class_names[label]}: {share}: {which}")
+    if len(largest) > MANY:
+        lines.append(f"  and images of {len(largest) - MANY:,} more classes")
+    return lines
+
+
+def _of_memory(split: Split) -> dict[int, str]:
+    bad = set(split.bad().tolist())
+    return {i: _kind(image) for i, image in enumerate(split.images) if i not in bad}
+
+
+def _of_files(split: Split, index: np.ndarray, chans: int, workers: int, name: str) -> dict[int, str]:
+    from tqdm import tqdm
+
+    def look(i: int) -> str | None:
+        try:
+            return _kind(as_array(read_pixels(split.paths[i], chans, split.reading)))
+        except BadImage:
+            return None
+
+    with ThreadPool(max(1, workers)) as pool:
+        kinds = tqdm(pool.imap(look, index.tolist(), chunksize=32), f"looking at {name}", len(index), unit="img",
+                     leave=False, disable=not sys.stderr.isatty())  # fmt: skip
+        return {i: kind for i, kind in zip(index.tolist(), kinds, strict=True) if kind is not None}
+
+
+def _kind(image: np.ndarray) -> str:
+    """ "white", "black" or "of one colour" for a nearly constant image, uint8 (H, W, C), "" for any other."""
+    step = max(1, int((image.shape[0] * image.shape[1] / ENOUGH) ** 0.5))
+    pixels = image[::step, ::step].reshape(-1, image.shape[2]).astype(np.float32)
+    if pixels.std(0).max() >= DEVIATION:
+        return ""
+    mean = pixels.mean(0)
+    return "white" if mean.min() > 255 - EDGE else "black" if mean.max() < EDGE else "of one colour"

@@ -1,0 +1,101 @@
+"""Which way up photographs are: the orientation of EXIF, by which cameras spare themselves turning the pixels."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+JPEG_START = b"\xff\xd8\xff"
+METADATA = 0xE1  # the marker of EXIF and of XMP in a JPEG file
+SCAN = 0xDA  # that behind which the image itself begins
+EXIF = b"Exif\0\0"
+ENTRY, SHORT = 12, 3  # bytes of an entry of EXIF, and the kind of its value that has 16 bits
+HEADER = 1 << 17  # bytes of a JPEG file in which its metadata usually lie
+IN_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow keeps them
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where it stands) of each segment of a JPEG file up to the first scan."""
+    at, marker = 2, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and marker != SCAN:
+        marker = data[at + 1]
+        yield marker, at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def of_jpeg(data: bytes) -> int | None:
+    """How a JPEG file's image is to be turned, 1 to 8 as in EXIF; None where `of_image` has to look.
+
+    Raises struct.error where its metadata are damaged.
+    """
+    marker, metadata = 0, []
+    for marker, at in segments(data):
+        if marker == METADATA:
+            metadata.append((at + 4, at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")))
+    if marker != SCAN:
+        return None
+    exif = [(start, end) for start, end in metadata if data.startswith(EXIF, start)]
+    if len(exif) > 1:
+        return None
+    for start, end in exif:
+        at = start + len(EXIF)  # there a TIFF file begins
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[at : at + 4])
+        if order is None:
+            return None
+        table = at + struct.unpack_from(f"{order}I", data, at + 4)[0]
+        first, (count,) = table + 2, struct.unpack_from(f"{order}H", data, table)
+        if first + ENTRY * count > end:
+            return None
+        for entry in range(first, first + ENTRY * count, ENTRY):
+            tag, kind, values, value = struct.unpack_from(f"{order}HHIH", data, entry)
+            if tag == ORIENTATION:
+                return value if (kind, values) == (SHORT, 1) and 1 <= value <= 8 else None
+    return None if any(data.find(b"tiff:Orientation", *place) >= 0 for place in metadata) else 1  # in XMP
+
+
+def of_image(image: Image.Image) -> int:
+    """How an image is to be turned, 1 to 8 as in EXIF; 1, not at all, also where its metadata are damaged.
+
+    Pillow itself turns TIFF files, whose orientation is part of the format.
+    """
+    image.load()
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of Pillow's parsers, many kinds
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def of_file(path: str) -> int:
+    """The same, from the file's header: 1 where it cannot be read, and for TIFF files. Decodes no pixels."""
+    from PIL import Image
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
+            start = file.read(len(JPEG_START))
+            found = of_jpeg(start + file.read(HEADER)) if start == JPEG_START else None
+        if found is not None:
+            return found
+    except (OSError, struct.error):
+        pass
+    try:
+        with Image.open(path) as image:
+            known = image.format != "TIFF" and any(key in image.info for key in IN_INFO)
+            found = image.getexif().get(ORIENTATION, 1) if known else 1
+    except Exception:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def turned(image: Image.Image, how: int) -> Image.Image:
+    """The image upright. Args: how: from 1 to 8."""
+    from PIL.Image import Transpose
+
+    steps = (None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+             Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # fmt: skip
+    return image if how == 1 else image.transpose(steps[how - 1])
