@@ -13,7 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from utils import BadRequest, derive_seed, human, read_json, replacing, shorten, suggestion, write_json, write_text
+from utils import (
+    BadRequest,
+    RunFailed,
+    Stopped,
+    derive_seed,
+    human,
+    last_line,
+    read_json,
+    replacing,
+    shorten,
+    suggestion,
+    write_json,
+    write_text,
+)
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -109,3 +122,13 @@ def test_reading_json_names_the_file_that_is_missing_or_damaged(tmp_path):
             read_json(tmp_path / "broken.json")
     with pytest.raises(BadRequest, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_the_last_line_of_a_script_is_one(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/main.py"])
+    for separator in ("\n", "\r", "\x1c", "\x85", "\u2028"):
+        text, status = last_line(BadRequest(f"--model a{separator}b: unknown"))
+        assert (text, status) == ("main.py: error: --model a b: unknown", 2)
+    assert last_line(RunFailed("x")) == ("main.py: failed: x", 1)
+    assert last_line(Stopped("saved", 143)) == ("main.py: saved", 143)
+    assert last_line(KeyError("a bug")) is None
