@@ -366,7 +366,7 @@ def _open(path: str, reading: Reading):
         Image.MAX_IMAGE_PIXELS = reading.max_pixels  # never lowered, so threads cannot disturb each other
     too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
     try:
-        with Image.open(file or path) as image:
+        with Image.open(path) as image:
             width, height = image.size
             if width * height > reading.max_pixels:
                 raise ValueError(f"{width:,} x {height:,} pixels {too_many}")

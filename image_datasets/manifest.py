@@ -20,7 +20,7 @@ import numpy as np
 from image_datasets.facts import hexadecimal, look_at
 from image_datasets.registry import Found
 from image_datasets.splits import Split
-from utils import BadRequest, in_utf8, readable, replacing, shorten
+from utils import BadRequest, readable, replacing, shorten
 
 COLUMNS = ("split", "path", "class", "bytes", "hash")
 
@@ -89,7 +89,7 @@ def read(file: Path) -> dict[str, Listed]:
 
 def relative(path: str, root: Path) -> str:
     """The name by which the list knows a file."""
-    return readable(in_utf8(os.path.relpath(path, root))).replace(os.sep, "/")
+    return readable(os.path.relpath(path, root)).replace(os.sep, "/")
 
 
 @dataclass

@@ -192,7 +192,7 @@ def test_no_flags_at_all(workdir, monkeypatch, capsys):
 
 def break_data(root: Path, how: str) -> None:
     if how == "no train":
-        (root / "train").rename(root / "training")
+        (root / "train").rename(root / "images")
     elif how == "no classes":
         (root / "train").rename(root / "old")
         (root / "train").mkdir()

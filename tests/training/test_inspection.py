@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import models
+from image_datasets.facts import FILE
 from models import registry
 from training import options, plots
 
@@ -173,7 +174,10 @@ def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspec
     plain_folder(workdir / "set", "test", per_class=2, side=side)
     before = set(workdir.rglob("*"))
     out = inspects("--dataset folder --data-path set --crop none", size)
-    assert set(workdir.rglob("*")) - before == {workdir / "x.png"}
+    assert set(workdir.rglob("*")) - before == {
+        workdir / "x.png",
+        workdir / "set" / FILE,
+    }  # what the files hold is kept
     cells = coloured_cells(workdir / "x.png")
     assert sum(number for number, _ in cells.values()) == 25
     assert all(4 <= number <= 11 and smallest > 150**2 for number, smallest in cells.values())
