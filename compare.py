@@ -14,7 +14,7 @@ from training import options
 from training.flag_types import POSITIVE, one_of, path, text
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
-from utils import BadRequest
+from utils import BadRequest, require
 
 DESCRIPTION = (
     "Compare finished runs: each model's mean over seeds with its doubt, every pair's difference with its tests, cost,"
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     selection = study.select(s.runs)
     if s.effect is None:
         s.effect = 0.01 if s.metric == "loss" else 0.5
+    require("numpy", "scipy", "statsmodels", "jinja2", "matplotlib", "tqdm")
     from comparison import report  # matplotlib and scipy come with what it does
 
     report.compare(s, selection)

@@ -8,7 +8,7 @@ from training import options
 from training.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
 from training.menu import run_menu
 from training.scripts import SCRIPTS
-from utils import BadRequest
+from utils import BadRequest, require
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
             " all flags: --help; at a terminal there is a menu"
         )
     mode, settings, given = SCRIPTS["main.py"].parse(argv)
+    require(*options.PACKAGES)
     if mode == TRAIN:
         options.train(settings, given)
     elif mode == EVALUATE:

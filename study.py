@@ -19,7 +19,7 @@ from training import options
 from training.flag_types import COUNT, number, one_of, path, text
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
-from utils import BadRequest
+from utils import BadRequest, require
 
 DESCRIPTION = (
     "Run a study: every variant of a study file with every seed, each a run directory in RUNS-DIR/STUDY. Runs that are"
@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     given = read_flags(argv, DESCRIPTION, GROUPS)
     s = options.complete(given, GROUPS)
     _check(s, given)
+    if not s.dry_run or s.estimate:
+        require(*options.PACKAGES)
     sets = dict(s.set or [])
     study = study_file.read(Path(s.study), sets, s.name)
     plan = plans.make(study, s.runs_dir)

@@ -9,12 +9,14 @@ import sys
 
 from training import options
 from training.scripts import SCRIPTS
+from utils import require
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
     _, settings, given = SCRIPTS["train_deit_imagenet100.py"].parse(argv)
+    require(*options.PACKAGES)
     return options.train(settings, given)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 MATRIX_UNITS = "SUITE_MATRIX_UNITS"
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # packages that are imported by another name
+SET_UP = "run .venv/bin/python, which `make train` sets up, or install requirements.txt"
 
 
 class BadRequest(Exception):
@@ -51,6 +55,8 @@ def last_line(error: BaseException) -> tuple[str, int] | None:
         text, status = f"failed: {error}", 1
     elif isinstance(error, KeyboardInterrupt):
         text, status = "stopped", 130
+    elif package := package_at_fault(error):
+        text, status = f"failed: {package}", 1
     else:
         return None
     return " ".join(f"{Path(sys.argv[0]).name}: {text}".splitlines()), status
@@ -117,6 +123,59 @@ def has_matrix_units() -> bool:
     if forced not in ("on", "off"):
         raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
     return forced == "on"
+
+
+def require(*modules: str) -> None:
+    """Raises BadRequest where a package cannot be imported. Nothing is imported to know that."""
+    missing = [_requirement(module) for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        be = "is" if len(missing) == 1 else "are"
+        raise BadRequest(f"{shorten(missing, 3)} {be} not installed for {sys.executable}; {SET_UP}")
+
+
+def package_at_fault(error: Exception) -> str | None:
+    """What to say of an error that comes of a package that is missing or older than requirements.txt asks for; None
+    where no package is to blame."""
+    if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in _requirements():
+        try:
+            require(module)
+        except BadRequest as missing:
+            return str(missing)
+    from importlib import metadata
+
+    for module, (package, least) in _requirements().items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            if module in sys.modules and _numbers(installed := metadata.version(package)) < _numbers(least):
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                return f"{reason}; {package} {installed} is installed, {package}>={least} is needed; {SET_UP}"
+    return None
+
+
+def _requirement(module: str) -> str:
+    package, least = _requirements().get(module, (module, ""))
+    return f"{package}>={least}" if least else package
+
+
+def _requirements() -> dict[str, tuple[str, str]]:
+    """(package, its least version) of requirements.txt by the name that it is imported by."""
+    text = (Path(__file__).parent / "requirements.txt").read_text(encoding="utf-8")
+    pairs = re.findall(r"^([\w-]+)>=([\d.]+)", text, re.MULTILINE)
+    return {IMPORTED_AS.get(package, package): (package, least) for package, least in pairs}
+
+
+def _numbers(version: str) -> list[int]:
+    """2.11.0+cu128 as [2, 11, 0]."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError that names the line where it is no TOML."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        require("tomli")
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:

@@ -11,7 +11,7 @@ from training import options
 from training.flag_types import COUNT, number, path
 from training.flags import FLAGS, Flag
 from training.parser import read_flags
-from utils import BadRequest
+from utils import BadRequest, require
 
 DESCRIPTION = (
     "Draw random images of the split that results are reported on, with the answers of two trained models."
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     settings.second = _checkpoint("second", settings.second)
     options.check_output_file("--output", settings.output)
     options.check_hardware(settings)
+    require(*options.PACKAGES)
     from training.answers import show_answers  # imports torch
 
     show_answers(settings, given)

@@ -94,7 +94,8 @@ def print_short(report: Document, contexts: list[Context]) -> None:
 
 def publish(mode: str, project: str, name: str, report: Document, folder: Path) -> None:
     """The report at Weights & Biases: the page, tables and pictures, and all files as an artifact."""
-    wandb = Wandb(mode, project, f"compare-{name}", uuid.uuid4().hex[:8], folder, {"study": name}, name)
+    run_id = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
+    wandb = Wandb(mode, project, f"compare-{name}", run_id, folder, {"study": name}, name, named=False)
     tables = {table.name: (table.columns, table.rows) for table in report.tables() if table.shown}
     pictures = {path.stem: path for path in sorted((folder / document.PICTURES).glob("*.png"))}
     files = [folder / "report.md", folder / "report.html", *sorted((folder / document.TABLES).iterdir()),

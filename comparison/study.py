@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comparison.metric_names import METRICS
 from training.run_directory import RunDirectory
-from utils import BadRequest, read_json, shorten, suggestion
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from utils import BadRequest, parse_toml, read_json, shorten, suggestion
 
 STUDY_KEYS = ("name", "file", "script", "seeds", "fractions", "variants", "published", "runs")
 RUN_KEYS = ("name", "variant", "seed", "fraction", "flags", "command")
@@ -100,7 +94,7 @@ def _study_folder(path: Path) -> Path | None:
 
 def _name_in(path: Path) -> str:
     try:
-        name = tomllib.loads(path.read_text(encoding="utf-8")).get("name", path.stem)
+        name = parse_toml(path.read_text(encoding="utf-8")).get("name", path.stem)
     except (OSError, ValueError) as error:
         raise BadRequest(f"{path}: cannot be read as TOML ({error})") from None
     if not isinstance(name, str) or not name.strip():

@@ -153,17 +153,17 @@ def _is_held(plan: Plan, run: Run, held: dict[str, float], progress: StudyProgre
     return True
 
 
-def dying_with_this_process() -> Callable[[], None]:
-    """For subprocess's preexec_fn: the child gets SIGTERM, and saves, when this process dies, even by SIGKILL. Linux
-    alone knows that."""
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+def dying_with_this_process() -> Callable[[], None] | None:
+    """For subprocess's preexec_fn: the child gets SIGTERM, and saves, when this process dies, even by SIGKILL. None on
+    other systems than Linux, which do not know that."""
+    if sys.platform != "linux":
+        return None
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
 
     def prepare() -> None:
-        if prctl is not None:
-            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it died before
-                os._exit(128 + signal.SIGTERM)
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before
+            os._exit(128 + signal.SIGTERM)
 
     return prepare
 
@@ -171,6 +171,7 @@ def dying_with_this_process() -> Callable[[], None]:
 def _start(plan: Plan, run: Run, jobs: int) -> Child:
     command = plan.command(run, sys.executable)
     environment = dict(os.environ)
+    environment.pop("WANDB_RUN_ID", None)  # the id of one run
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     with plan.log(run).open("a", encoding="utf-8") as log:

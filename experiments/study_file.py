@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,7 @@ from typing import Any
 from training import model_flags
 from training.flags import FLAGS, TRAIN, Flag
 from training.scripts import SCRIPTS
-from utils import BadRequest, shorten, suggestion
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from utils import BadRequest, parse_toml, shorten, suggestion
 
 TABLES = ("base", "variants", "axes", "published")
 KEYS = ("name", "script", "seeds", "fractions", *TABLES)
@@ -133,8 +127,8 @@ def _load(file: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise BadRequest(f"{file}: cannot be read ({reason})") from None
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         found = re.search(r"at line (\d+)", str(error))
         line = text.splitlines()[int(found[1]) - 1].strip() if found else ""
         raise BadRequest(f"{file}: is no TOML: {error}{f': {line}' if line else ''}") from None

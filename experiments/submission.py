@@ -41,7 +41,8 @@ class Job:
         follow = dying_with_this_process()
 
         def prepare() -> None:
-            follow()
+            if follow is not None:
+                follow()
             # It may reach all of the job's processes, and would end one that does not expect it.
             signal.signal(_time_is_over(), signal.SIG_IGN)
 
@@ -112,6 +113,7 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
         return "nothing to submit"
     folder = plan.folder.resolve() / "jobs"
     os.environ["PYTHONPATH"] = python_path()  # the jobs inherit it, wherever they start
+    os.environ.pop("WANDB_RUN_ID", None)  # the id of one run
     plan.logs.mkdir(parents=True, exist_ok=True)
     executor = _executor(launcher, folder, plan.study.name, jobs, parameters)
     for run, state in todo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset, Found
-from utils import BadRequest
+from utils import BadRequest, require
 
 
 def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
@@ -14,6 +14,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         raise BadRequest("--download has no effect with --dataset digits: its images come with scikit-learn")
     if not verify:
         raise BadRequest("--no-verify-checksum has no effect with --dataset digits: its images come with scikit-learn")
+    require("sklearn")
     return Found(name, layout=None)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.arguments import BASIC, Argument, read_arguments
-from utils import BadRequest, shorten, suggestion
+from utils import BadRequest, require, shorten, suggestion
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -109,6 +109,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     library = pattern.split("/")[0]
     if "/" in pattern and library in LIBRARIES:
+        require(library)
         names = [f"{library}/{name}" for name in _library_names(library)]
     else:
         names = list(_own_entries())
@@ -141,6 +142,7 @@ def check_name(name: str) -> None:
         raise BadRequest(f"unknown model {name!r}.{hint} --list-models shows all: {shorten(sorted(own))}")
     if library not in LIBRARIES:
         raise BadRequest(f"unknown model {name!r}: a prefix is {' or '.join(f'{prefix}/' for prefix in LIBRARIES)}")
+    require(library)
     names = _library_names(library)
     architecture = rest.split(".")[0] if library == "timm" else rest  # timm: architecture.weights_tag
     if architecture not in names:

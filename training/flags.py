@@ -51,6 +51,7 @@ class Flag:
         nargs: as in argparse; with "+" a flag that is given again adds to its values.
         const: with nargs "?", the value when it is given without one.
         positional: given as a bare word, without its name.
+        variable: of the environment; where it is set it takes the default's place.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Flag:
     const: Any = None
     dest: str | None = None
     positional: bool = False
+    variable: str | None = None
 
     @property
     def key(self) -> str:
@@ -315,13 +317,14 @@ GROUPS: dict[str, list[Flag]] = {
              may_change=True),
         Flag("overwrite", "delete the run directory of this name, if there is one; with --measure: measure anew",
              default=False, modes=(*EVERY_RUN, MEASURE), may_change=True),
-        Flag("wandb", "Weights & Biases: online, offline, disabled, or auto: online with credentials, else offline",
+        Flag("wandb", "Weights & Biases: online, offline, disabled, or auto: what WANDB_MODE says, else online with"
+             " credentials and offline without",
              default="auto", check=one_of("auto", "online", "offline", "disabled"), metavar="MODE", modes=EVERY_RUN,
              may_change=True),
         Flag("wandb-project", "project of the run at Weights & Biases", default="image-classification", check=text,
-             metavar="NAME", modes=EVERY_RUN, may_change=True),
+             metavar="NAME", modes=EVERY_RUN, may_change=True, variable="WANDB_PROJECT"),
         Flag("wandb-group", "group of the run at Weights & Biases; the runs of a study have its name", check=text,
-             metavar="NAME", default_text="none", modes=EVERY_RUN, may_change=True),
+             metavar="NAME", default_text="none", modes=EVERY_RUN, may_change=True, variable="WANDB_RUN_GROUP"),
     ],
 }  # fmt: skip
 

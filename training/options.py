@@ -20,8 +20,10 @@ from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEED
 from training.parser import read_flags
 from training.run_directory import TEACHER
 from training.stored import blaming
-from utils import BadRequest, RunFailed, Stopped, cores, last_line, suggestion
+from utils import BadRequest, cores, last_line, require, suggestion
 
+# What every training imports sooner or later: one that is missing is told before there is anything to lose.
+PACKAGES = ("torch", "torchvision", "numpy", "PIL", "torchmetrics", "matplotlib", "tqdm")
 MODE_FLAGS = {
     EVALUATE: "evaluate",
     MEASURE: "measure",
@@ -91,9 +93,11 @@ def parse(
 
 
 def complete(given: dict[str, Any], groups: dict[str, list[Flag]], fixed: dict[str, Any] | None = None):
-    """A namespace with what is given, and in place of what is not, the defaults of `groups` or else main.py's."""
+    """A namespace with what is given, and in place of what is not, what the environment says, or else the defaults of
+    `groups` or else of main.py."""
     offered = {flag.key: flag for flags in groups.values() for flag in flags}
-    defaults = {key: flag.default for key, flag in {**FLAGS, **offered}.items()}
+    known = {**FLAGS, **offered}
+    defaults = {key: os.environ.get(flag.variable or "", "") or flag.default for key, flag in known.items()}
     return SimpleNamespace(**{**defaults, **(fixed or {}), **given})
 
 
@@ -222,6 +226,7 @@ def _check_optimizer(name: str, given: dict[str, Any]) -> None:
             if named and named[1] != "adahessian":  # its second-order gradients need a loop of their own
                 has_momentum.setdefault(named[1], "has_momentum=True" in entry)
     if name not in has_momentum:
+        require("timm")
         names = sorted(has_momentum)
         raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, names)} Known: {', '.join(names)}")
     if "momentum" in given and not has_momentum[name]:
@@ -370,7 +375,10 @@ def one_line_errors(main) -> int:
             status = main() or 0
             sys.stdout.flush()
             return status
-        except (BadRequest, Stopped, RunFailed, OSError, KeyboardInterrupt) as error:
-            text, status = last_line(error)
+        except (Exception, KeyboardInterrupt) as error:
+            told = last_line(error)
+            if told is None:
+                raise
+            text, status = told
             print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
             return status

@@ -98,6 +98,7 @@ def _named_model(argv: list[str], default: str) -> str:
 
 
 def _default_text(flag: Flag) -> str:
+    instead = "" if flag.variable is None else f"{flag.variable}, else "
     if flag.default is None:
-        return flag.default_text
-    return ("on" if flag.default else "off") if flag.check is None else str(flag.default)
+        return instead + flag.default_text
+    return ("on" if flag.default else "off") if flag.check is None else f"{instead}{flag.default}"

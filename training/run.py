@@ -28,6 +28,7 @@ from training import (
     processes,
     recipes,
     results,
+    resume,
     teaching,
 )
 from training.checkpoint import RunState
@@ -179,7 +180,8 @@ def _run_training(
     stop.check()
     run_id = run_id or begin()
     _list_bad_images(s, data, directory)
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group)
+    named = s.run_name != resume.default_name(s, {"model": s.model})
+    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group, named)
     say()
     saver = Saver(directory, state, stored, data.for_checkpoint(), s.checkpoint_every, stop, wandb.log)
     progress = Progress("agreement" if recipe.mix.mixers else "top-1")

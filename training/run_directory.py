@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import os
 import shlex
 import shutil
 import sys
@@ -71,7 +72,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 self.clear(keep=(lock.NAME,))
-            run_id = uuid.uuid4().hex[:8]
+            # WANDB_RUN_ID is that of one run: a teacher that is trained in the same process has its own.
+            run_id = os.environ.pop("WANDB_RUN_ID", None) or uuid.uuid4().hex[:8]
             write_json(
                 self.settings,
                 {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INIT_SECONDS = 60
 LOG_SECONDS = 30
 FINISH_SECONDS = 300  # the upload of all that has not been uploaded yet
+FORMER_MODES = {"run": "online", "dryrun": "offline"}  # words that WANDB_MODE may hold, too
 STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
 
 
@@ -193,29 +194,44 @@ class Wandb:
         directory: Path,
         config: dict[str, Any],
         group: str | None = None,
+        named: bool = True,
     ):
-        """Args: mode: auto (online with credentials, else offline), online, offline or disabled."""
+        """wandb's own variables win over what is given here, but for project, group and mode, which are flags.
+
+        Args:
+            mode: auto (what WANDB_MODE says, else online with credentials and offline without), online, offline or
+                disabled.
+            named: the name is the user's, and wins over WANDB_NAME.
+        """
         self.run = None
+        asked = f"--wandb {mode}"
+        if mode == "auto" and os.environ.get("WANDB_MODE"):
+            mode = os.environ["WANDB_MODE"]
+            asked = f"WANDB_MODE={mode}"
+            mode = FORMER_MODES.get(mode, mode)
         if mode == "disabled" or not distributed.is_first():
             return
         if mode == "auto":
             mode = "online" if has_credentials() else "offline"
-        if mode == "online" and not has_credentials():
-            say("wandb         given up: --wandb online needs credentials (wandb login, or WANDB_API_KEY)")
+        if mode not in ("online", "offline", "shared"):
+            say(f"wandb         given up: {asked} is none of online, offline, disabled")
             return
-        os.environ["WANDB_SILENT"] = "true"
+        if mode != "offline" and not has_credentials():
+            say(f"wandb         given up: {asked} needs credentials (wandb login, or WANDB_API_KEY)")
+            return
+        os.environ.setdefault("WANDB_SILENT", "true")
         try:
             import wandb
         except ImportError:
             say("wandb         not installed, so metrics go to the run directory only")
             return
-        settings = wandb.Settings(
-            silent=True, console="off", init_timeout=INIT_SECONDS / 2, finish_timeout=FINISH_SECONDS
-        )
+        bounds = {"init_timeout": INIT_SECONDS / 2, "finish_timeout": FINISH_SECONDS}
+        settings = wandb.Settings(**bounds, **_unless_set(silent=True, console="off"))
+        ours = {**_unless_set(dir=str(directory), resume="allow", name=name), **({"name": name} if named else {})}
 
         def init():
-            return wandb.init(project=project, name=name, group=group, id=run_id, resume="allow", dir=str(directory),
-                              config=config, mode=mode, settings=settings)  # fmt: skip
+            return wandb.init(project=project, group=group, id=run_id, config=config, mode=mode, settings=settings,
+                              **ours)  # fmt: skip
 
         try:
             self.run = _within(INIT_SECONDS, init)
@@ -282,6 +298,11 @@ class Wandb:
             _within(LOG_SECONDS, _end_service)
 
 
+def _unless_set(**values: Any) -> dict[str, Any]:
+    """Without those that one of wandb's variables holds: it reads that itself."""
+    return {key: value for key, value in values.items() if not os.environ.get(f"WANDB_{key.upper()}")}
+
+
 def _within(seconds: float, action: Callable[[], Any]) -> Any:
     """What `action` gives. Raises what it raises, and TimeoutError where it takes longer; it goes on then, unheeded."""
     result: list[Any] = []
@@ -315,8 +336,8 @@ def _end_service() -> None:
 
 
 def has_credentials() -> bool:
-    """Whether wandb could log in without asking: a key in the environment or in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether wandb could log in without asking: a key or token in the environment, or a key in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
     try:

@@ -101,13 +101,14 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
     model, content = read_for_use(s.evaluate, given.get("model"))
     stored = content["settings"]
     found = check_stored_data(s, given, stored, s.evaluate)
-    if s.run_name is None:
+    named = s.run_name is not None
+    if not named:
         s.run_name = f"{stored['run_name']}-on-{s.dataset}"
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     options.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
     device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    named = "dataset" in given or "data_path" in given
-    dataset, known = membership.load_scored(found, s.evaluate, content, named, s.accept_changed_data, s.num_workers)
+    other = "dataset" in given or "data_path" in given
+    dataset, known = membership.load_scored(found, s.evaluate, content, other, s.accept_changed_data, s.num_workers)
     checkpoint.settle_classes(s.evaluate, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     bad_images = BadImages()
@@ -154,7 +155,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         if s.on_bad_image == "skip":
             bad_images.keep_in(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
-        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group)
+        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group, named)
         summary = results.write(directory, scores, facts, dataset.class_names)
     wandb.finish(results.scalars(summary), {"confusion": directory.confusion})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import pty
@@ -20,13 +21,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from simulated import write_study
 from test_main import QUICK as DIGITS
 
 import compare
 import study
 import viz_random_10_vit_vs_deit
 from image_datasets import copying, decode, image_check
-from training import scripts
+from training import options, scripts
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPTS = ("main.py", "train_deit_imagenet100.py", "viz_random_10_vit_vs_deit.py", "study.py", "compare.py")
@@ -155,6 +157,81 @@ def test_ctrl_c_acts_at_once_while_copies_are_made_and_what_is_made_is_kept(
     monkeypatch.chdir(workdir)
     (said,) = [one for one in learns(line).out.splitlines() if one.startswith("copy ")]
     assert "180 training images were copied" in said and "180 of 180" not in said
+
+
+@pytest.fixture
+def run_with(tmp_path):
+    """A script behind lines of Python that take something away, in a process of its own: (status, its only line)."""
+
+    def run(before: str, line: str, *python: str, **environment: str) -> tuple[int, str]:
+        script, *words = line.split()
+        code = f"import runpy, sys\nsys.argv = {[script, *words]!r}\n{before}\n"
+        code += f"runpy.run_path({str(REPO / script)!r}, run_name='__main__')"
+        done = subprocess.run([sys.executable, *python, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(REPO), **environment})  # fmt: skip
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.returncode, done.stderr.strip()
+
+    return run
+
+
+ADVICE = f"not installed for {sys.executable}; run .venv/bin/python, which `make train` sets up, or install"
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("main.py --dataset digits", "torch>=2.11, torchvision>=0.26, numpy>=1.26, ... (4 more)"),
+        ("main.py --list-models", "torch>=2.11"),
+        ("main.py --model timm/resnet10t", "timm>=1.0.20"),
+        ("main.py --optimizer lamb", "timm>=1.0.20"),
+        ("train_deit_imagenet100.py --data-path {shards}", "torch>=2.11"),
+        ("study.py {repo}/studies/quick_digits.toml", "torch>=2.11"),
+        ("compare.py {runs}", "numpy>=1.26, scipy>=1.15, statsmodels>=0.14, ... (3 more)"),
+        ("viz_random_10_vit_vs_deit.py --first {file} --second {file}", "torch>=2.11"),
+    ],
+)
+def test_outside_the_environment_each_script_says_in_one_line_what_is_missing(
+    run_with, tmp_path, shards, line, missing
+):
+    write_study(tmp_path / "runs/s", {"resnet20": 0.9, "vit": 0.8})
+    before = sorted(tmp_path.rglob("*"))
+    places = {"shards": shards(), "repo": REPO, "runs": tmp_path / "runs/s", "file": REPO / "main.py"}
+    status, said = run_with("", line.format(**places), "-S")  # Python without site-packages
+    assert status == 2 and said.startswith(f"{line.split()[0]}: error: {missing}") and ADVICE in said
+    assert [path for path in sorted(tmp_path.rglob("*")) if "shards" not in path.parts] == before
+
+
+def test_a_package_that_only_the_end_of_a_training_needs_is_missed_at_its_start(run_with, tmp_path):
+    status, said = run_with("sys.modules['matplotlib'] = None", f"main.py {SHORT}")
+    assert status == 2 and said.startswith(f"main.py: error: matplotlib>=3.8 is {ADVICE}")
+    status, said = run_with("sys.modules['sklearn'] = None", f"main.py {SHORT}")
+    assert status == 2 and said.startswith(f"main.py: error: scikit-learn>=1.4 is {ADVICE}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_package_that_is_too_old_is_named_with_what_it_should_be(run_with, tmp_path):
+    old = tmp_path / "old"
+    (old / "torch-1.9.1.dist-info").mkdir(parents=True)
+    (old / "torch-1.9.1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.9.1+cu111\n")
+    (old / "torch.py").write_text("class Tensor: pass\n")
+    status, said = run_with("", f"main.py {SHORT}", PYTHONPATH=f"{REPO}:{old}")
+    assert status == 1 and said.startswith("main.py: failed: ImportError: cannot import name 'nn' from 'torch'")
+    assert "; torch 1.9.1+cu111 is installed, torch>=2.11 is needed; run .venv/bin/python, which" in said
+
+
+def test_a_package_that_is_missed_later_is_named_too(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert options.one_line_errors(lambda: importlib.import_module("timm")) == 1
+    assert f" failed: timm>=1.0.20 is {ADVICE}" in capsys.readouterr().err
+
+
+def test_an_error_that_no_package_is_to_blame_for_keeps_its_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        options.one_line_errors(lambda: 1 / 0)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "9999")
+    with pytest.raises(ModuleNotFoundError):
+        options.one_line_errors(lambda: importlib.import_module("training.nowhere"))
 
 
 @pytest.fixture

@@ -155,6 +155,69 @@ def test_a_call_that_does_not_end_is_given_up(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "wandb         given up: no answer within 0.05 s\n"
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What wandb is asked for: one dict for each run; none of wandb's variables is set."""
+    import wandb
+
+    runs = []
+
+    def init(**kwargs):
+        runs.append(kwargs)
+        return SimpleNamespace(log=lambda *_, **__: None, summary={}, finish=lambda **_: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    return runs
+
+
+def test_wandb_s_own_variables_say_what_no_flag_says(learns, workdir, asked, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")  # which the suite sets where it is not
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    flags = "--wandb-project flag --wandb-group flags --wandb online --run-name named"
+    out = learns(f"{QUICK} --wandb auto --seed 1").out
+    assert asked[-1]["mode"] == "online" and asked[-1]["project"] == "image-classification"
+    assert asked[-1]["name"] == "digits-resnet20-seed1" and asked[-1]["dir"] == "runs/digits-resnet20-seed1"
+    values = {"MODE": "offline", "PROJECT": "p", "RUN_GROUP": "g", "NAME": "n", "RUN_ID": "id", "DIR": "d",
+              "RESUME": "must", "CONSOLE": "wrap"}  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    out = learns(f"{QUICK} --wandb auto").out
+    assert "wandb         offline, project p, run id" in out
+    assert [asked[-1][key] for key in ("mode", "project", "group", "id")] == ["offline", "p", "g", "id"]
+    assert not {"name", "dir", "resume"} & set(asked[-1])  # wandb reads them
+    assert "console" not in asked[-1]["settings"].model_fields_set
+    stored = json.loads((workdir / "runs/digits-resnet20-seed0/settings.json").read_text())
+    assert stored["wandb_run_id"] == "id" and stored["settings"]["wandb_project"] == "p"
+    learns(f"{QUICK} {flags}")
+    wanted = {"mode": "online", "project": "flag", "group": "flags", "name": "named"}
+    assert {key: asked[-1][key] for key in wanted} == wanted
+
+
+def test_a_resumed_run_stays_in_its_project_and_the_mode_is_that_of_now(cli, learns, workdir, asked, monkeypatch):
+    from training.run_directory import RunDirectory
+
+    monkeypatch.setenv("WANDB_PROJECT", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_metrics", lambda self, history: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli(QUICK, "--run-name", "a", "--wandb", "auto").status == 130
+    monkeypatch.setenv("WANDB_PROJECT", "second")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    learns("--resume --run-name a --wandb auto")
+    assert asked[-1]["project"] == "first" and asked[-1]["mode"] == "offline" and asked[-1]["id"] == asked[0]["id"]
+
+
+def test_a_disabled_wandb_writes_nothing_and_a_word_that_is_none_is_told(learns, workdir, asked, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    out = learns(f"{QUICK} --wandb auto --run-name a").out
+    assert not asked and "wandb" not in out and not (workdir / "runs/a/wandb").exists()
+    monkeypatch.setenv("WANDB_MODE", "off")
+    out = learns(f"{QUICK} --wandb auto --run-name b").out
+    assert not asked and "given up: WANDB_MODE=off is none of online, offline, disabled" in out
+
+
 def test_without_the_package_metrics_go_to_the_run_directory_only(learns, workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "not installed" in learns(QUICK, "--run-name", "a", "--wandb", "auto").out
