@@ -30,7 +30,7 @@ from training.run_directory import RunDirectory
 from training.saving import Saver
 from training.stopping import Stop
 from training.tracking import Progress, Wandb, say
-from utils import BadRequest, RunFailed, Stopped, derive_seed, human
+from utils import BadRequest, RunFailed, Stopped, derive_seed, human, sides
 
 # Asks of one command, not properties of the run.
 NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes")
@@ -93,7 +93,7 @@ def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int)
         model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
     optimizer = _make_optimizer(s, model)
     precision = processes.choose_precision(s.precision, device, model)
-    images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
+    images = torch.zeros(count, chans, *sides(data.img_size), device=device)
     with processes.autocast(device, precision):
         outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
     sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
@@ -251,7 +251,8 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
     notes = list(model.load_notes)
     if s.weights and with_weights:
         path = Path(s.weights)
-        notes += model_weights.load(model, model_weights.read_state_dict(path), source=s.weights)
+        weights, img_size = model_weights.read_weights(path)
+        notes += model_weights.load(model, weights, source=s.weights, img_size=img_size)
     for note in notes:
         say(f"weights       {note}")
     if s.freeze == "backbone":
