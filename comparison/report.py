@@ -17,7 +17,7 @@ from comparison.runs import read_run
 from comparison.sections import Context
 from comparison.study import Selection
 from training.tracking import Wandb, say
-from utils import BadRequest, shorten, suggestion
+from utils import BadRequest, shorten, sides, suggestion
 
 METHODS = [
     "Seeds and images are two sources of doubt. Over seeds: the mean of n trainings and its 95 % Student t interval."
@@ -148,9 +148,10 @@ def build(contexts: list[Context], selection: Selection, sheets: list) -> Docume
         f"Data set: {settings['dataset']}, {len(first.class_names)} classes. Scored: {first.title}."
         f" {len(first.runs)} runs of {len({model.variant for model in first.models})} models."
     ]
-    sizes = sorted({run.settings["img_size"] for run in first.runs if run.settings.get("img_size")})
+    sizes = sorted({sides(run.settings["img_size"]) for run in first.runs if run.settings.get("img_size")})
     if len(sizes) > 1:
-        opening.append(f"The models see the images at {', '.join(map(str, sizes))} px.")
+        texts = [" x ".join(map(str, dict.fromkeys(size))) for size in sizes]
+        opening.append(f"The models see the images at {', '.join(texts)} px.")
     if len(first.fractions) > 1:
         opening.append("In brackets: the share of the training images that a model learnt from.")
     if selection.missing:

@@ -18,7 +18,7 @@ from models.vit import VisionTransformer
 
 
 class DistilledVisionTransformer(VisionTransformer):
-    """(N, in_chans, img_size, img_size) -> (N, num_classes): the mean of both heads' logits (section 4, "Classification
+    """(N, in_chans, H, W) -> (N, num_classes): the mean of both heads' logits (section 4, "Classification
     with our approach"). In train mode the two are returned apart: (class logits, distillation logits).
 
     Args:

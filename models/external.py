@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import weights
-from utils import BadRequest
+from utils import BadRequest, in_px
 
 
 @contextlib.contextmanager
@@ -41,13 +41,13 @@ def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretr
     except BadRequest:
         raise
     except (TypeError, AssertionError) as error:
-        raise BadRequest(f"timm/{name} cannot be built for {img_size} px images: {error}") from None
+        raise BadRequest(f"timm/{name} cannot be built for {in_px(img_size)} images: {error}") from None
     except Exception as error:  # a hub's, a file's or a constructor's own
         reason = str(error).strip().split("\n")[0][:200]
         if pretrained:
             advice = "download it where there is a network, and give the file with --weights FILE instead"
             raise BadRequest(f"no pretrained weights for timm/{name}: {advice} ({reason})") from None
-        raise BadRequest(f"timm/{name} cannot be built for {img_size} px images: {reason}") from None
+        raise BadRequest(f"timm/{name} cannot be built for {in_px(img_size)} images: {reason}") from None
     model.head_names = weights.find_head(model, num_classes)
     model.load_notes = []
     published = (getattr(model, "pretrained_cfg", None) or {}).get("num_classes")
@@ -64,11 +64,13 @@ def create_torchvision(
 
     build = torchvision.models.get_model_builder(name)
     if name.startswith("vit_"):
+        if not isinstance(img_size, int):
+            raise BadRequest(f"torchvision/{name} takes square images: use --img-size {min(img_size)}")
         model_args["image_size"] = img_size
     if name in ("googlenet", "inception_v3"):
         # The published weights want their own normalisation (transform_input), which a model keeps for life.
         model_args.update(init_weights=True, aux_logits=False, transform_input=in_chans == 3)
-    with refusing(f"torchvision/{name} cannot be built for {img_size} px images"):
+    with refusing(f"torchvision/{name} cannot be built for {in_px(img_size)} images"):
         model = build(num_classes=num_classes, **model_args)
     if in_chans != 3:
         replace_first_conv(model, in_chans)

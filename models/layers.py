@@ -6,9 +6,10 @@ below, ``bool``, or a ``Literal``) and their defaults from the source text, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
-from utils import BadRequest
+from utils import BadRequest, sides
 
 Count = int  # a whole number from 1
 Counts = tuple[int, ...]  # whole numbers from 1
@@ -19,13 +20,14 @@ Stem = Literal["auto", "cifar", "imagenet"]
 STEMS = get_args(Stem)
 
 
-def choose_stem(stem: str, img_size: int) -> str:
-    """The form that `stem` stands for: with "auto" the CIFAR form up to 64 px and the ImageNet form above.
+def choose_stem(stem: str, img_size: int | Sequence[int]) -> str:
+    """The form that `stem` stands for: with "auto" the CIFAR form where the shorter side has up to 64 px, and the
+    ImageNet form above.
 
     Raises BadRequest for a stem that is none of STEMS.
     """
     if stem not in STEMS:
         raise BadRequest(f"stem {stem!r} is none of {', '.join(STEMS)}")
     if stem == "auto":
-        return "cifar" if img_size <= 64 else "imagenet"
+        return "cifar" if min(sides(img_size)) <= 64 else "imagenet"
     return stem

@@ -9,7 +9,7 @@ from torch import nn
 from models.external import create_torchvision
 from models.layers import Fraction
 from models.registry import register_model
-from utils import BadRequest
+from utils import BadRequest, in_px, sides
 
 
 @register_model(year=2016, paper="arXiv:1611.05431", pretrained="ResNeXt50_32X4D_Weights")
@@ -27,8 +27,10 @@ def convnext(name: str, num_classes: int, img_size: int, in_chans: int, drop_pat
     Args:
         drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
     """
-    if img_size < 32:
-        raise BadRequest(f"{name} divides the sides of its input by 32: {img_size} px is too small, use --img-size 32")
+    if min(sides(img_size)) < 32:
+        raise BadRequest(
+            f"{name} divides the sides of its input by 32: {in_px(img_size)} is too small, use --img-size 32"
+        )
     return create_torchvision(name, num_classes, img_size, in_chans, pretrained=False, stochastic_depth_prob=drop_path)
 
 

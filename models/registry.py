@@ -14,12 +14,12 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.arguments import BASIC, Argument, read_arguments
-from utils import BadRequest, require, shorten, suggestion
+from utils import BadRequest, in_px, require, shorten, suggestion
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -162,9 +162,16 @@ def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def create_model(
-    name: str, num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, pretrained: bool = False, **model_args
+    name: str,
+    num_classes: int = 1000,
+    img_size: int | Sequence[int] = 224,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    **model_args,
 ):
-    """Builds a model that takes (N, in_chans, img_size, img_size) images and gives (N, num_classes) logits.
+    """Builds a model that takes (N, in_chans, H, W) images and gives (N, num_classes) logits.
+
+    `img_size` is the side of square images, or (H, W).
 
     `pretrained` loads the published ImageNet weights; a head of another size stays freshly initialised, and what was
     changed is said in the model's attribute `load_notes`. The names of its head's modules are in `head_names`.
@@ -174,6 +181,7 @@ def create_model(
     from models import external, weights
 
     check_name(name)
+    img_size = img_size if isinstance(img_size, int) else tuple(img_size)
     library, _, rest = name.partition("/")
     if rest:
         build = external.create_timm if library == "timm" else external.create_torchvision
@@ -190,7 +198,7 @@ def create_model(
     if pretrained and "stem" in takes and model_args.get("stem", "auto") == "auto":
         model_args["stem"] = "imagenet"  # the published weights fit no other
     given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
-    with external.refusing(f"{name} cannot be built for {img_size} px images with {given}"):
+    with external.refusing(f"{name} cannot be built for {in_px(img_size)} images with {given}"):
         model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
     model.head_names = weights.find_head(model, num_classes)
     model.load_notes = []

@@ -12,7 +12,7 @@ from torch import nn
 from models.convolution import Conv3x3
 from models.layers import Stem, choose_stem
 from models.registry import register_model
-from utils import BadRequest
+from utils import BadRequest, in_px, sides
 
 # Output channels of the 3x3 convolutions of each of the five stages; a 2x2 max pooling follows every stage.
 STAGES = {
@@ -34,8 +34,10 @@ class VGG(nn.Module):
 
     def __init__(self, depth: int, num_classes: int, img_size: int, in_chans: int, stem: Stem = "auto"):
         super().__init__()
-        if img_size < 32:
-            raise BadRequest(f"vgg{depth} halves its input five times: {img_size} px is too small, use --img-size 32")
+        if min(sides(img_size)) < 32:
+            raise BadRequest(
+                f"vgg{depth} halves its input five times: {in_px(img_size)} is too small, use --img-size 32"
+            )
         stem = choose_stem(stem, img_size)
         layers: list[nn.Module] = []
         chans = in_chans

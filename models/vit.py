@@ -8,7 +8,9 @@ DeiT (arXiv:2012.12877, table 1).
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +20,7 @@ from torchvision.ops import StochasticDepth
 from models.attention import attention
 from models.layers import Count, Fraction, Positive
 from models.registry import register_model
-from utils import BadRequest
+from utils import BadRequest, in_px, sides
 
 Pool = Literal["token", "mean"]
 
@@ -40,23 +42,32 @@ TORCHVISION_NAMES = (
 )
 
 
-def nearby_multiples(value: int, step: int) -> str:
-    """The multiples of `step` around `value` as text, such as "48 or 64"."""
+def nearby_multiples(value: int | Sequence[int], step: int) -> str:
+    """The multiples of `step` around `value` as text, such as "48 or 64"; of height and width those below: "48,96"."""
+    if not isinstance(value, int):
+        return ",".join(str(max(step, side // step * step)) for side in value)
     below = value // step * step
     return f"{below} or {below + step}" if below else str(step)
 
 
-def choose_patch_size(img_size: int) -> int:
-    """16 from 128 px up; below, the divisor of the side that gives about 8x8 patches: 4 at 32 px, 8 at 64 px."""
-    if img_size >= 128:
+def choose_patch_size(img_size: int | Sequence[int]) -> int:
+    """16 from 128 px up; below, the divisor of the side that gives about 8x8 patches: 4 at 32 px, 8 at 64 px. Of a
+    rectangle, that of both sides by the shorter one."""
+    height, width = sides(img_size)
+    short = min(height, width)
+    if short >= 128:
         return 16
-    divisors = [size for size in range(img_size, 0, -1) if img_size % size == 0]
-    patch_size = min(divisors, key=lambda size: abs(size - img_size / 8))
-    grid = img_size // patch_size
-    if grid > LARGEST_CHOSEN_GRID:
+    common = math.gcd(height, width)
+    divisors = [size for size in range(common, 0, -1) if common % size == 0]
+    patch_size = min(divisors, key=lambda size: abs(size - short / 8))
+    rows, columns = height // patch_size, width // patch_size
+    if rows * columns > LARGEST_CHOSEN_GRID**2:
+        if rows != columns:
+            raise BadRequest(f"no patch size cuts {in_px(img_size)} images into few patches: use other sides, or"
+                             f" --patch-size {patch_size} for {rows}x{columns} of them")  # fmt: skip
         raise BadRequest(
-            f"no patch size cuts {img_size} px images into about 8x8 patches: use --img-size "
-            f"{nearby_multiples(img_size, 8)} (or --patch-size {patch_size} for {grid}x{grid} patches)"
+            f"no patch size cuts {in_px(img_size)} images into about 8x8 patches: use --img-size "
+            f"{nearby_multiples(img_size, 8)} (or --patch-size {patch_size} for {rows}x{columns} patches)"
         )
     return patch_size
 
@@ -128,7 +139,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(N, in_chans, img_size, img_size) -> (N, num_classes).
+    """(N, in_chans, H, W) -> (N, num_classes), where (H, W) is img_size, or both are.
 
     Args:
         patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
@@ -146,7 +157,7 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        img_size: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         patch_size: int | None = None,
         embed_dim: int = 768,
@@ -159,9 +170,12 @@ class VisionTransformer(nn.Module):
     ):
         super().__init__()
         patch_size = patch_size or choose_patch_size(img_size)
-        if img_size % patch_size:
+        height, width = sides(img_size)
+        if height % patch_size or width % patch_size:
             sizes = nearby_multiples(img_size, patch_size)
-            raise BadRequest(f"patches of {patch_size} px do not divide {img_size} px images: use --img-size {sizes}")
+            raise BadRequest(
+                f"patches of {patch_size} px do not divide {in_px(img_size)} images: use --img-size {sizes}"
+            )
         if embed_dim % num_heads:
             widths = nearby_multiples(embed_dim, num_heads)
             raise BadRequest(f"{num_heads} heads cannot share a width of {embed_dim} evenly: use --embed-dim {widths}")
@@ -171,7 +185,8 @@ class VisionTransformer(nn.Module):
         if pool not in get_args(Pool):
             raise BadRequest(f"pool {pool!r} is none of {', '.join(get_args(Pool))}")
 
-        num_patches = (img_size // patch_size) ** 2
+        self.grid_size = height // patch_size, width // patch_size
+        num_patches = self.grid_size[0] * self.grid_size[1]
         self.num_prefix_tokens = 1 if pool == "token" else 0
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "token" else None

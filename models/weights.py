@@ -8,13 +8,14 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from utils import BadRequest, shorten
+from utils import BadRequest, shorten, sides
 
 # Under which keys checkpoints hold their weights, and averages of them over the training; perhaps one level deeper.
 RAW = ("model", "state_dict", "model_state", "model_state_dict")
@@ -60,12 +61,14 @@ class Weights(NamedTuple):
         kind: "raw" or "ema" (averaged).
         others: the file holds the other kind, too.
         notes: what a user should know of what was not taken, a sentence each.
+        img_size: of the images that they were trained on in pixels, None where the file does not say.
     """
 
     state: dict[str, torch.Tensor]
     kind: str
     others: bool
     notes: list[str]
+    img_size: int | Sequence[int] | None
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -91,7 +94,9 @@ def read_weights(path: Path, kind: str | None = None) -> Weights:
     if "ema" not in found:
         notes += [f"{path}: its {key!r} holds no tensors by parameter name, and is left aside"
                   for key in AVERAGED if isinstance(content.get(key), dict) and content[key]]  # fmt: skip
-    return Weights(found[kind], kind, len(found) > 1, notes)
+    size = content.get("img_size")
+    known = isinstance(size, int) or (isinstance(size, (list, tuple)) and [type(side) for side in size] == [int, int])
+    return Weights(found[kind], kind, len(found) > 1, notes, size if known else None)
 
 
 def _selected(content: dict) -> str | None:
@@ -172,8 +177,13 @@ def check_sums(path: Path) -> None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged!r}")
 
 
-def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:
+def load(
+    model: nn.Module, state: dict[str, torch.Tensor], source: str, img_size: int | Sequence[int] | None = None
+) -> list[str]:
     """Copies `state` into `model`. Returns what had to be changed, a sentence each.
+
+    Args:
+        img_size: of the images that `state` was trained on; None: they were square.
 
     A head with another number of classes keeps its fresh initialisation, a first convolution for another number of
     channels gets the summed or repeated filters, and position embeddings of another number of patches are interpolated.
@@ -187,7 +197,8 @@ def load(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[
     for key in own:
         if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack these counters
             state.setdefault(key, own[key])
-    notes = [*_fit_heads(model, own, state, source), *_fit_input(own, state), *_fit_positions(model, own, state)]
+    notes = [*_fit_heads(model, own, state, source), *_fit_input(own, state)]
+    notes += _fit_positions(model, own, state, img_size)
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
     shapes = sorted(
@@ -238,30 +249,33 @@ def _fit_input(own: dict, state: dict) -> list[str]:
     return []
 
 
-def _fit_positions(model: nn.Module, own: dict, state: dict) -> list[str]:
+def _fit_positions(model: nn.Module, own: dict, state: dict, img_size: int | Sequence[int] | None) -> list[str]:
     """Position embeddings (1, prefix tokens + patches, width) of Vision Transformers, ours, timm's or torchvision's."""
     notes = []
+    own_grid = getattr(model, "grid_size", None) or getattr(getattr(model, "patch_embed", None), "grid_size", None)
     for key, prefix_tokens in (
         ("pos_embed", getattr(model, "num_prefix_tokens", 0)),
         ("pos_embed", 0),  # some of timm's models add their prefix tokens later
         ("encoder.pos_embedding", 1),
     ):
         shape, new_shape = (tuple(weights[key].shape) if key in weights else () for weights in (state, own))
-        if len(shape) != 3 or len(new_shape) != 3 or shape == new_shape or shape[::2] != new_shape[::2]:
+        if len(shape) != 3 or len(new_shape) != 3 or shape[::2] != new_shape[::2]:
             continue
-        old, new = _grid_side(shape[1] - prefix_tokens), _grid_side(new_shape[1] - prefix_tokens)
-        if old and new:
+        old = _grid(shape[1] - prefix_tokens, sides(img_size or 1))
+        new = _grid(new_shape[1] - prefix_tokens, own_grid or (1, 1))
+        if old and new and old != new and new == (own_grid or new):
             from timm.layers import resample_abs_pos_embed
 
-            state[key] = resample_abs_pos_embed(state[key], [new, new], [old, old], prefix_tokens)
-            notes.append(f"{key!r} interpolated from {old}x{old} to {new}x{new} patches")
+            state[key] = resample_abs_pos_embed(state[key], list(new), list(old), prefix_tokens)
+            notes.append(f"{key!r} interpolated from {old[0]}x{old[1]} to {new[0]}x{new[1]} patches")
+            break
     return notes
 
 
-def _grid_side(patches: int) -> int | None:
-    """None for a number that is no square."""
-    side = math.isqrt(max(0, patches))
-    return side if side**2 == patches else None
+def _grid(patches: int, shape: tuple[int, int]) -> tuple[int, int] | None:
+    """(rows, columns) of so many patches that cover what has this shape; None where no number of rows does."""
+    rows = round(math.sqrt(max(0, patches) * shape[0] / shape[1]))
+    return (rows, patches // rows) if rows and patches == rows * round(rows * shape[1] / shape[0]) else None
 
 
 def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from image_datasets.splits import Split
 from training import answer_sheet, checkpoint, explain, membership, processes
 from training.tracking import say
 from training.use import batches_for, check_stored_data, read_for_use
-from utils import RunFailed, derive_seed
+from utils import RunFailed, derive_seed, sides
 
 
 @dataclass
@@ -196,7 +197,7 @@ def _print_answers(pair: list[Contestant], dataset: Dataset, index, targets, ans
 
 def _pixels(pair: list[Contestant], dataset: Dataset, index: torch.Tensor, s: SimpleNamespace) -> list:
     """The images as the model with the larger ones sees them, (H, W, C) from 0 to 1."""
-    viewer = max(pair, key=lambda one: one.content["img_size"])
+    viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
     mean, std = (torch.tensor(viewer.content[key]).view(-1, 1, 1) for key in ("mean", "std"))
     batches = viewer.batches(dataset, index, s, torch.device("cpu"))
     return [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for images, _ in batches for image in images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import nn
 import image_datasets
 import models
 from training import cost, options, processes
-from utils import BadRequest, human
+from utils import BadRequest, human, in_px, sides
 
 
-def build(name: str, num_classes: int, img_size: int, in_chans: int, **model_args: Any) -> tuple[nn.Module, int]:
+def build(
+    name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, **model_args: Any
+) -> tuple[nn.Module, int]:
     """(a model, its FLOPs per image). Where it can be it is built without memory for its weights, in no time.
 
     Raises BadRequest where it does not work with such images.
@@ -31,7 +34,9 @@ def build(name: str, num_classes: int, img_size: int, in_chans: int, **model_arg
         return create()
 
 
-def print_models(pattern: str, dataset: str, data_path: str | None, img_size: int | None, in_chans: int | None) -> None:
+def print_models(
+    pattern: str, dataset: str, data_path: str | None, img_size: int | Sequence[int] | None, in_chans: int | None
+) -> None:
     """A table of this suite's models that match: parameters and FLOPs per image as they are built for the data set,
     year and paper. Of timm's and torchvision's, of which there are over a thousand, the names alone."""
     names = models.list_models(pattern)
@@ -49,7 +54,8 @@ def print_models(pattern: str, dataset: str, data_path: str | None, img_size: in
             costs = f"{cost.count_parameters(model):>12,}  {human(flops).strip():>8}"
         except BadRequest:
             costs = f"{'not for this size':>22}"
-        print(f"{name:20}  {size:>4}  {costs}  {entry.year}  {entry.paper}", flush=True)
+        px = size if isinstance(size, int) else "x".join(map(str, size))
+        print(f"{name:20}  {px:>4}  {costs}  {entry.year}  {entry.paper}", flush=True)
     print(f"for {dataset}: {num_classes} classes, {'grey' if chans == 1 else 'colour'}; another data set: --dataset;"
           " FLOPs: a multiplication and an addition are two")  # fmt: skip
     print("and timm/NAME or torchvision/NAME: --list-models 'timm/*', --list-models 'torchvision/*'")
@@ -67,13 +73,14 @@ def print_summary(s: SimpleNamespace) -> None:
     with processes.one_line_failures(f"{s.model} of this size"):
         model, flops = build(s.model, num_classes, size, chans, **s.model_args)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    table = torchinfo.summary(model, input_data=torch.zeros(1, chans, size, size, device=device), device=device,
+    table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,
                               verbose=0, depth=4, col_names=("output_size", "num_params"),
                               row_settings=("var_names",))  # fmt: skip
     # Not its mult-adds and megabytes: they leave out what is no layer of its own, such as attention's parameters.
     print(str(table).partition("Total params:")[0], end="")
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
-    print(f"{s.model} for {s.dataset}: {num_classes} classes, {'grey' if chans == 1 else 'colour'} images of {size} px")
+    colour = "grey" if chans == 1 else "colour"
+    print(f"{s.model} for {s.dataset}: {num_classes} classes, {colour} images of {in_px(size)}")
     if s.model_args:
         print(f"arguments: {', '.join(f'{name}={value}' for name, value in s.model_args.items())}")
     print(f"Total params: {params:,}{'' if trained == params else f' ({trained:,} trained)'}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.optim import train_mode
-from utils import BadRequest
+from utils import BadRequest, sides
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -17,33 +18,34 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trainable)
 
 
-def count_flops(model: nn.Module, img_size: int, in_chans: int, name: str) -> int:
+def count_flops(model: nn.Module, img_size: int | Sequence[int], in_chans: int, name: str) -> int:
     """Operations of one image's forward pass, a multiplication and an addition counting as two, by torch's counter.
 
     It is also the trial whether the model works with such images: BadRequest says that it does not.
     """
     try:
-        return _count(copy.deepcopy(model).to("meta"), torch.empty(1, in_chans, img_size, img_size, device="meta"))
+        return _count(copy.deepcopy(model).to("meta"), torch.empty(1, in_chans, *sides(img_size), device="meta"))
     except Exception:  # not every model can be traced without data
         try:
-            return _count(model, torch.zeros(1, in_chans, img_size, img_size))
+            return _count(model, torch.zeros(1, in_chans, *sides(img_size)))
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:200] or f"{type(error).__name__} in its forward pass"
-            raise BadRequest(f"{name} does not work with --img-size {img_size}: {reason}") from None
+            given = ",".join(map(str, dict.fromkeys(sides(img_size))))
+            raise BadRequest(f"{name} does not work with --img-size {given}: {reason}") from None
 
 
-def unfit_for_one_image(model: nn.Module, img_size: int, in_chans: int) -> str | None:
+def unfit_for_one_image(model: nn.Module, img_size: int | Sequence[int], in_chans: int) -> str | None:
     """Why the model cannot be trained on a batch of one image, batch normalisation over one value; None: it can."""
     trial = copy.deepcopy(model).to("meta")
     train_mode(trial)
     try:
-        trial(torch.empty(1, in_chans, img_size, img_size, device="meta"))
+        trial(torch.empty(1, in_chans, *sides(img_size), device="meta"))
     except ValueError as error:
         return str(error)
     return None
 
 
-def check_batch_of_one(model: nn.Module, img_size: int, in_chans: int) -> None:
+def check_batch_of_one(model: nn.Module, img_size: int | Sequence[int], in_chans: int) -> None:
     """Raises BadRequest where the model cannot be trained on a batch of one image."""
     unfit = unfit_for_one_image(model, img_size, in_chans)
     if unfit:

@@ -24,7 +24,7 @@ from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from training import distributed, options
-from utils import BadRequest
+from utils import BadRequest, in_px, sides
 
 LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
 
@@ -41,7 +41,7 @@ class Data:
     dataset: Dataset
     train: Split
     val: Split | None
-    img_size: int
+    img_size: int | list[int]
     selected_on: str
     bad_images: BadImages
     unused: list[Split] = field(default_factory=list)
@@ -60,8 +60,8 @@ class Data:
         """That of the images that the model gets, and where they were stored in another, that."""
         side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
         if side == self.img_size or (side is None and unknown):
-            return f"{self.img_size} px"
-        return f"{self.img_size} px (from {'several sizes' if side is None else f'{side} px'})"
+            return in_px(self.img_size)
+        return f"{in_px(self.img_size)} (from {'several sizes' if side is None else f'{side} px'})"
 
     def for_checkpoint(self) -> dict[str, Any]:
         """What using the model on other images takes."""
@@ -115,7 +115,7 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     if s.crop_padding is not None and s.crop != "pad":
         raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if s.crop == "pad" and s.crop_padding is None:
-        s.crop_padding = (dataset.side or s.img_size) // 8
+        s.crop_padding = (dataset.side or min(sides(s.img_size))) // 8
     split_seed = s.seed if s.split_seed is None else s.split_seed
     train_split, val = split_train(
         dataset.train, s.val_fraction or 0.0, s.train_fraction, split_seed, dataset.class_names

@@ -48,6 +48,15 @@ def channels(text: str) -> int:
     return int(text)
 
 
+def image_size(text: str) -> int | list[int]:
+    """An argparse type: the side of a square in pixels, or height,width."""
+    side = number(int, 1, 4096)
+    sides = [side(part) for part in text.split(",")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side such as 224 nor height,width such as 128,256")
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
 def milestones(text: str) -> list[int]:
     """An argparse type: growing epoch numbers with commas between them."""
     try:

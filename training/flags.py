@@ -16,6 +16,7 @@ from training.flag_types import (
     PROBABILITY,
     channels,
     count_or_auto,
+    image_size,
     interval,
     key_value,
     milestones,
@@ -121,8 +122,8 @@ GROUPS: dict[str, list[Flag]] = {
         Flag("max-pixels", "refuse images of more pixels, which take as many bytes and more to decode", check=COUNT,
              metavar="N", default_text=f"{MAX_PIXELS:,}; a run keeps its own", modes=(*EVERY_READER, PREDICT, MEASURE),
              may_change=True),
-        Flag("img-size", "side of the square images that the model gets, in pixels", check=number(int, 1, 4096),
-             metavar="PX",
+        Flag("img-size", "side of the square images that the model gets, in pixels, or height,width", check=image_size,
+             metavar="PX|H,W",
              default_text="that of the data set's images where they are squares of one size, up to 224; else 224, and"
              " for some models",
              modes=(*EVERY_BUILDER, LIST, INSPECT)),

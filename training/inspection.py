@@ -14,7 +14,7 @@ from image_datasets.splits import Split
 from training import plots
 from training.data import Data, load_data, make_mix, make_train_batches
 from training.tracking import say
-from utils import RunFailed, derive_seed
+from utils import RunFailed, derive_seed, in_px
 
 SAMPLES = 25
 MANY = 200  # classes: of more than these only the smallest and the largest are listed
@@ -99,7 +99,7 @@ def _headline(s: SimpleNamespace, dataset: Dataset) -> str:
         s.augmentation: s.augmentation != "none",
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
-    return f"{plots.plain(name)}: training images of {s.img_size} px\n{done or 'not augmented'}"
+    return f"{plots.plain(name)}: training images of {in_px(s.img_size)}\n{done or 'not augmented'}"
 
 
 def _title(target: torch.Tensor, class_names: list[str]) -> str:

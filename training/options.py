@@ -283,8 +283,8 @@ def check_hardware(s: SimpleNamespace) -> None:
         s.num_workers = min(8, cores())
 
 
-def image_size(given: int | None, model: str, side: int | None) -> int:
-    """The side of the images that a model gets, in pixels.
+def image_size(given: int | list[int] | None, model: str, side: int | None) -> int | list[int]:
+    """The side of the images that a model gets, in pixels, or their height and width.
 
     Args:
         given: by --img-size; it wins, then what the architecture is made for.

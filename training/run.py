@@ -43,7 +43,7 @@ from training.run_directory import RunDirectory, this_attempt
 from training.saving import Saver
 from training.stopping import Stop
 from training.tracking import Progress, Wandb, logged, open_log, say
-from utils import BadRequest, RunFailed, Stopped, derive_seed, human
+from utils import BadRequest, RunFailed, Stopped, derive_seed, human, sides
 
 # Asks of one command, not properties of the run.
 NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes")
@@ -111,7 +111,7 @@ def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int)
         model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
     optimizer = _make_optimizer(s, model)
     precision = processes.choose_precision(s.precision, device, model)
-    images = torch.zeros(count, chans, data.img_size, data.img_size, device=device)
+    images = torch.zeros(count, chans, *sides(data.img_size), device=device)
     with processes.autocast(device, precision):
         outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
     sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
@@ -284,7 +284,7 @@ def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Modul
             notes.append(f"{s.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
                          f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
         notes += weights.notes
-        notes += model_weights.load(model, weights.state, source=s.weights)
+        notes += model_weights.load(model, weights.state, source=s.weights, img_size=weights.img_size)
     for note in notes:
         say(f"weights       {note}")
     if s.freeze == "backbone":

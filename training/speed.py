@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ from training.processes import autocast, device_name
 from training.run_directory import versions
 from training.timing import Repeated, spread, synchronizer
 from training.tracking import Progress
-from utils import RunFailed
+from utils import RunFailed, sides
 
 REPEATS = 5  # measurements of each rate, of which the median counts
 SECONDS = 0.3  # length of one, where a batch takes less
@@ -96,7 +96,7 @@ class Subject:
     model: nn.Module
     s: SimpleNamespace
     num_classes: int
-    img_size: int
+    img_size: int | Sequence[int]
     in_chans: int
     device: torch.device
     precision: str
@@ -118,7 +118,7 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
     device, synchronize = subject.device, synchronizer(subject.device)
 
     def batches(images: int, count: int = 1) -> ReadyBatches:
-        shape = (images, subject.in_chans, subject.img_size, subject.img_size)
+        shape = (images, subject.in_chans, *sides(subject.img_size))
         pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         targets = torch.arange(images) % subject.num_classes
         return ReadyBatches(pixels.to(device, memory_format=torch.channels_last), targets.to(device), count)

@@ -126,7 +126,7 @@ CONTENT: dict[str, Callable[[Any], bool]] = {
     "in_chans": lambda value: _is_count(value) and value in (1, 3),
     "mean": _are(float),
     "std": lambda value: _are(float)(value) and 0 not in value,
-    "img_size": _is_count,
+    "img_size": lambda value: _is_count(value) or (_are(int)(value) and len(value) == 2 and all(map(_is_count, value))),
     "eval_crop": lambda value: _is_number(value) and 0 < value <= 1,
     "selected_on": lambda value: isinstance(value, str),
     "best": lambda value: isinstance(value, dict),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.checkpoint import is_checkpoint, settle_classes
 from training.processes import autocast
 from training.tracking import say
 from training.use import read_for_use
-from utils import BadRequest, shorten
+from utils import BadRequest, shorten, sides
 
 IMAGENET_CLASSES = 1000
 
@@ -30,7 +31,7 @@ class Teacher:
     of which epoch the images are makes no difference.
 
     Args:
-        img_size: of the images that the model wants, in pixels.
+        img_size: of the images that the model wants, in pixels; those of another size or shape are resized to it.
         mean, std: per channel, that the model's images were normalised with.
         outputs: for each class of the data set the model's output; None where they are the same.
 
@@ -43,7 +44,7 @@ class Teacher:
     def __init__(
         self,
         model: nn.Module,
-        img_size: int,
+        img_size: int | Sequence[int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         outputs: list[int] | None = None,
@@ -71,8 +72,8 @@ class Teacher:
     def __call__(self, images: torch.Tensor, epoch: int = 0, batch: int = 0) -> torch.Tensor:
         if self.scale is not None:
             images = images * self.scale + self.shift
-        if images.shape[-1] != self.img_size:
-            size = (self.img_size, self.img_size)
+        size = sides(self.img_size)
+        if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         with autocast(images.device, self.precision):
             logits = self.model(images).float()

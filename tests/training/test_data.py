@@ -15,6 +15,7 @@ from test_main import assert_same_run, stop_after
 
 import image_datasets
 import train_deit_imagenet100
+import viz_random_10_vit_vs_deit
 from image_datasets import resized
 from image_datasets.splits import Split
 from training import options
@@ -274,3 +275,88 @@ def test_a_mode_without_effect_is_refused(cli, workdir, large, wide):
 
 def test_runs_of_older_rules_get_no_note(learns, workdir, wide):
     assert "centre crop" not in learns(f"{WIDE} --datapath {wide} --data-rules 1 --run-name a").out
+
+
+# ---------------------------------------------------------------------------------------------------------- rectangles
+
+VIT = "--model vit_tiny --patch-size 8 --depth 1 --embed-dim 16 --num-heads 2"
+STREAMED = "--dataset folder --img-size 16,64 --batch-size 6 --num-workers 0 --epochs 1 --precision fp32"
+
+
+@pytest.mark.parametrize("model", [
+    "--model resnet20", VIT, "--model mobilevit_xxs --depths 1,1,1",
+    "--model timm/vit_tiny_patch16_224 --model-arg depth=1",
+])  # fmt: skip
+def test_a_rectangle_goes_all_the_way(learns, workdir, wide, model):
+    out = learns(f"{STREAMED} {model} --datapath {wide} --run-name a").out
+    assert "images of 16 x 64 px (from several sizes)" in out
+    assert json.loads(Path("runs/a/settings.json").read_text())["settings"]["img_size"] == [16, 64]
+    assert list(content("a")["img_size"]) == [16, 64]
+    logits = np.load("runs/a/predictions.npz")["logits"]
+    learns("--evaluate runs/a/best.pth --num-workers 0 --run-name again")
+    assert np.load("runs/again/predictions.npz")["logits"] == pytest.approx(logits, abs=1e-4)
+    assert "class0" in learns(f"--predict runs/a/best.pth {wide / 'test/class0/0.png'}").out
+    learns("--measure runs/a --num-workers 0 --batch-size 4")
+    cost = json.loads(Path("runs/a/cost.json").read_text())
+    assert cost["flops"] == json.loads(Path("runs/a/summary.json").read_text())["flops"]
+    if "timm" not in model:
+        draw = (
+            "--first runs/a --second runs/again/../a/last.pth --num-images 3 --attention --output x.png --num-workers 0"
+        )
+        learns(draw, script=viz_random_10_vit_vs_deit)
+
+
+@pytest.mark.parametrize("line", [
+    f"{STREAMED} {VIT} --crop resized --augmentation cutmix --rand --cache-resized jpeg --resize-mode letterbox",
+    f"--dataset digits --img-size 16,24 {VIT} --epochs 1 --batch-size 64 --rand --resize-mode squeeze",
+    "--dataset digits --img-size 16,24 --model resnet20 --epochs 1 --batch-size auto --train-fraction 0.1 --crop pad",
+])  # fmt: skip
+def test_a_rectangle_is_resumed_to_the_same_bits(cli, learns, workdir, monkeypatch, wide, line):
+    line = line.replace("--epochs 1", "--epochs 2") + (f" --datapath {wide}" if "folder" in line else "")
+    learns(f"{line} --run-name whole")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(line, "--run-name", "parts").status == 130
+    learns("--resume --run-name parts")
+    assert_same_run(workdir / "runs/whole", workdir / "runs/parts")
+
+
+def test_the_catalogue_knows_rectangles(learns):
+    out = learns("--list-models resnet20 --dataset digits --img-size 16,24").out
+    assert "16x24" in out and "not for this size" not in out
+    assert "images of 16 x 24 px" in learns("--summary --dataset digits --model resnet20 --img-size 16,24").out
+    assert "images of 16 px" in learns("--summary --dataset digits --model resnet20 --img-size 16,16").out
+
+
+def test_a_student_of_rectangles_learns_from_a_teacher_of_either_shape(learns, workdir):
+    line = "--dataset digits --epochs 1 --batch-size 64 --train-fraction 0.5"
+    learns("--dataset digits --model resnet20 --epochs 4 --batch-size 32 --lr 0.05 --run-name square")
+    for more in ("--teacher resnet20 --teacher-weights runs/square/best.pth", "--teacher resnet20 --teacher-epochs 6"):
+        out = learns(f"{line} --img-size 8,12 --model resnet20 {more} --run-name {more[-1]} --lr 0.05").out
+        assert "teacher       resnet" in out
+
+
+def test_what_takes_squares_alone_is_refused_by_name(cli, workdir, wide):
+    for words, needle in (
+        ("--model torchvision/vit_b_16 --img-size 64,32", "vit_b_16 takes square images: use --img-size 32"),
+        ("--model vit_tiny --patch-size 8 --img-size 16,20", "do not divide 16 x 20 px images: use --img-size 16,16"),
+        ("--model vit_tiny --img-size 63,64", "63 x 64 px images into few patches: use other sides, or"),
+        ("--model vgg11 --img-size 64,16", "vgg11 halves its input five times: 64 x 16 px is too small"),
+        ("--model resnet20 --img-size 1,2,3", "neither a side such as 224 nor height,width"),
+        ("--model resnet20 --img-size 16,0", "'0' is not a whole number from 1 to 4096"),
+        ("--model timm/xcit_nano_12_p16_224 --img-size 50,20", "_p16_224 cannot be built for 50 x 20 px"),
+    ):  # fmt: skip
+        result = cli(f"--dataset folder --datapath {wide} --epochs 1 --num-workers 0 {words}")
+        assert result.status == 2 and needle in result.err and len(result.err.splitlines()) == 1, result.err
+    assert not (workdir / "runs").exists()
+
+
+def test_position_embeddings_move_between_shapes(learns, workdir, wide):
+    """16 patches are 4 x 4 or 2 x 8: what they were is known by the size of the images."""
+    learns(f"{STREAMED} {VIT} --datapath {wide} --run-name wide")
+    start = f"{STREAMED} {VIT} --datapath {wide} --weights runs/wide/best.pth".replace("--img-size 16,64", "")
+    assert "'pos_embed' interpolated from 2x8 to 4x4 patches" in learns(f"{start} --img-size 32 --run-name a").out
+    assert "'pos_embed' interpolated from 2x8 to 8x2 patches" in learns(f"{start} --img-size 64,16 --run-name b").out
+    assert "interpolated" not in learns(f"{start} --img-size 16,64 --run-name c").out
+    back = start.replace("runs/wide", "runs/a")
+    assert "'pos_embed' interpolated from 4x4 to 2x8 patches" in learns(f"{back} --img-size 16,64 --run-name d").out
