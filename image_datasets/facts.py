@@ -93,7 +93,7 @@ def _look(path: str) -> np.void:
 
 def _places(root: Path) -> list[Path]:
     """Where the facts may be kept, the best place first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-facts"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "image-facts")  # noqa: PTH111
     name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     return [root / FILE, cache / f"{name}.npz"]
 

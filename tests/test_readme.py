@@ -103,7 +103,7 @@ def test_several_processes_train_as_documented(workdir):
 
 def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):
     """The whole chain, shortened to one epoch, with a random network that knows these images as the published one."""
-    root = shards(side=80, per_class=4)
+    root = shards(side=225, per_class=4)  # at 224 px, as the published network
     monkeypatch.chdir(root)
     files = sorted(root.glob("train.X*/*/*"))
     transform = image_transform(None, 224)
