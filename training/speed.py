@@ -227,4 +227,8 @@ def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | No
         file = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    return max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"), result
+    memory = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
+    totals = [event["args"]["Total Allocated"] for event in memory]
+    # The counter goes on from profile to profile, and never learns of what is freed in between.
+    before = totals[0] - memory[0]["args"]["Bytes"]
+    return max(totals) - before, result

@@ -216,6 +216,16 @@ def test_peak_memory_is_the_most_that_tensors_take_at_once():
     assert speed.peak_memory(CPU, work)[0] == pytest.approx(peak, rel=0.01)
 
 
+def test_peak_memory_knows_nothing_of_what_was_measured_before():
+    """As where several runs are measured: of each the trainer lives on after its first step."""
+    peak, kept = speed.peak_memory(CPU, lambda: torch.zeros(3000, 1000))
+    assert peak == pytest.approx(12e6, rel=0.01)
+    again, more = speed.peak_memory(CPU, lambda: torch.zeros(1000, 1000))
+    assert again == pytest.approx(4e6, rel=0.01)
+    del kept, more
+    assert speed.peak_memory(CPU, lambda: torch.zeros(1000, 1000))[0] == pytest.approx(4e6, rel=0.01)
+
+
 def test_the_profiler_says_nothing(capfd):
     speed.peak_memory(CPU, lambda: torch.zeros(10))
     captured = capfd.readouterr()
