@@ -216,7 +216,7 @@ def _judge(facts, notes: list[str]) -> tuple[bool, int | None, int | None]:
     seen = facts[facts["kind"] > 0]
     grey, colour = (int((seen["kind"] == kind).sum()) for kind in (GREY, COLOUR))
     if grey and colour:
-        notes.append(f"{grey:,} of {grey + colour:,} images are grey, the others in colour: all are read in colour")
+        notes.append(f"grey images: {grey:,} of {grey + colour:,}; all are read in colour")
     sizes = np.unique(seen[["width", "height"]]).tolist()
     width, height = sizes[0] if len(sizes) == 1 else (0, 1)
     square = width if width == height else None

@@ -112,11 +112,11 @@ class Changes:
     def __str__(self) -> str:
         parts = []
         if self.classes_lost:
-            new = f"; new: {shorten(self.classes_new, 3)}" if self.classes_new else ""
-            parts.append(f"{len(self.classes_lost)} classes are gone: {shorten(self.classes_lost, 3)}{new}")
-        for names, what in ((self.missing, "are missing"), (self.changed, "have other content")):
+            new = f", new: {shorten(self.classes_new, 3)}" if self.classes_new else ""
+            parts.append(f"classes gone: {shorten(self.classes_lost, 3)}{new}")
+        for names, what in ((self.missing, "images missing"), (self.changed, "images with other content")):
             if names:
-                parts.append(f"{len(names):,} images {what}: {shorten(names, 3)}")
+                parts.append(f"{what}: {len(names):,} ({shorten(names, 3)})")
         return "; ".join(parts)
 
     def counts(self) -> dict[str, int]:

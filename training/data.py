@@ -164,7 +164,7 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     keys = {name: manifest.image_keys(split) for name, split in splits.items()}
     every = (itertools.chain(*keys.values()), itertools.chain(*(split.targets.tolist() for split in splits.values())))
     if several := manifest.under_two_labels(*every):
-        dataset.notes.append(f"{several:,} images stand under more than one class")
+        dataset.notes.append(f"images that stand under more than one class: {several:,}")
     taught = keys.pop("train")
     found, counts = np.zeros(len(train), dtype=bool), []
     for name, others in keys.items():
@@ -173,11 +173,11 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
         counts += [f"{int(also.sum()):,} in {name}"] if also.any() else []
     if not found.any():
         return train
-    images = f"{int(found.sum()):,} training images also stand in other splits ({', '.join(counts)})"
+    images = f"training images that also stand in other splits: {int(found.sum()):,} ({', '.join(counts)})"
     if not drop:
         dataset.notes.append(f"{images}; --drop-duplicates leaves them out of training")
         return train
-    dataset.notes.append(f"{images} and are left out of training")
+    dataset.notes.append(f"{images}; left out of training")
     if train.paths is not None:
         unused.append(train.subset(np.flatnonzero(found)))
     return train.subset(np.flatnonzero(~found))

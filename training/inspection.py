@@ -92,6 +92,7 @@ def _headline(s: SimpleNamespace, dataset: Dataset) -> str:
     """What the picture shows, and what was done to its images."""
     name = dataset.name if s.data_path is None or dataset.name != "folder" else Path(s.data_path).resolve().name
     steps = {
+        s.resize_mode: s.resize_mode != "crop",
         f"crop {s.crop}": s.crop != "none",
         "flip": s.flip,
         "RandAugment": s.rand,

@@ -155,11 +155,11 @@ def _note_trained_on(dataset: Dataset, checkpoint: str, facts: dict[str, Any]) -
     trained = {item.digest for item in manifest.read(file).values() if item.split in ("train", "val")}
     count = sum(digest in trained for digest in hexadecimal(dataset.test.facts["digest"]))
     if count:
-        facts["notes"].append(f"{count:,} of these images also stand in the run's training or validation images")
+        facts["notes"].append(f"of these images the run trained on or validated with: {count:,}")
 
 
 def _added(names: list[str]) -> list[str]:
-    return [f"{len(names):,} images were added since the run began, and are left out"] if names else []
+    return [f"images added since the run began, and left out: {len(names):,}"] if names else []
 
 
 def _list(names: list[str]) -> str:

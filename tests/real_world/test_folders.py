@@ -62,7 +62,7 @@ def test_what_nobody_sees_is_no_image_and_no_class(root):
         (root / "train" / "dog" / name).write_bytes(b"\0\1")
     dataset = read(root)
     assert dataset.class_names == ["cat", "dog"] and counts(dataset) == [10, 10]
-    assert told(dataset, "12 hidden files and folders, or such as programs leave behind, are left out")
+    assert told(dataset, "left out: 12 files and folders that are hidden, or that programs leave behind")
 
 
 def test_an_older_run_still_has_what_it_had(root):
@@ -114,7 +114,7 @@ def test_other_files_are_left_out_and_counted_by_ending(root):
         (root / "train" / "cat" / name).write_text("BMW and other words")
     dataset = read(root)
     assert counts(dataset) == [10, 10]
-    assert told(dataset, "4 files in class folders are no images and are left out (.txt 2, ")
+    assert told(dataset, "left out: 4 files in class folders that are no images (.txt 2, ")
 
 
 def test_a_file_that_calls_itself_an_image_is_not_left_out_in_silence(root):
@@ -154,7 +154,7 @@ def test_colour_is_decided_by_all_files(root, side):
             pixels = colour(side=side)
             save(file, pixels[..., 0] if file.stem == "0" else pixels)
     dataset = read(root)
-    assert dataset.in_chans == 3 and told(dataset, "4 of 28 images are grey, the others in colour: all are read in col")
+    assert dataset.in_chans == 3 and told(dataset, "grey images: 4 of 28; all are read in colour")
     assert read(root, rules=1).in_chans == 1  # as it was
 
 

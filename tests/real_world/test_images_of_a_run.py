@@ -92,7 +92,7 @@ def test_images_that_are_added_move_nothing(cli, learns, noise, monkeypatch, sid
     assert np.array_equal(predictions("whole"), predictions("whole-scored"))
     assert summary("whole-scored")["image_digests"]["test"] == summary("whole")["image_digests"]["test"]
     result = learns("--resume --run-name stopped")
-    assert "2 images were added since the run began, and are left out" in result.out
+    assert "images added since the run began, and left out: 2" in result.out
     assert np.array_equal(predictions("whole"), predictions("stopped"))
     learns("--measure runs/whole --corruptions --num-workers 0")
     found = json.loads(Path("runs/whole/robustness.json").read_text())
@@ -118,11 +118,11 @@ def test_the_list_names_every_image_with_its_split_class_and_content(learns, noi
 @pytest.mark.parametrize(
     ("change", "needle"),
     [
-        (lambda root: (root / "train/cat").rename(root / "train/zebra"), "1 classes are gone: cat; new: zebra"),
-        (lambda root: shutil.rmtree(root / "train/cat") or noise_in(root / "train/bird"), "gone: cat; new: bird"),
-        (lambda root: (root / "train/cat/03.png").unlink(), "1 images are missing: train/cat/03.png"),
-        (lambda root: (root / "train/cat/03.png").rename(root / "train/cat/x.png"), "1 images are missing"),
-        (lambda root: save(root / "train/cat/03.png", np.zeros((16, 16, 3), np.uint8)), "1 images have other content"),
+        (lambda root: (root / "train/cat").rename(root / "train/zebra"), "classes gone: cat, new: zebra"),
+        (lambda root: shutil.rmtree(root / "train/cat") or noise_in(root / "train/bird"), "gone: cat, new: bird"),
+        (lambda root: (root / "train/cat/03.png").unlink(), "images missing: 1 (train/cat/03.png)"),
+        (lambda root: (root / "train/cat/03.png").rename(root / "train/cat/x.png"), "images missing: 1"),
+        (lambda root: save(root / "train/cat/03.png", np.zeros((16, 16, 3), np.uint8)), "images with other content: 1"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_images(cli, noise, monkeypatch, change, needle):
@@ -163,7 +163,7 @@ def test_scoring_changed_test_images_takes_a_word_and_is_told(cli, learns, noise
     (root / "test/cat/00.png").unlink()
     (root / "train/cat/00.png").unlink()  # of no importance for a score
     result = cli("--evaluate runs/s0/best.pth --run-name e")
-    assert result.status == 2 and "1 images are missing: test/cat/00.png" in result.err
+    assert result.status == 2 and "images missing: 1 (test/cat/00.png)" in result.err
     assert "--accept-changed-data" in result.err and not Path("runs/e").exists()
     assert cli("--measure runs/s0 --corruptions").status == 2
     pair = "--first runs/s0 --second runs/s1 --num-images 3"
@@ -172,8 +172,8 @@ def test_scoring_changed_test_images_takes_a_word_and_is_told(cli, learns, noise
     learns("--evaluate runs/s0/best.pth --accept-changed-data --run-name e")
     told = summary("e")
     assert told["changed_data"] == {"missing": 1, "changed": 0} and told["images"] == {"test": 9}
-    assert any("1 images are missing" in note for note in told["notes"])
-    assert "1 images are missing" in learns("--measure runs/s0 --corruptions --accept-changed-data").out
+    assert any("images missing: 1" in note for note in told["notes"])
+    assert "images missing: 1" in learns("--measure runs/s0 --corruptions --accept-changed-data").out
     out = learns("runs/e runs/s1", script=compare).out
     assert "9 images of test" in out and "10 images of test" in out  # two cohorts, no pair
 
@@ -200,7 +200,7 @@ def test_test_images_that_a_run_has_trained_on_are_told(learns, noise):
         shutil.copyfile(root / "train" / name / "00.png", folder / "a.png")
         shutil.copyfile(root / "test" / name / "00.png", folder / "b.png")
     learns("--evaluate runs/a/best.pth --datapath leaky --run-name leaky")
-    assert any("2 of these images also stand in the run's training" in note for note in summary("leaky")["notes"])
+    assert any("the run trained on or validated with: 2" in note for note in summary("leaky")["notes"])
 
 
 def test_a_checkpoint_without_its_list_is_held_to_its_digest(cli, learns, noise):
@@ -236,12 +236,12 @@ def test_the_same_picture_in_training_and_test_is_told_and_left_out_on_request(l
     shutil.copyfile(root / "train/dog/02.png", root / "val/dog/copy.png")
     line = f"{RUN} --epochs 1 {'' if side == 16 else '--img-size 16 --num-workers 0'}"
     result = learns(f"{line} --run-name a")
-    assert "3 training images also stand in other splits (1 in validation, 2 in test); --drop-dup" in result.out
-    assert "1 images stand under more than one class" in result.out
+    assert "training images that also stand in other splits: 3 (1 in validation, 2 in test); --drop-dup" in result.out
+    assert "images that stand under more than one class: 1" in result.out
     assert summary("a")["images"] == {"train": 40, "val": 9, "test": 12}
     learns(f"{line} --drop-duplicates --run-name b")
     assert summary("b")["images"] == {"train": 37, "val": 9, "test": 12}
-    assert any("and are left out of training" in note for note in summary("b")["notes"])
+    assert any("; left out of training" in note for note in summary("b")["notes"])
     assert summary("a")["image_digests"]["test"] == summary("b")["image_digests"]["test"]
 
 
@@ -249,7 +249,7 @@ def test_small_images_are_the_same_by_their_pixels(learns, noise):
     root = noise(train=20, test=5)
     with Image.open(root / "train/cat/00.png") as image:
         image.save(root / "test/cat/copy.bmp")
-    assert "1 training images also stand in other splits (1 in test)" in learns(f"{RUN} --epochs 1 --run-name a").out
+    assert "also stand in other splits: 1 (1 in test)" in learns(f"{RUN} --epochs 1 --run-name a").out
 
 
 # -------------------------------------------------------------------------------------------------------------- seeds
