@@ -77,6 +77,11 @@ class BadImages:
         return json.dumps({"split": split, "path": path, "reason": self.found[key]}) + "\n"
 
 
+def unreadable(file: Path, split: str) -> list[str]:
+    """The files of a split in a run's list of those that could not be read."""
+    return [path for name, path in _read(file) if name == split]
+
+
 def _read(file: Path) -> dict[tuple[str, str], str]:
     """What a list holds; the line that a process was writing when it was killed counts as none."""
     found = {}

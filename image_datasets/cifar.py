@@ -48,6 +48,7 @@ def load(found: Found, workers: int) -> Dataset:
     import numpy as np
     from torchvision import datasets
 
+    from image_datasets.facts import of_images
     from image_datasets.splits import Split
 
     root, verify, incomplete, download = found.layout
@@ -66,7 +67,10 @@ def load(found: Found, workers: int) -> Dataset:
         class_names = list(train.classes)
     else:
         parts, class_names = _read_unverified(reader, root)
-    splits = [Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images)) for images, targets in parts]
+    splits = [
+        Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images), facts=of_images(images))
+        for images, targets in parts
+    ]
     _, _, _, mean, std = FACTS[found.name]
     return Dataset(found.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
 

@@ -65,7 +65,7 @@ def unused(root: Path, used: list[Path]) -> list[str]:
         if is_hidden(entry.name) or Path(entry.path) in used or not entry.is_dir():
             continue
         classes = (inner for inner in os.scandir(entry.path) if inner.is_dir() and not is_hidden(inner.name))
-        if any(_is_image(file.path) for inner in classes for file in os.scandir(inner.path) if file.is_file()):
+        if any(is_image(file) for inner in classes for file in os.scandir(inner.path)):
             names.append(f"{readable(entry.name)}/")
     return [f"{shorten(names)} beside {used[0].name}/ looks like data and is not used"] if names else []
 
@@ -105,7 +105,7 @@ def images_in(folders: list[str], left_out: LeftOut) -> list[str]:
                 left_out.hidden += 1
             elif entry.is_dir():
                 waiting.append(entry.path)
-            elif entry.name.lower().endswith(ENDINGS) or _is_image(entry.path):
+            elif is_image(entry):
                 files.append(entry.path)
             else:
                 left_out.no_image[Path(entry.name).suffix.lower() or "no ending"] += 1
@@ -117,10 +117,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LITTER
 
 
-def _is_image(path: str) -> bool:
-    """Whether the file begins as images do."""
+def is_image(entry: os.DirEntry) -> bool:
+    """Whether a file, or a link to one, has an image's ending, or begins as images do."""
+    if entry.is_dir():
+        return False
+    if entry.name.lower().endswith(ENDINGS):
+        return True
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
+        with open(entry.path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(16)
     except OSError:
         return False

@@ -39,10 +39,9 @@ def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
     known = _read(root)
     facts = np.zeros(len(paths), FACTS)
     missing = []
-    for i, name in enumerate(names):
-        entry = known.get(name)
-        if entry is not None and (entry[0] == stamps[i]).all():
-            facts[i] = entry[1]
+    for i, key in enumerate(zip(names, *stamps.T.tolist(), strict=True)):
+        if key in known:
+            facts[i] = known[key]
         else:
             missing.append(i)
     if not missing:
@@ -55,10 +54,24 @@ def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
         for i, found in zip(missing, pool.imap(_look, (paths[i] for i in missing), chunksize=16), strict=True):
             facts[i] = found
             bar.update()
-    for name, stamp, found in zip(names, stamps, facts, strict=True):
-        known[name] = (stamp, found)
-    _write(root, known)
+    present = [i for i in range(len(paths)) if is_known(facts[i])]  # of others it is not known for how long
+    _write(root, [names[i] for i in present], stamps[present], facts[present])
     return facts
+
+
+def of_images(images: np.ndarray) -> np.ndarray:
+    """The facts (N,) of images that came in memory, uint8 (N, H, W, C): of their pixels."""
+    facts = np.zeros(len(images), FACTS)
+    digests = b"".join(hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)
+    facts["digest"] = np.frombuffer(digests, "<u8").reshape(-1, 2)
+    facts["height"], facts["width"] = images.shape[1:3]
+    facts["kind"] = GREY if images.shape[3] == 1 else COLOUR
+    return facts
+
+
+def is_known(facts: np.ndarray) -> np.ndarray:
+    """Whether a file, or each of some, could be read, so that its content is known."""
+    return facts["digest"].any(-1)
 
 
 def hexadecimal(digests: np.ndarray) -> list[str]:
@@ -98,32 +111,27 @@ def _places(root: Path) -> list[Path]:
     return [root / FILE, cache / f"{name}.npz"]
 
 
-def _read(root: Path) -> dict[str, tuple[np.ndarray, np.void]]:
-    """By name of the file: (size, time) and facts."""
+def _read(root: Path) -> dict[tuple[str, int, int], np.void]:
+    """Facts by name, size and time of the file, from every place that has some."""
+    known: dict[tuple[str, int, int], np.void] = {}
     for place in _places(root):
-        try:
-            with np.load(place, allow_pickle=False) as file:
-                if int(file["version"]) != VERSION:
-                    continue
-                names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-                stamps, facts = file["stamps"], file["facts"]
-                if facts.dtype == FACTS and len(names) == len(stamps) == len(facts):
-                    return dict(zip(names, zip(stamps, facts, strict=True), strict=True))
-        except Exception:  # not there, damaged, or of another version: numpy and zipfile raise many kinds
-            continue
-    return {}
+        # Not there, damaged, or of another version: numpy and zipfile raise many kinds.
+        with contextlib.suppress(Exception), np.load(place, allow_pickle=False) as file:
+            names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            stamps, facts = file["stamps"], file["facts"]
+            if int(file["version"]) == VERSION and facts.dtype == FACTS and len(names) == len(stamps) == len(facts):
+                known.update(zip(zip(names, *stamps.T.tolist(), strict=True), facts, strict=True))
+    return known
 
 
-def _write(root: Path, known: dict[str, tuple[np.ndarray, np.void]]) -> None:
-    names = np.frombuffer("\0".join(known).encode("utf-8", "surrogateescape"), np.uint8)
-    stamps = np.array([stamp for stamp, _ in known.values()], "<i8")
-    facts = np.array([found for _, found in known.values()], FACTS)
+def _write(root: Path, names: list[str], stamps: np.ndarray, facts: np.ndarray) -> None:
+    text = np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
     for place in _places(root):
         try:
             if place.parent != root:
                 place.parent.mkdir(parents=True, exist_ok=True)
             with replacing(place) as temporary, temporary.open("wb") as file:
-                np.savez(file, version=VERSION, names=names, stamps=stamps, facts=facts)
+                np.savez(file, version=VERSION, names=text, stamps=stamps, facts=facts)
             return
         except OSError:  # read-only, or full: the next run looks again
             continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets import folder
-from image_datasets.discovery import LeftOut, images_in, is_hidden
+from image_datasets.discovery import is_hidden, is_image
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.registry import Dataset, Found
 from utils import BadRequest, read_json, shorten, write_json
@@ -39,7 +39,8 @@ class Sharded:
     notes: list[str]
 
     def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Sharded:
-        return replace(self, layout=self.layout.with_splits(splits, class_names))
+        kept = [wnid for wnid, name in zip(self.wnids, self.class_names, strict=True) if name in set(class_names)]
+        return replace(self, layout=self.layout.with_splits(splits, class_names), wnids=kept)
 
     @property
     def root(self) -> Path:
@@ -170,7 +171,7 @@ def _images(where: Path, reading: Reading) -> list[str]:
     if _old(reading):
         files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
     else:
-        files = [os.path.relpath(path, where) for path in images_in([str(where)], LeftOut())]
+        files = sorted(entry.name for entry in os.scandir(where) if not is_hidden(entry.name) and is_image(entry))
     if not files:
         raise BadRequest(f"{where}: a class folder without images ({', '.join(folder.EXTENSIONS)})")
     return files

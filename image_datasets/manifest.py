@@ -11,13 +11,14 @@ import gzip
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from image_datasets.facts import hexadecimal, look_at
+from image_datasets.facts import hexadecimal, is_known, look_at, of_images
 from image_datasets.registry import Found
 from image_datasets.splits import Split
 from utils import BadRequest, readable, replacing, shorten
@@ -30,11 +31,7 @@ def digest(split: Split, class_names: list[str]) -> str:
 
     Of files it is their content that counts, of images that came in memory their pixels.
     """
-    state = hashlib.blake2b(digest_size=16)
-    if split.facts is None:
-        state.update(np.ascontiguousarray(split.images).tobytes())
-    else:
-        state.update(np.ascontiguousarray(split.facts["digest"]).tobytes())
+    state = hashlib.blake2b(np.ascontiguousarray(split.facts["digest"]).tobytes(), digest_size=16)
     state.update(np.ascontiguousarray(split.targets, "<i8").tobytes())
     state.update("\0".join(class_names).encode("utf-8", "surrogatepass"))
     return state.hexdigest()
@@ -45,7 +42,7 @@ def digests(splits: Mapping[str, Split | None], class_names: list[str]) -> dict[
     return {
         name: digest(split, class_names)
         for name, split in splits.items()
-        if split is not None and (split.paths is None or split.facts is not None)
+        if split is not None and split.facts is not None
     }
 
 
@@ -83,7 +80,7 @@ def read(file: Path) -> dict[str, Listed]:
             if tuple(next(rows)) != COLUMNS:
                 raise ValueError("other columns")
             return {path: Listed(split, name, int(size), content) for split, path, name, size, content in rows}
-    except (OSError, EOFError, ValueError, StopIteration, csv.Error) as error:
+    except (OSError, EOFError, ValueError, StopIteration, csv.Error, zlib.error) as error:
         raise BadRequest(f"{file}: the run's list of images cannot be read ({error or type(error).__name__})") from None
 
 
@@ -162,16 +159,20 @@ def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Fou
 # -------------------------------------------------------------------------------------------------------- duplicates
 
 
-def image_keys(split: Split) -> list[bytes]:
-    """Equal where two images are: by the pixels of images in memory, else by the files' content."""
-    if split.images is None:
-        return [bytes(key) for key in split.facts["digest"]]
-    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in split.images]
+def image_keys(split: Split) -> list[bytes | None]:
+    """Equal where two images are: by the pixels of images in memory, else by the files' content. None for an image that
+    cannot be read."""
+    by_pixels = split.images is not None and split.paths is not None
+    facts = of_images(split.images) if by_pixels else split.facts
+    readable = is_known(facts)
+    readable[split.bad()] = False
+    return [bytes(key) if known else None for key, known in zip(facts["digest"], readable, strict=True)]
 
 
-def under_two_labels(keys: Iterable[bytes], targets: Iterable[int]) -> int:
+def under_two_labels(keys: Iterable[bytes | None], targets: Iterable[int]) -> int:
     """How many images stand under more than one class, each counted once."""
     labels: dict[bytes, set[int]] = {}
     for key, target in zip(keys, targets, strict=True):
-        labels.setdefault(key, set()).add(target)
+        if key is not None:
+            labels.setdefault(key, set()).add(target)
     return sum(len(found) > 1 for found in labels.values())

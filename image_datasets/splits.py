@@ -30,7 +30,8 @@ class Split:
         reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
             could not are there in black, and left out of every batch.
         reading: the rules that files are read by.
-        facts: of the files, as `facts.look_at` gives them; None where nobody has looked.
+        facts: of the files, or of images that came in memory, as image_datasets/facts.py gives them; None where nobody
+            has looked.
     """
 
     targets: np.ndarray

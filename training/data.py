@@ -24,7 +24,7 @@ from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from training import distributed, options
-from utils import BadRequest, in_px, sides
+from utils import BadRequest, in_px, shorten, sides
 
 LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
 
@@ -157,7 +157,9 @@ def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
 def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop: bool, unused: list[Split]) -> Split:
     """Tells how many training images also stand in the other splits, and how many stand under two classes; with `drop`
     leaves the former out, and adds them to `unused`. Of files by older rules nothing is known."""
-    if train.images is None and train.facts is None:
+    if train.facts is None:
+        if drop:
+            raise BadRequest("--drop-duplicates has no effect with --data-rules 1, which look at no file's content")
         return train
     splits = {"train": train, "validation": val, dataset.test_name: dataset.test}
     splits = {name: split for name, split in splits.items() if split is not None}
@@ -168,7 +170,7 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     taught = keys.pop("train")
     found, counts = np.zeros(len(train), dtype=bool), []
     for name, others in keys.items():
-        also = np.fromiter(map(set(others).__contains__, taught), bool, len(taught))
+        also = np.fromiter(map((set(others) - {None}).__contains__, taught), bool, len(taught))
         found |= also
         counts += [f"{int(also.sum()):,} in {name}"] if also.any() else []
     if not found.any():
@@ -177,6 +179,10 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     if not drop:
         dataset.notes.append(f"{images}; --drop-duplicates leaves them out of training")
         return train
+    lost = np.setdiff1d(train.targets, train.targets[~found])
+    if len(lost):
+        names = shorten((dataset.class_names[label] for label in lost), 3)
+        raise BadRequest(f"--drop-duplicates: no training image would be left of {names}; {images}")
     dataset.notes.append(f"{images}; left out of training")
     if train.paths is not None:
         unused.append(train.subset(np.flatnonzero(found)))

@@ -21,6 +21,7 @@ class Measurable:
         dataset, data_path: what it reported on, and the folder that this was read from.
         reading: the settings by which its image files were found and read.
         top1: what it reported.
+        is_evaluation: it scored a checkpoint, perhaps on other data than that was trained on.
     """
 
     directory: RunDirectory
@@ -29,6 +30,7 @@ class Measurable:
     data_path: str | None
     reading: dict[str, Any]
     top1: float
+    is_evaluation: bool = False
 
 
 def find(paths: list[str]) -> list[Measurable]:
@@ -74,4 +76,7 @@ def _read(directory: RunDirectory) -> Measurable:
         where = "" if checkpoint.is_absolute() else f", relative to {Path.cwd()}, the current folder"
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")
     reading = {key: settings[key] for key in SETTINGS}
-    return Measurable(directory, checkpoint, settings["dataset"], settings["data_path"], reading, content["top1"])
+    evaluated = settings.get("evaluated") is not None
+    return Measurable(
+        directory, checkpoint, settings["dataset"], settings["data_path"], reading, content["top1"], evaluated
+    )

@@ -92,7 +92,7 @@ def _dataset(
             found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
         datasets[key] = membership.load_scored(
-            found, str(run.checkpoint), content, False, s.accept_changed_data, s.num_workers
+            found, str(run.checkpoint), content, run.is_evaluation, s.accept_changed_data, s.num_workers
         )
     return datasets[key]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import image_datasets
 from image_datasets import manifest
+from image_datasets.bad_images import unreadable
 from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
 from image_datasets.registry import Dataset, Found
@@ -54,7 +55,7 @@ def _of_scored(
 ) -> tuple[Found, dict[str, Any]]:
     """What `check_dataset` found, with the test images of the run's list as its test split."""
     file = RunDirectory(Path(checkpoint).parent).images
-    if not content.get("image_digests") or found.layout is None or not file.is_file():
+    if not content.get("image_digests") or not hasattr(found.layout, "splits") or not file.is_file():
         return found, {"notes": []}
     listed = manifest.read(file)
     tested = {name: item for name, item in listed.items() if item.split == "test"}
@@ -77,10 +78,10 @@ def _of_scored(
         if path not in taken and (name := found.layout.class_names[label]) in index:
             train[0].append(path)
             train[1].append(index[name])
-    reported = "val" if "val" in found.layout.splits and "test" not in found.layout.splits else "test"
+    reported = "val" if [*inside.layout.splits] == ["val"] else "test"
     splits = {"train": train, reported: (paths, [index[name] for name in classes])}
     layout = found.layout.with_splits(splits, names)
-    facts: dict[str, Any] = {"notes": []}
+    facts: dict[str, Any] = {"notes": _added([name for name in changes.added if name not in listed])}
     if changes:
         facts["changed_data"] = changes.counts()
         facts["notes"].append(f"the test images are not all those that the run was tested on: {changes}")
@@ -114,7 +115,7 @@ def _check_scored(
     digests = manifest.digests({"test": dataset.test}, dataset.class_names)
     facts["image_digests"] = digests
     theirs = content.get("image_digests")
-    if theirs is None:
+    if not theirs:
         _check_older(dataset, checkpoint, named, accept, facts)
     elif digests and digests["test"] != theirs.get("test") and not facts["notes"]:
         if not (named or accept):
@@ -127,7 +128,8 @@ def _check_scored(
 def _check_older(dataset: Dataset, checkpoint: str, named: bool, accept: bool, facts: dict[str, Any]) -> None:
     """Of a run without a list: by the classes of its predictions, where they lie beside the checkpoint."""
     facts["notes"].append(NO_LIST)
-    file = RunDirectory(Path(checkpoint).parent).predictions
+    directory = RunDirectory(Path(checkpoint).parent)
+    file = directory.predictions
     if named or not file.is_file():
         return
     try:
@@ -136,6 +138,8 @@ def _check_older(dataset: Dataset, checkpoint: str, named: bool, accept: bool, f
     except Exception:  # damaged: numpy and zipfile raise many kinds
         return
     ours = dataset.test.targets
+    if len(ours) == len(targets) + len(unreadable(directory.bad_images, "test")) != len(targets):
+        return  # predictions lack the images that could not be read
     if len(ours) != len(targets):
         difference = f"{len(ours):,} images, then {len(targets):,}"
     elif not np.array_equal(ours, targets):

@@ -326,3 +326,102 @@ def test_the_sheet_of_images_shows_those_that_were_scored(learns, cli, noise):
     (root / tested).unlink()
     result = cli("runs/s0 runs/s1 --images", script=compare)
     assert result.status == 2 and "is not what the runs were scored on" in result.err
+
+
+# ------------------------------------------------------------------------------------------------- what a review found
+
+
+def test_pixels_in_memory_are_the_same_in_grey_and_colour(learns, workdir):
+    for chans in (1, 3):
+        line = "--dataset digits --model resnet9 --widths 8,8,8 --depths 1,1,1 --epochs 1 --train-fraction 0.2"
+        learns(f"{line} --in-chans {chans} --run-name c{chans}")
+        learns(f"--evaluate runs/c{chans}/best.pth --run-name e{chans}")
+        assert np.array_equal(predictions(f"c{chans}"), predictions(f"e{chans}"))
+    assert summary("c1")["image_digests"]["test"] == summary("c3")["image_digests"]["test"]
+
+
+def test_a_run_by_the_oldest_rules_is_held_to_its_predictions(cli, learns, noise):
+    root = noise(train=20, test=6)
+    learns(f"{RUN} --epochs 1 --data-rules 1 --run-name a")
+    assert summary("a")["image_digests"] == {} and not Path("runs/a/images.csv.gz").exists()
+    learns("--evaluate runs/a/best.pth --run-name same")
+    assert any("stores no list of its images" in note for note in summary("same")["notes"])
+    (root / "test/cat/00.png").unlink()
+    result = cli("--evaluate runs/a/best.pth --run-name fewer")
+    assert result.status == 2 and "(11 images, then 12)" in result.err
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+def test_images_that_could_never_be_read_are_no_change(cli, learns, noise, monkeypatch, rules):
+    root = noise(70, train=20, test=6)
+    for part in ("train", "test"):
+        for name in ("07.png", "08.png")[: 1 + (part == "train")]:
+            (root / part / "cat" / name).write_bytes(b"no image")
+    line = f"{RUN} --img-size 16 --num-workers 0 --on-bad-image skip --data-rules {rules}"
+    learns(f"{line} --epochs 2 --drop-duplicates --run-name a" if rules == 2 else f"{line} --epochs 2 --run-name a")
+    learns("--evaluate runs/a/best.pth --on-bad-image skip --num-workers 0 --run-name e")
+    assert np.array_equal(predictions("a"), predictions("e"))
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert cli(f"{line} --epochs 2 --run-name b").status == 130
+    learns("--resume --run-name b")
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_read_again(noise, monkeypatch):
+    from image_datasets import facts
+
+    root = noise(train=2)
+    paths = sorted(map(str, root.glob("train/*/*.png")))
+    with monkeypatch.context() as patch:
+        patch.setattr(facts.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError("a server is away")))
+        assert not facts.is_known(facts.look_at(root, paths, 1)).any()
+    found = facts.look_at(root, paths, 1)
+    assert facts.is_known(found).all() and len({bytes(digest) for digest in found["digest"]}) == 4
+
+
+def test_an_evaluation_on_other_data_can_be_measured(learns, noise):
+    noise(train=20, test=5)
+    noise(root="other", seed=5, train=3, test=7)
+    learns(f"{RUN} --epochs 1 --run-name a")
+    learns("--evaluate runs/a/best.pth --datapath other --run-name other")
+    learns("--measure runs/other --corruptions")
+    found = json.loads(Path("runs/other/robustness.json").read_text())
+    assert found["images"] == 14 and found["clean"]["top1"] == summary("other")["top1"]
+
+
+def test_a_test_folder_that_is_added_later_is_not_what_a_run_was_tested_on(learns, noise):
+    noise(train=20, val=5)
+    learns(f"{RUN} --epochs 1 --run-name a")
+    noise(seed=7, test=6)
+    learns("--evaluate runs/a/best.pth --run-name e")
+    assert (
+        np.array_equal(predictions("a"), predictions("e")) and summary("e")["split"] == summary("a")["split"] == "val"
+    )
+    assert "images added since the run began, and left out: 12" in summary("e")["notes"]
+
+
+def test_dropping_all_images_of_a_class_is_refused(cli, noise):
+    root = noise(train=20)
+    shutil.copytree(root / "train" / "cat", root / "test" / "cat")
+    save(root / "test" / "cat" / "more.png", np.zeros((16, 16, 3), np.uint8))
+    result = cli(f"{RUN} --epochs 1 --drop-duplicates --run-name a")
+    assert result.status == 2 and "no training image would be left of cat" in result.err
+    result = cli(f"{RUN} --epochs 1 --drop-duplicates --data-rules 1 --run-name a")
+    assert result.status == 2 and "--drop-duplicates has no effect with --data-rules 1" in result.err
+
+
+def test_a_damaged_list_is_told_in_one_line(cli, learns, noise):
+    noise(train=20)
+    learns(f"{RUN} --epochs 1 --run-name a")
+    whole = Path("runs/a/images.csv.gz").read_bytes()
+    for place in range(10, len(whole), 40):
+        Path("runs/a/images.csv.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        result = cli("--evaluate runs/a/best.pth --run-name e --overwrite")
+        assert result.status == 2 and "the run's list of images cannot be read" in result.err
+
+
+def test_a_data_set_of_another_kind_is_refused_by_its_classes(cli, learns, noise):
+    noise(train=20)
+    learns(f"{RUN} --epochs 1 --run-name a")
+    result = cli("--evaluate runs/a/best.pth --dataset digits --run-name e")
+    assert result.status == 2 and "has 2 classes, digits has 10" in result.err
