@@ -51,9 +51,11 @@ for name in USR1 TERM INT HUP; do
     # shellcheck disable=SC2064  # the name is meant to be that of now
     trap "hand_on $name" "$name"
 done
+status=127
 while :; do # a signal, too, ends a wait, with a status that is not the command's
     interrupted=
     wait "$child"
-    status=$?
+    code=$?
+    ((code == 127)) || status=$code # 127: it had ended, and was waited for, when the signal came
     [[ -n $interrupted ]] || exit "$status"
 done
