@@ -1,6 +1,6 @@
 """Which folders are classes, and which files in them are images: the rules from version 2 on.
 
-Nothing is decided in silence: what is left out is counted, and told in the data set's notes.
+What is left out is counted in the data set's notes.
 """
 
 from __future__ import annotations

@@ -127,9 +127,8 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
 
 def _find_as_before(name: str, root: Path) -> FoundFiles:
     """By the rules of version 1, which runs keep that were made by them."""
-    path = root
     if not (root / "train").is_dir():
-        raise BadRequest(f"--datapath {path}: has no folder train/ with one folder of images per class")
+        raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
     class_names = sorted(_class_folders(root / "train"))
     _check_classes(root / "train", class_names)
     splits = {"train": _scan(root / "train", class_names, images="images" if name == "tiny-imagenet" else "")}
@@ -140,7 +139,7 @@ def _find_as_before(name: str, root: Path) -> FoundFiles:
             if (root / part).is_dir():
                 splits[part] = _scan(root / part, class_names, allow_empty=True)
     if name == "imagenet1k" and "val" not in splits:
-        raise BadRequest(f"--datapath {path}: has no val/ with one folder of images per class")
+        raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
     return class_names, splits, [OLD_RULES]
 
 
@@ -208,7 +207,7 @@ def load(found: Found, workers: int) -> Dataset:
 
 def _judge(facts, notes: list[str]) -> tuple[bool, int | None, int | None]:
     """(whether all images are grey, the side of all where they are equal, square and small, the same where they are not
-    small but up to 224 px), from all files' headers. A mixture of grey and colour is told in `notes`."""
+    small but up to 224 px), from all files' headers. Adds a mixture of grey and colour to `notes`."""
     import numpy as np
 
     from image_datasets.facts import COLOUR, GREY

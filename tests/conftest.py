@@ -206,6 +206,18 @@ def publish(tmp_path, monkeypatch):
     return put
 
 
+@pytest.fixture
+def store(tmp_path):
+    """Writes a file; returns its path."""
+
+    def write(content: bytes, name: str = "a.jpg") -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
 @pytest.fixture(params=["simplejpeg", "pillow"])
 def decoder(request, monkeypatch):
     """Both decoders in turn: simplejpeg need not be installed."""

@@ -15,9 +15,10 @@ from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
 from image_datasets.registry import Dataset, Found
 from training.run_directory import RunDirectory
-from utils import BadRequest
+from utils import BadRequest, shorten
 
 NO_LIST = "the run stores no list of its images: that they are the same is known by classes and counts alone"
+OTHER_IMAGES = "these are other images than those that the run was tested on"
 
 
 def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Found, list[str]]:
@@ -42,8 +43,9 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
     if list(content["class_names"]) != list(class_names):
         lost = [name for name in content["class_names"] if name not in class_names]
         new = [name for name in class_names if name not in content["class_names"]]
-        raise BadRequest(f"{path}: the run has other classes than its data set has now (gone: {_list(lost)}; new:"
-                         f" {_list(new)}); put them back, or start a new run with --weights {path}")  # fmt: skip
+        difference = f"gone: {shorten(lost, 3) or 'none'}; new: {shorten(new, 3) or 'none'}"
+        raise BadRequest(f"{path}: the run has other classes than its data set has now ({difference}); put them back, or"
+                         f" start a new run with --weights {path}")  # fmt: skip
     for split, digest in content.get("image_digests", {}).items():
         if digests.get(split) != digest:
             raise BadRequest(f"{path}: the {split} images are not those that the run began with; put them back, or"
@@ -61,7 +63,7 @@ def _of_scored(
     tested = {name: item for name, item in listed.items() if item.split == "test"}
     inside, changes = manifest.restrict(found, tested, workers)
     if named and len(changes.missing) + len(changes.changed) == len(tested):
-        return found, {"notes": ["these are other images than those that the run was tested on"]}
+        return found, {"notes": [OTHER_IMAGES]}
     if changes and not accept:
         raise BadRequest(f"{checkpoint}: the images that the run was tested on have changed ({changes}); put them back,"
                          " or score it all the same with --accept-changed-data")  # fmt: skip
@@ -121,7 +123,7 @@ def _check_scored(
         if not (named or accept):
             images = f"the {dataset.test_name} images of {dataset.name} are not those that the run was tested on"
             raise BadRequest(f"{checkpoint}: {images}; --datapath names others, --accept-changed-data scores these")
-        facts["notes"].append("these are other images than those that the run was tested on")
+        facts["notes"].append(OTHER_IMAGES)
     _note_trained_on(dataset, checkpoint, facts)
 
 
@@ -164,7 +166,3 @@ def _note_trained_on(dataset: Dataset, checkpoint: str, facts: dict[str, Any]) -
 
 def _added(names: list[str]) -> list[str]:
     return [f"images added since the run began, and left out: {len(names):,}"] if names else []
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

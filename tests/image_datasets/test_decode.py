@@ -39,16 +39,6 @@ def rotated() -> Image.Exif:
     return exif
 
 
-@pytest.fixture
-def store(tmp_path):
-    def write(content: bytes, name: str = "a.jpg") -> str:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return str(path)
-
-    return write
-
-
 def assert_equal(pixels: torch.Tensor, image: Image.Image) -> None:
     assert isinstance(pixels, torch.Tensor)
     assert pixels.dtype == torch.uint8

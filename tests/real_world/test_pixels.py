@@ -174,16 +174,6 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def store(tmp_path):
-    def write(content: bytes, name: str = "a.jpg") -> str:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return str(path)
-
-    return write
-
-
 def read(path: str, chans: int, reading: Reading) -> np.ndarray:
     """(H, W, C), which both readers agree on."""
     pixels = as_array(read_pixels(path, chans, reading))
