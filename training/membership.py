@@ -44,8 +44,8 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
         lost = [name for name in content["class_names"] if name not in class_names]
         new = [name for name in class_names if name not in content["class_names"]]
         difference = f"gone: {shorten(lost, 3) or 'none'}; new: {shorten(new, 3) or 'none'}"
-        raise BadRequest(f"{path}: the run has other classes than its data set has now ({difference}); put them back, or"
-                         f" start a new run with --weights {path}")  # fmt: skip
+        raise BadRequest(f"{path}: the run has other classes than its data set has now ({difference}); put them back,"
+                         f" or start a new run with --weights {path}")  # fmt: skip
     for split, digest in content.get("image_digests", {}).items():
         if digests.get(split) != digest:
             raise BadRequest(f"{path}: the {split} images are not those that the run began with; put them back, or"
