@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from comparison import study
 from comparison.metric_names import METRICS
-from training import options
-from training.flag_types import POSITIVE, one_of, path, text
-from training.flags import FLAGS, Flag
-from training.parser import read_flags
+from settings import checks, terminal
+from settings.flag_types import POSITIVE, one_of, path, text
+from settings.flags import FLAGS, Flag
+from settings.parser import read_flags
 from utils import BadRequest, require
 
 DESCRIPTION = (
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compares what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
     given = read_flags(argv, DESCRIPTION, GROUPS)
-    s = options.complete(given, GROUPS)
+    s = checks.complete(given, GROUPS)
     if "data_path" in given and not s.images:
         raise BadRequest("--data-path has no effect: it needs --images")
     if "wandb_project" in given and s.wandb == "disabled":
@@ -64,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(options.one_line_errors(main))
+    sys.exit(terminal.run_script(main))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from training import options
-from training.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
-from training.menu import run_menu
-from training.scripts import SCRIPTS
+from commands import start_training
+from commands.menu import run_menu
+from settings import checks, terminal
+from settings.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
+from settings.scripts import SCRIPTS
 from utils import BadRequest, require
 
 
@@ -22,37 +23,37 @@ def main(argv: list[str] | None = None) -> int:
             " all flags: --help; at a terminal there is a menu"
         )
     mode, settings, given = SCRIPTS["main.py"].parse(argv)
-    require(*options.PACKAGES)
+    require(*checks.PACKAGES)
     if mode == TRAIN:
-        options.train(settings, given)
+        start_training(settings, given)
     elif mode == EVALUATE:
-        from training.use import run_evaluation
+        from commands.evaluate import run_evaluation
 
         run_evaluation(settings, given)
     elif mode == MEASURE:
-        from training.measure import run_measurements
+        from commands.measure import run_measurements
 
         run_measurements(settings, given)
     elif mode == PREDICT:
-        from training.use import run_prediction
+        from commands.predict import run_prediction
 
         run_prediction(settings)
     elif mode == LIST:
-        from training import catalogue
+        from commands import catalogue
 
         s = settings
         catalogue.print_models(s.list_models, s.dataset, s.data_path, s.img_size, s.in_chans)
     elif mode == SUMMARY:
-        from training import catalogue
+        from commands import catalogue
 
         catalogue.print_summary(settings)
     else:
-        found = options.check_data(settings, given)
-        from training.inspection import inspect_data
+        found = checks.check_data(settings, given)
+        from commands.inspect_data import inspect_data
 
         inspect_data(settings, found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(options.one_line_errors(main))
+    sys.exit(terminal.run_script(main))

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from experiments import plan as plans
 from experiments import study_file
 from experiments.plan import CHANGED, FINISHED, NEW, STOPPED, Plan, Run
-from training import options
-from training.flag_types import COUNT, number, one_of, path, text
-from training.flags import FLAGS, Flag
-from training.parser import read_flags
+from settings import checks, terminal
+from settings.flag_types import COUNT, number, one_of, path, text
+from settings.flags import FLAGS, Flag
+from settings.parser import read_flags
 from utils import BadRequest, require
 
 DESCRIPTION = (
@@ -85,10 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs, submits or shows the study that the command line names."""
     argv = sys.argv[1:] if argv is None else argv
     given = read_flags(argv, DESCRIPTION, GROUPS)
-    s = options.complete(given, GROUPS)
+    s = checks.complete(given, GROUPS)
     _check(s, given)
     if not s.dry_run or s.estimate:
-        require(*options.PACKAGES)
+        require(*checks.PACKAGES)
     sets = dict(s.set or [])
     study = study_file.read(Path(s.study), sets, s.name)
     plan = plans.make(study, s.runs_dir)
@@ -160,4 +160,4 @@ def _dry_run(plan: Plan, todo: list[tuple[Run, str]], settings, estimate: bool, 
 
 
 if __name__ == "__main__":
-    sys.exit(options.one_line_errors(main))
+    sys.exit(terminal.run_script(main))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from training import options
-from training.scripts import SCRIPTS
+from commands import start_training
+from settings import checks, terminal
+from settings.scripts import SCRIPTS
 from utils import require
 
 
@@ -16,9 +17,10 @@ def main(argv: list[str] | None = None) -> int:
     """Trains what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
     _, settings, given = SCRIPTS["train_deit_imagenet100.py"].parse(argv)
-    require(*options.PACKAGES)
-    return options.train(settings, given)
+    require(*checks.PACKAGES)
+    start_training(settings, given)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(options.one_line_errors(main))
+    sys.exit(terminal.run_script(main))

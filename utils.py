@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -194,7 +195,7 @@ def human(value: float) -> str:
 
 
 def decimal(value: float, places: int = 4) -> str:
-    """A loss, say, with so many decimals; one that ran away as ``1.2e+37``."""
+    """A loss, say, with so is_distributed decimals; one that ran away as ``1.2e+37``."""
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
 
 
@@ -309,3 +310,40 @@ def read_json(path: Path) -> Any:
         raise BadRequest(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise BadRequest(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """Its number on this machine."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def is_distributed() -> bool:
+    return world_size() > 1
+
+
+def is_main_process() -> bool:
+    return rank() == 0
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes again, after one of them had died."""
+    return is_distributed() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from training import options
-from training.flag_types import COUNT, number, path
-from training.flags import FLAGS, Flag
-from training.parser import read_flags
+from settings import checks, terminal
+from settings.flag_types import COUNT, number, path
+from settings.flags import FLAGS, Flag
+from settings.parser import read_flags
 from utils import BadRequest, require
 
 DESCRIPTION = (
@@ -57,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
     """Draws what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
     given = read_flags(argv, DESCRIPTION, GROUPS)
-    settings = options.complete(given, GROUPS)
+    settings = checks.complete(given, GROUPS)
     settings.first = _checkpoint("first", settings.first)
     settings.second = _checkpoint("second", settings.second)
-    options.check_output_file("--output", settings.output)
-    options.check_hardware(settings)
-    require(*options.PACKAGES)
-    from training.answers import show_answers  # imports torch
+    checks.check_output_file("--output", settings.output)
+    checks.check_hardware(settings)
+    require(*checks.PACKAGES)
+    from commands.compare_predictions import show_answers  # imports torch
 
     show_answers(settings, given)
     return 0
@@ -81,4 +81,4 @@ def _checkpoint(flag: str, name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(options.one_line_errors(main))
+    sys.exit(terminal.run_script(main))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import plots
+from records import plots
 
 Answer = tuple[str, float, bool]  # class name, its probability, whether it is right
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt, parameter
-from training.processes import autocast, without_tf32
-from training.run_directory import versions
+from records.run_directory import versions
+from training.devices import autocast, without_tf32
 
 SEED = 0  # the same for every run: all models see the same corrupted images
 

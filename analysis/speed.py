@@ -18,19 +18,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from analysis import cost
+from analysis.timing import Repeated, spread, synchronizer
 from data_transform import Mix
 from image_datasets.batches import ResidentTrainBatches
+from records.run_directory import versions
 from training import batch_size as fitting
-from training import cost
-from training.checkpoint import RunState
-from training.loop import Recipe, evaluate, train_epoch
+from training.config import TrainConfig
+from training.devices import autocast, device_name
+from training.evaluation import evaluate
+from training.loop import train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, make_optimizer, parameter_groups
-from training.processes import autocast, device_name
-from training.run_directory import versions
-from training.timing import Repeated, spread, synchronizer
-from training.tracking import Progress
+from training.progress import Progress
+from training.state import RunState
 from utils import RunFailed, sides
 
 REPEATS = 5  # measurements of each rate, of which the median counts
@@ -68,7 +70,7 @@ class ReadyBatches:
 class SteadyTrainer:
     """The training loop over any number of batches, as often as it is wanted; nothing is shown or saved."""
 
-    def __init__(self, state: RunState, forward: Callable[[torch.Tensor], torch.Tensor], recipe: Recipe):
+    def __init__(self, state: RunState, forward: Callable[[torch.Tensor], torch.Tensor], recipe: TrainConfig):
         self.state, self.forward, self.recipe = state, forward, recipe
         self.progress = Progress()
         self.progress.terminal, self.progress.interval = False, math.inf  # a bar would tear what is printed
@@ -84,7 +86,7 @@ class SteadyTrainer:
 
 
 @dataclass(frozen=True)
-class Subject:
+class CostSubject:
     """What is measured.
 
     Attributes:
@@ -102,7 +104,7 @@ class Subject:
     precision: str
 
 
-def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
+def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
     """Rates, latency and memory, with lowest and highest measurement in "spread".
 
     A training step is that of the run's loop with its loss, optimiser and averaged weights, on a batch that lies on the
@@ -165,7 +167,7 @@ def measure_cost(subject: Subject, most: int) -> dict[str, Any]:
     }
 
 
-def make_trainer(subject: Subject) -> SteadyTrainer:
+def make_trainer(subject: CostSubject) -> SteadyTrainer:
     """Trains a copy of the model as its run did, but at a rate of 0: the steps cost the same, and cannot diverge."""
     s, device = subject.s, subject.device
     model = copy.deepcopy(subject.model)
@@ -181,7 +183,7 @@ def make_trainer(subject: Subject) -> SteadyTrainer:
         ema=None if s.ema is None else ModelEMA(model, s.ema),
         scaler=torch.amp.GradScaler(device.type) if subject.precision == "fp16" else None,
     )
-    recipe = Recipe(
+    recipe = TrainConfig(
         criterion=make_criterion(s.loss, subject.num_classes, s.label_smoothing, s.bce_target_threshold),
         mix=Mix(s.augmentation, subject.num_classes, s.cutmix_alpha, s.mixup_alpha, s.mix_prob),
         learning_rate=lambda step: 0.0,
@@ -193,7 +195,7 @@ def make_trainer(subject: Subject) -> SteadyTrainer:
 
 
 @torch.inference_mode()
-def _latencies(subject: Subject, image: torch.Tensor, synchronize: Callable[[], None]) -> list[float]:
+def _latencies(subject: CostSubject, image: torch.Tensor, synchronize: Callable[[], None]) -> list[float]:
     """Milliseconds of each of SINGLES forward passes of one image."""
     times = []
     for _ in range(WARMUPS + SINGLES):

@@ -23,8 +23,8 @@ from image_datasets.image_check import check_images
 from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
-from training import distributed, options
-from utils import BadRequest, in_px, shorten, sides
+from models import registry
+from utils import BadRequest, in_px, rank, shorten, sides, world_size
 
 LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
 
@@ -106,7 +106,7 @@ def load_data(s: SimpleNamespace, found: Found) -> Data:
     elif s.normalization != "dataset":
         published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
         dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
-    s.img_size = options.image_size(s.img_size, s.model, dataset.natural_side)
+    s.img_size = registry.image_size(s.img_size, s.model, dataset.natural_side)
     _check_shape(s, dataset)
     if s.flip is None:
         s.flip = dataset.flip
@@ -222,7 +222,7 @@ def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split:
     """What batches of every split, "train", "val" or "test", are made with."""
     report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(), "report": report,
+            "batch_size": s.batch_size, "rank": rank(), "ranks": world_size(), "report": report,
             "eval_crop": data.eval_crop, "resize_mode": s.resize_mode}  # fmt: skip
 
 

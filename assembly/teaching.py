@@ -9,17 +9,23 @@ from typing import Any
 
 import torch
 
+import models
+from assembly.data import Data, batch_arguments
+from assembly.trained import read_for_use
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from models.weights import KINDS, other_kind
-from training import model_flags, processes, recipes, resume
-from training.data import Data, batch_arguments
+from image_datasets.registry import Dataset, statistics_for
+from models import registry
+from models.weights import KINDS, load, other_kind, read_weights
+from records.checkpoint import is_checkpoint, match_classes
+from records.log import say
+from records.run_directory import TEACHER, RunDirectory
+from settings import model_flags, recipes, resume
+from training import devices
 from training.distillation import Distillation
-from training.loop import evaluate
-from training.run_directory import TEACHER, RunDirectory
+from training.evaluation import evaluate
 from training.stopping import Stop
-from training.teacher import CachedTeacher, Teacher, load_teacher
-from training.tracking import say
-from utils import BadRequest
+from training.teacher import CachedTeacher, Teacher
+from utils import BadRequest, shorten
 
 
 def train_teacher(s: SimpleNamespace, train: Callable[[SimpleNamespace], None]) -> str:
@@ -43,7 +49,7 @@ def train_teacher(s: SimpleNamespace, train: Callable[[SimpleNamespace], None]) 
     )  # fmt: skip
     directory = RunDirectory(Path(teacher.runs_dir) / teacher.run_name)
     teacher.resume = s.resume and directory.settings.is_file()
-    if not (teacher.resume and resume.finished(teacher)):
+    if not (teacher.resume and resume.is_finished(teacher)):
         say(f"teacher       {s.teacher} is trained first, for {s.teacher_epochs} epochs")
         say()
         train(teacher)
@@ -80,7 +86,7 @@ def make_distillation(
     split, batches = "validation", val_batches
     if batches is None:
         split, batches = "train", _in_order(s, data, device)
-    with processes.without_tf32():
+    with devices.without_tf32():
         top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32", stop=stop)[0]["top1"]
     kind = ""
     if teacher.kind is not None:
@@ -118,3 +124,72 @@ def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
     seeds = [settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
              for settings in (theirs, vars(s))]  # fmt: skip
     return seeds[0] != seeds[1] or theirs.get("val_fraction") != s.val_fraction
+
+
+IMAGENET_CLASSES = 1000
+
+
+def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
+    """The trained model `name` as a teacher of `dataset`'s classes.
+
+    Args:
+        file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's; None: the
+            published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
+        kind: of the file's weights, "raw" or "ema", see `models.weights.read_weights`.
+
+    Raises BadRequest where the weights or the classes do not fit.
+    """
+    if file is not None and is_checkpoint(Path(file)):
+        model, content = read_for_use(file, None, kind)
+        if content["settings"]["model"] != name:
+            raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
+        match_classes(f"--teacher-weights {file}", content, dataset.class_names, dataset.name)
+        if content["in_chans"] != dataset.in_chans:
+            raise BadRequest(f"--teacher-weights {file}: wants images of {content['in_chans']} channels, not of"
+                             f" {dataset.in_chans}")  # fmt: skip
+        teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
+        teacher.settings = content["settings"]
+        if content["ema"] is not None:
+            teacher.kind = kind or content["best"].get("weights", "raw")
+        return teacher
+
+    img_size = registry.image_size(None, name, dataset.natural_side)
+    mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
+    if file is None:
+        outputs = _imagenet_outputs(name, dataset)
+        try:
+            model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
+        except BadRequest as error:
+            reason = str(error).replace("--weights", "--teacher-weights")
+            raise BadRequest(f"--teacher {name}: {reason}; --teacher-epochs N trains one") from None
+        return Teacher(model, 224, mean, std, outputs)
+    weights = read_weights(Path(file), kind)
+    for note in weights.notes:
+        say(f"teacher       {note}")
+    state = weights.state
+    num_classes = len(dataset.class_names)
+    model = models.create_model(name, num_classes, img_size, dataset.in_chans)
+    found = {state[f"{head}.weight"].shape[0] for head in model.head_names if f"{head}.weight" in state}
+    outputs = None
+    if found == {IMAGENET_CLASSES} != {num_classes}:
+        outputs = _imagenet_outputs(name, dataset)
+        model, img_size = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans), 224
+    elif found and found != {num_classes}:
+        raise BadRequest(f"--teacher-weights {file}: has {max(found)} classes, {dataset.name} has {num_classes}")
+    load(model, state, file)
+    teacher = Teacher(model, img_size, mean, std, outputs)
+    teacher.kind = weights.kind if weights.others else None
+    return teacher
+
+
+def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:
+    """For each class of the data set the index of its WNID among ImageNet-1k's classes."""
+    from timm.data import ImageNetInfo
+
+    index = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    wnids = dataset.wnids or dataset.class_names
+    unknown = [wnid for wnid in wnids if wnid not in index]
+    if unknown:
+        raise BadRequest(f"--teacher {name}: ImageNet has no class {shorten(unknown, 2)} of {dataset.name}; give"
+                         " --teacher-weights FILE, a checkpoint that was trained on this data set")  # fmt: skip
+    return [index[wnid] for wnid in wnids]

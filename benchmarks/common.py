@@ -18,11 +18,11 @@ from typing import Any
 
 import image_datasets
 import models
-from training import options
-from training.flag_types import COUNT, POSITIVE, text
-from training.flags import FLAGS, Flag
-from training.parser import read_flags
-from training.timing import spread
+from analysis.timing import spread
+from settings import checks, terminal
+from settings.flag_types import COUNT, POSITIVE, text
+from settings.flags import FLAGS, Flag
+from settings.parser import read_flags
 from utils import BadRequest, write_json
 
 USUAL, TIMM, SUITE = "usual", "timm", "suite"
@@ -50,7 +50,7 @@ def read(argv: list[str] | None, description: str, flags: list[Flag], quick: dic
     if given.get("quick"):
         defaults.update({**QUICK, **quick})
     s = SimpleNamespace(**{**defaults, **given})
-    options.check_hardware(SimpleNamespace(device=s.device, gpu=None, num_workers=0))
+    checks.check_hardware(SimpleNamespace(device=s.device, gpu=None, num_workers=0))
     for name in getattr(s, "model", None) or []:
         models.check_name(name)
     if s.json is not None:
@@ -76,7 +76,7 @@ def script(main: Callable[[], int]) -> int:
             print("\nstopped", file=sys.stderr)
             return 130
 
-    return options.one_line_errors(stoppable)
+    return terminal.run_script(stoppable)
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import cases
 from benchmarks.common import DATA, Bench, read, script
-from training.flag_types import COUNT
-from training.flags import Flag
+from settings.flag_types import COUNT
+from settings.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: tor
     """Two rows: the epoch from its first batch's making to its last step, and its batches without any training."""
     import numpy as np
 
+    from analysis.cost import count_flops
     from benchmarks import hardware, ways
-    from training.cost import count_flops
 
     num_classes = len(dataset.class_names)
     trainers = ways.trainers(case, num_classes, device, precision)

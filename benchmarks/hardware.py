@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.run_directory import versions
-from training.timing import Repeated, cpu_name, spread, synchronizer
-from utils import cores
+from analysis.timing import Repeated, spread, synchronizer
+from records.run_directory import versions
+from utils import cores, cpu_name
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: i
     """FLOP/s of a product of two large square matrices, a multiplication and an addition counting as two."""
     import torch
 
-    from training.processes import PRECISIONS
+    from training.devices import PRECISIONS
 
     n = 256 if quick else 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device, dtype=PRECISIONS[precision] or torch.float32) for _ in range(2))

@@ -7,9 +7,9 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from analysis.timing import Repeated
 from benchmarks import cases
 from benchmarks.common import SUITE, USUAL, Bench, read, script
-from training.timing import Repeated
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +32,10 @@ def compare_evaluations(
     """One row; both ways have the same weights."""
     import torch
 
+    from analysis.cost import count_flops
     from benchmarks import data, hardware, suite, usual, ways
     from image_datasets.batches import EvalBatches
-    from training.cost import count_flops
-    from training.loop import evaluate
+    from training.evaluation import evaluate
 
     flops = count_flops(ways.make_model(case, data.CLASSES), case.img_size, 3, case.model)
     plain = ways.make_model(case, data.CLASSES).to(device).eval()

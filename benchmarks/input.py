@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from analysis.timing import Repeated
 from benchmarks.common import (
     DATA,
     SUITE,
@@ -23,9 +24,8 @@ from benchmarks.common import (
     read,
     script,
 )
-from training.flag_types import COUNT
-from training.flags import Flag
-from training.timing import Repeated
+from settings.flag_types import COUNT
+from settings.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from analysis.timing import Repeated
 from benchmarks.common import Bench, images_per_second, read, script
-from training.flag_types import COUNT
-from training.flags import Flag
-from training.timing import Repeated
+from settings.flag_types import COUNT
+from settings.flags import Flag
 
 if TYPE_CHECKING:
     import torch

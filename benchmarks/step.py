@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from analysis.timing import Repeated
 from benchmarks import cases
 from benchmarks.common import SUITE, TIMM, USUAL, Bench, milliseconds, read, script
-from training.flags import Flag
-from training.timing import Repeated
+from settings.flags import Flag
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,10 @@ def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: to
     """Two rows: whole steps, and the optimiser's alone."""
     import torch
 
+    from analysis.cost import count_flops
+    from analysis.speed import ReadyBatches
     from benchmarks import hardware, ways
     from benchmarks.data import CLASSES
-    from training.cost import count_flops
-    from training.speed import ReadyBatches
 
     trainers = ways.trainers(case, CLASSES, device, precision, s.compile)
     flops = 3 * count_flops(ways.make_model(case, CLASSES), case.img_size, 3, case.model)  # backward: twice the forward

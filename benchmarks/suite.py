@@ -1,4 +1,4 @@
-"""The suite's way, set up as training/run.py sets up a run."""
+"""The suite's way, set up as commands/train.py sets up a run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from analysis.speed import SteadyTrainer
 from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.registry import Dataset
-from training import processes
-from training.checkpoint import RunState
-from training.loop import Recipe
+from training import devices
+from training.config import TrainConfig
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import make_optimizer, parameter_groups
-from training.speed import SteadyTrainer
+from training.state import RunState
 
 
 @dataclass
@@ -80,13 +80,15 @@ class Trainer(SteadyTrainer):
         super().__init__(
             RunState(model, self.optimizer, Totals(num_classes, device)),
             torch.compile(model) if compile_model else model,
-            Recipe(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision),
+            TrainConfig(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision),
         )
 
 
 def set_up(device: str | None) -> torch.device:
     """The device that a run gets; the libraries are set up as for a run."""
-    return processes.set_up(device, None)
+    return devices.set_up(device, None)
 
 
-one_line_failures = functools.partial(processes.one_line_failures, lambda: "this batch; --batch-size makes it smaller")
+one_line_failures = functools.partial(
+    devices.machine_errors_as_run_failed, lambda: "this batch; --batch-size makes it smaller"
+)

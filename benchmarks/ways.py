@@ -15,7 +15,7 @@ from benchmarks.common import SUITE, TIMM, USUAL, Bench
 from benchmarks.data import CLASSES
 from image_datasets.registry import Dataset
 from models.convolution import Conv3x3
-from training.processes import choose_precision
+from training.devices import choose_precision
 
 
 def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:

@@ -11,7 +11,9 @@ from torch import nn
 
 import image_datasets
 import models
-from training import cost, options, processes
+from analysis import cost
+from models import registry
+from training import devices
 from utils import BadRequest, human, in_px, sides
 
 
@@ -48,7 +50,7 @@ def print_models(
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
     for name in names:
         entry = models.find_model(name)
-        size = options.image_size(img_size, name, side)
+        size = registry.image_size(img_size, name, side)
         try:
             model, flops = build(name, num_classes, size, chans)
             costs = f"{cost.count_parameters(model):>12,}  {human(flops).strip():>8}"
@@ -69,8 +71,8 @@ def print_summary(s: SimpleNamespace) -> None:
         raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
     num_classes, side, chans = image_datasets.describe(s.dataset, s.data_path)
     chans = s.in_chans or chans
-    size = options.image_size(s.img_size, s.model, side)
-    with processes.one_line_failures(f"{s.model} of this size"):
+    size = registry.image_size(s.img_size, s.model, side)
+    with devices.machine_errors_as_run_failed(f"{s.model} of this size"):
         model, flops = build(s.model, num_classes, size, chans, **s.model_args)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,

@@ -11,19 +11,21 @@ from typing import Any
 
 import torch
 
+from analysis import answer_sheet, explain
+from assembly.trained import batches_for, check_stored_data, read_for_use
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from training import answer_sheet, checkpoint, explain, membership, processes
-from training.tracking import say
-from training.use import batches_for, check_stored_data, read_for_use
+from records import checkpoint, membership
+from records.log import say
+from training import devices
 from utils import RunFailed, derive_seed, sides
 
 
 @dataclass
-class Contestant:
+class TrainedModel:
     """A trained model and how it wants its images."""
 
     name: str
@@ -39,7 +41,7 @@ class Contestant:
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:
         """(N, K), on the CPU."""
-        with processes.autocast(batches.device, self.precision):
+        with devices.autocast(batches.device, self.precision):
             return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
 
     def maps(self, batches: EvalBatches, classes: torch.Tensor) -> tuple[str, torch.Tensor]:
@@ -53,14 +55,14 @@ class Contestant:
 
 def show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Prints what the models s.first and s.second answer to s.num_images random images, and draws it into s.output."""
-    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
+    with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}; try half of it"):
         _show_answers(s, given)
 
 
-@processes.without_tf32()
+@devices.without_tf32()
 def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    device = processes.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    pair = [Contestant("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
+    device = devices.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
+    pair = [TrainedModel("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
     _name(pair)
     named = "dataset" in given or "data_path" in given
     found = check_stored_data(s, given, pair[0].content["settings"], s.first)
@@ -70,7 +72,7 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     for note in known["notes"]:
         say(f"note: {note}")
     for one in pair:
-        checkpoint.settle_classes(one.path, one.content, dataset.class_names, dataset.name)
+        checkpoint.match_classes(one.path, one.content, dataset.class_names, dataset.name)
         one.model = one.model.to(device)
 
     if s.on_bad_image == "skip":
@@ -107,7 +109,7 @@ def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
     say(f"wrote {s.output}")
 
 
-def _name(pair: list[Contestant]) -> None:
+def _name(pair: list[TrainedModel]) -> None:
     """By model; where that is the same, by run; where that is the same too, by file."""
     for key in ("model", "run_name", None):
         names = [one.content["settings"][key] if key else one.path for one in pair]
@@ -142,7 +144,7 @@ class _Readable:
 
 def _choose(
     s: SimpleNamespace,
-    pair: list[Contestant],
+    pair: list[TrainedModel],
     dataset: Dataset,
     device: torch.device,
     readable: Callable[[torch.Tensor], torch.Tensor],
@@ -179,7 +181,7 @@ def _choose(
     return found, looked_at
 
 
-def _print_answers(pair: list[Contestant], dataset: Dataset, index, targets, answers) -> None:
+def _print_answers(pair: list[TrainedModel], dataset: Dataset, index, targets, answers) -> None:
     width = max(len(one.name) for one in pair)
     names = dataset.class_names
     for i, (image, target) in enumerate(zip(index.tolist(), targets.tolist(), strict=True)):
@@ -195,7 +197,7 @@ def _print_answers(pair: list[Contestant], dataset: Dataset, index, targets, ans
     say(f"{'both':{width}}  {int((right[0] & right[1]).sum())} of {len(targets)} right")
 
 
-def _pixels(pair: list[Contestant], dataset: Dataset, index: torch.Tensor, s: SimpleNamespace) -> list:
+def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor, s: SimpleNamespace) -> list:
     """The images as the model with the larger ones sees them, (H, W, C) from 0 to 1."""
     viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
     mean, std = (torch.tensor(viewer.content[key]).view(-1, 1, 1) for key in ("mean", "std"))

@@ -1,10 +1,16 @@
-"""What a few steps of a training take, for an estimate of the whole."""
+"""What a few steps of a training take, for an estimate of the whole.
+
+`python -m commands.dry_run SCRIPT FLAGS...` prints it as JSON in the last line of its output. It is a process of its
+own, so that the memory is the run's alone, and writes nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,22 +20,27 @@ import numpy as np
 import torch
 from torch import nn
 
+from analysis.timing import synchronizer
+from assembly import trainee
+from assembly.data import Data, batch_arguments, load_data, make_train_batches
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Found
-from training import processes, run
-from training.data import Data, batch_arguments, load_data, make_train_batches
-from training.loop import evaluate, train_epoch
-from training.run_directory import RunDirectory
-from training.timing import synchronizer
-from training.tracking import Progress
+from records.run_directory import RunDirectory
+from settings import checks
+from settings.scripts import SCRIPTS
+from settings.terminal import run_script
+from training import devices
+from training.evaluation import evaluate
+from training.loop import train_epoch
+from training.progress import Progress
 
-MOST_STEPS = 22
+MAX_STEPS = 22
 WARM_UP = 2  # steps that are not counted, of more than this many
 SECONDS = 5.0  # after which no further step is made, once there is one to count
 EVAL_BATCHES = 3
 
 
-class Enough(Exception):
+class EnoughSteps(Exception):
     """There are steps enough."""
 
 
@@ -41,12 +52,12 @@ class StepTimer:
         self.ends = [time.perf_counter()]
 
     def after_step(self) -> None:
-        """Called after each optimiser step. Raises Enough."""
+        """Called after each optimiser step. Raises EnoughSteps."""
         self.synchronize()
         self.ends.append(time.perf_counter())
         steps = len(self.ends) - 1
-        if steps >= MOST_STEPS or (steps > WARM_UP and self.ends[-1] - self.ends[0] >= SECONDS):
-            raise Enough
+        if steps >= MAX_STEPS or (steps > WARM_UP and self.ends[-1] - self.ends[0] >= SECONDS):
+            raise EnoughSteps
 
     def seconds(self) -> float:
         """Of a step, the median without the first ones."""
@@ -74,17 +85,17 @@ def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
     A teacher, which need not be trained yet, and a resized copy of the images, which need not be there, are left out.
     """
     s.teacher, s.cache_resized = None, None
-    with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}"):
-        device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
+    with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}"):
+        device = devices.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
         data = load_data(s, found)
-        run.settle_batch_size(s, data, device, functools.partial(run.trial_step, s, data, device))
-        state, *_ = run.make_state(s, data, device, RunDirectory(Path(s.runs_dir) / s.run_name))
+        trainee.settle_batch_size(s, data, device, functools.partial(trainee.trial_step, s, data, device))
+        state, *_ = trainee.make_state(s, data, device, RunDirectory(Path(s.runs_dir) / s.run_name))
         batches = make_train_batches(s, data, device)
         smallest = None if s.on_bad_image == "error" else 1
-        recipe = run.make_recipe(s, data, s.precision, len(batches.sizes), None, smallest)
-        forward = run.make_forward(state.model, s.channels_last, s.compile)
+        recipe = trainee.make_recipe(s, data, s.precision, len(batches.sizes), None, smallest)
+        forward = trainee.make_forward(state.model, s.channels_last, s.compile)
         timer = StepTimer(device)
-        with contextlib.suppress(Enough):
+        with contextlib.suppress(EnoughSteps):
             progress = Progress()
             progress.start_epoch(0, 1, len(data.train), 0)
             train_epoch(state, forward, batches, recipe, progress, timer)
@@ -96,8 +107,20 @@ def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
             "step_images": s.batch_size * s.accumulate,
             "eval_seconds": eval_seconds,
             "measuring_seconds": time.perf_counter() - timer.ends[0],
-            "peak_memory": processes.peak_memory(device),
+            "peak_memory": devices.peak_memory(device),
             "train_images": len(data.train),
             "val_images": len(data.val or ()) * (1 if s.ema is None else 2),
             "test_images": len(data.dataset.test),
         }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures the run that a script's command line describes."""
+    script, *flags = sys.argv[1:] if argv is None else argv
+    _, settings, given = SCRIPTS[script].parse([*flags, "--overwrite"])  # nothing is deleted
+    print(json.dumps(measure(settings, checks.check_data(settings, given))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import torch
 
+from assembly.data import Data, load_data, make_mix, make_train_batches
 from image_datasets.constant import describe_constant
 from image_datasets.folder import channel_statistics
 from image_datasets.registry import Dataset, Found
 from image_datasets.splits import Split
-from training import plots
-from training.data import Data, load_data, make_mix, make_train_batches
-from training.tracking import say
+from records import plots
+from records.log import say
 from utils import RunFailed, derive_seed, in_px
 
 SAMPLES = 25

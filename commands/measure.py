@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.robustness import measure_robustness
+from analysis.speed import CostSubject, measure_cost
+from assembly.trained import batches_for, read_for_use
 from image_datasets.registry import Dataset
-from training import checkpoint, membership, options, processes
-from training.flags import GROUPS
-from training.measurable import Measurable
-from training.robustness import measure_robustness
-from training.speed import Subject, measure_cost
-from training.stored import blaming
-from training.tracking import say
-from training.use import batches_for, read_for_use
+from records import checkpoint, membership
+from records.finished_runs import FinishedRun
+from records.log import say
+from settings import checks
+from settings.flags import GROUPS
+from settings.stored import blaming
+from training import devices
 from utils import BadRequest, RunFailed, human, write_json
 
 BATCH_SIZES = {"cuda": 128}  # of cost.json, if none is given
@@ -32,13 +34,13 @@ def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
     Raises BadRequest or RunFailed at the end, where there was such a run.
     """
-    device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision)
-    say(f"device        {processes.describe(device)}")
+    device = devices.set_up(s.device, s.gpu, s.precision, s.eval_precision)
+    say(f"device        {devices.describe_device(device)}")
     failures: list[Exception] = []
     datasets: dict[tuple, tuple] = {}
     for run in s.measure:
         try:
-            with processes.one_line_failures(lambda: f"--batch-size {s.batch_size}; try half of it"):
+            with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}; try half of it"):
                 _measure(run, s, given, device, datasets)
         except (BadRequest, RunFailed) as error:
             failures.append(error)
@@ -51,7 +53,7 @@ def run_measurements(s: SimpleNamespace, given: dict[str, Any]) -> None:
 
 
 def _measure(
-    run: Measurable, s: SimpleNamespace, given: dict[str, Any], device: torch.device, datasets: dict[tuple, tuple]
+    run: FinishedRun, s: SimpleNamespace, given: dict[str, Any], device: torch.device, datasets: dict[tuple, tuple]
 ) -> None:
     """Args: datasets: filled with the data set that was read last, for the next run."""
     files = {"corruptions": run.directory.robustness, "speed": run.directory.cost}
@@ -68,15 +70,15 @@ def _measure(
         dataset, known = _dataset(run, s, given, content, datasets)
         for note in known["notes"]:
             say(f"{run.directory.path}: {note}")
-        checkpoint.settle_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
+        checkpoint.match_classes(str(run.checkpoint), content, dataset.class_names, dataset.name)
         write_json(files["corruptions"], {**_robustness(run, s, model, content, dataset, device), **known})
     if "speed" in wanted:
-        precision = processes.choose_precision(s.precision, device, model)
+        precision = devices.choose_precision(s.precision, device, model)
         write_json(files["speed"], _cost(run, given, model, content, device, precision))
 
 
 def _dataset(
-    run: Measurable, s: SimpleNamespace, given: dict[str, Any], content: dict[str, Any], datasets: dict[tuple, tuple]
+    run: FinishedRun, s: SimpleNamespace, given: dict[str, Any], content: dict[str, Any], datasets: dict[tuple, tuple]
 ) -> tuple[Dataset, dict[str, Any]]:
     """What `membership.load_scored` gives for the run, from the folder that is given, or else from where it had it."""
     of_run = {
@@ -89,7 +91,7 @@ def _dataset(
     key = (*of_run.values(), json.dumps(digests), None if digests else str(run.checkpoint))
     if key not in datasets:
         with blaming(run.directory.summary, {} if s.data_path else {"data_path": run.data_path}):
-            found = options.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
+            found = checks.check_data(SimpleNamespace(**{**vars(s), **of_run}), given)
         datasets.clear()
         datasets[key] = membership.load_scored(
             found, str(run.checkpoint), content, run.is_evaluation, s.accept_changed_data, s.num_workers
@@ -98,7 +100,7 @@ def _dataset(
 
 
 def _robustness(
-    run: Measurable,
+    run: FinishedRun,
     s: SimpleNamespace,
     model: torch.nn.Module,
     content: dict[str, Any],
@@ -125,7 +127,7 @@ def _robustness(
 
 
 def _cost(
-    run: Measurable,
+    run: FinishedRun,
     given: dict[str, Any],
     model: torch.nn.Module,
     content: dict[str, Any],
@@ -135,9 +137,9 @@ def _cost(
     """The content of cost.json."""
     if "optimizer" not in content["settings"]:
         raise BadRequest(f"{run.checkpoint}: does not say how the model was trained, so --speed cannot repeat it")
-    subject = Subject(
+    subject = CostSubject(
         model,
-        options.complete(content["settings"], GROUPS),
+        checks.complete(content["settings"], GROUPS),
         checkpoint.num_classes(content),
         content["img_size"],
         content["in_chans"],

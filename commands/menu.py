@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.flag_types import COUNT, POSITIVE, path
+from settings.flag_types import COUNT, POSITIVE, path
 from utils import BadRequest, RunFailed
 
 ITEMS = ("Initialize Dataset (CIFAR-10)", "Test Dataset", "Train MobileNetV3-Small", "Train DeiT-Tiny", "Exit")

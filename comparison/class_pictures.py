@@ -7,7 +7,7 @@ import numpy as np
 from comparison.groups import Model
 from comparison.metrics import ECE_BINS
 from comparison.pictures import INK, PALE, WIDTH, colour, head, tidy
-from training import plots
+from records import plots
 
 MOST_CLASSES = 30  # rows of the heat map
 NUMBERED = 10  # classes up to which cells carry numbers

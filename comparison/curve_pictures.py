@@ -7,7 +7,7 @@ import numpy as np
 from comparison.groups import Cohort, Model, percent
 from comparison.metric_names import METRICS
 from comparison.pictures import COLOURS, WIDTH, colour, error_bars, head, marker, tidy
-from training import plots
+from records import plots
 
 LINES = ("-", "--", ":", "-.")
 

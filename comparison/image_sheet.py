@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import image_datasets
+from analysis import answer_sheet
 from comparison.class_sections import few_pairs
 from comparison.document import Picture
 from comparison.groups import Cohort, Model
@@ -14,8 +15,8 @@ from comparison.pairs import Pair, matched
 from comparison.sections import Context
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
-from training import answer_sheet, membership
-from training.stored import blaming
+from records import membership
+from settings.stored import blaming
 from utils import BadRequest
 
 IMAGES = 10  # of each model in a pair

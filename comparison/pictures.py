@@ -12,7 +12,7 @@ from comparison.groups import Cohort, Model
 from comparison.metric_names import METRICS
 from comparison.pairs import Pair, Resampled
 from comparison.study import Published
-from training import plots
+from records import plots
 from utils import human, replacing
 
 # Okabe and Ito's colours, which differ for colour-blind readers too, without the yellow, which is pale on white.

@@ -16,7 +16,8 @@ from comparison.metric_names import METRICS
 from comparison.runs import read_run
 from comparison.sections import Context
 from comparison.study import Selection
-from training.tracking import Wandb, say
+from records.log import say
+from records.wandb_run import Wandb
 from utils import BadRequest, shorten, sides, suggestion
 
 METHODS = [

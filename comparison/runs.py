@@ -13,8 +13,8 @@ import numpy as np
 
 from comparison.metric_names import METRICS
 from comparison.metrics import ScoredSplit
-from training.run_directory import RunDirectory
-from training.stored import complete_older
+from records.run_directory import RunDirectory
+from records.stored_settings import complete_older
 from utils import BadRequest, read_json
 
 NEEDED = ("split", "selected_on", "params", "flops", "epochs", "best_epoch", "settings", *METRICS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.metric_names import METRICS
-from training.run_directory import RunDirectory
+from records.run_directory import RunDirectory
 from utils import BadRequest, parse_toml, read_json, shorten, suggestion
 
 STUDY_KEYS = ("name", "file", "script", "seeds", "fractions", "variants", "published", "runs")

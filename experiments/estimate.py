@@ -60,7 +60,7 @@ def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, SimpleNamesp
 
 
 def seconds(found: dict[str, Any], epochs: int, share: float) -> tuple[float, float]:
-    """(of an epoch, of a whole run) from what `experiments.measure` found.
+    """(of an epoch, of a whole run) from what `commands.dry_run` found.
 
     Args:
         share: the run's training images, of those of the run that was measured.
@@ -71,8 +71,8 @@ def seconds(found: dict[str, Any], epochs: int, share: float) -> tuple[float, fl
 
 
 def _measure(plan: Plan, run: Run) -> dict[str, Any] | str:
-    """What `experiments.measure` says, and start_seconds: imports, data and model; or why there is nothing."""
-    command = [sys.executable, "-m", "experiments.measure", plan.study.script, *plan.arguments(run)]
+    """What `commands.dry_run` says, and start_seconds: imports, data and model; or why there is nothing."""
+    command = [sys.executable, "-m", "commands.dry_run", plan.study.script, *plan.arguments(run)]
     began = time.monotonic()
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL,
                            capture_output=True, text=True)  # fmt: skip

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 
 from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run
 from experiments.progress import StudyProgress
-from training import lock, stopping
+from records import lock
+from training import stopping
 from utils import BadRequest, cores
 
 POLL_SECONDS = 0.2

@@ -11,15 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.study_file import Study
-from training import lock, model_flags, options, resume
-from training.flags import FLAGS, TRAIN
-from training.run_directory import TEACHER
-from training.scripts import SCRIPTS
+from records import lock
+from records.run_directory import TEACHER
+from settings import checks, model_flags, resume
+from settings.flags import FLAGS, TRAIN
+from settings.scripts import SCRIPTS
 from utils import BadRequest, suggestion, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
-# What `options.check_data` looks at: runs that agree in these need one check together.
+# What `checks.check_data` looks at: runs that agree in these need one check together.
 OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
            "cache_dir", "num_workers", "on_bad_image", "check_images", "data_rules", "exif_orientation",
            "max_pixels")  # fmt: skip
@@ -171,7 +172,7 @@ def check_all(plan: Plan, with_data: bool) -> dict[str, SimpleNamespace]:
         if with_data and data not in looked_at:
             looked_at.add(data)
             try:
-                options.check_data(SimpleNamespace(**vars(settings[run.name])), given)
+                checks.check_data(SimpleNamespace(**vars(settings[run.name])), given)
             except BadRequest as error:
                 raise BadRequest(f"{plan.study.file}: variant {run.variant}: {error}") from None
     return settings

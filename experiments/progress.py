@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.tracking import say
+from records.log import say
 from utils import duration
 
 READ_SECONDS = 1.0  # between two looks into the runs' folders

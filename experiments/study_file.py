@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training import model_flags
-from training.flags import FLAGS, TRAIN, Flag
-from training.scripts import SCRIPTS
+from settings import model_flags
+from settings.flags import FLAGS, TRAIN, Flag
+from settings.scripts import SCRIPTS
 from utils import BadRequest, parse_toml, shorten, suggestion
 
 TABLES = ("base", "variants", "axes", "published")

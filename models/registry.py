@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.arguments import BASIC, Argument, read_arguments
 from utils import BadRequest, in_px, require, shorten, suggestion
@@ -206,3 +207,21 @@ def create_model(
         state = weights.torchvision_weights(entry.pretrained)
         model.load_notes = weights.load(model, state, source=entry.pretrained)
     return model
+
+
+def image_size(given: int | list[int] | None, model: str, side: int | None) -> int | list[int]:
+    """The side of the images that a model gets, in pixels, or their height and width.
+
+    Args:
+        given: by --img-size; it wins, then what the architecture is made for.
+        side: that of the data set's images, None where they are no squares of one size up to 224 px.
+    """
+    entry = find_model(model)
+    return given or (entry.img_size if entry else None) or side or 224
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """Defaults of a model's own arguments, lists for tuples as in settings.json. Empty for models of libraries."""
+    entry = find_model(name)
+    arguments = entry.arguments if entry else ()
+    return {a.name: list(a.default) if isinstance(a.default, tuple) else a.default for a in arguments}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from image_datasets.reading import SETTINGS
-from training.run_directory import RunDirectory
-from training.stored import complete_older
+from records.run_directory import RunDirectory
+from records.stored_settings import complete_older
 from utils import BadRequest, read_json
 
 
 @dataclass(frozen=True)
-class Measurable:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -33,14 +33,14 @@ class Measurable:
     is_evaluation: bool = False
 
 
-def find(paths: list[str]) -> list[Measurable]:
+def find(paths: list[str]) -> list[FinishedRun]:
     """The runs in these folders, each once: run directories, and folders that hold some at any depth, of which the
     unfinished ones are left out.
 
     Raises BadRequest, naming the folder or file, where there is none, or a run that is named is not finished or has
     lost its checkpoint.
     """
-    found: dict[Path, Measurable] = {}
+    found: dict[Path, FinishedRun] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise BadRequest(f"--measure {path}: {'is a file' if path.exists() else 'no such folder'}; it takes run"
@@ -58,7 +58,7 @@ def find(paths: list[str]) -> list[Measurable]:
     return list(found.values())
 
 
-def _read(directory: RunDirectory) -> Measurable:
+def _read(directory: RunDirectory) -> FinishedRun:
     if not directory.summary.is_file():
         raise BadRequest(
             f"{directory.path}: the run is not finished (no {directory.summary.name}); --resume continues it"
@@ -77,6 +77,6 @@ def _read(directory: RunDirectory) -> Measurable:
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")
     reading = {key: settings[key] for key in SETTINGS}
     evaluated = settings.get("evaluated") is not None
-    return Measurable(
+    return FinishedRun(
         directory, checkpoint, settings["dataset"], settings["data_path"], reading, content["top1"], evaluated
     )

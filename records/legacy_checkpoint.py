@@ -16,8 +16,7 @@ import models
 from data_transform import EVAL_CROP
 from image_datasets.registry import statistics_for
 from models.weights import find_state_dicts
-from training import model_flags
-from training.stored import OLDER
+from records.stored_settings import OLDER
 from utils import BadRequest
 
 TINY, SMALL = 192, 384  # width of the tokens
@@ -47,7 +46,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         in_chans = state["patch_embed.proj.weight"].shape[1]
     mean, std = statistics_for(in_chans)
     entry = models.find_model(name)
-    settled = model_flags.settle(name, {})
+    settled = models.default_arguments(name)
     settled.update({key: value for key, value in model_args.items() if entry is not None and entry.argument(key)})
     names = content.get("class_names")
     return {

@@ -14,7 +14,7 @@ from image_datasets.bad_images import unreadable
 from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
 from image_datasets.registry import Dataset, Found
-from training.run_directory import RunDirectory
+from records.run_directory import RunDirectory
 from utils import BadRequest, shorten
 
 NO_LIST = "the run stores no list of its images: that they are the same is known by classes and counts alone"

@@ -13,8 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from training import lock
-from training.checkout import checkout
+from records import lock
+from records.checkout import checkout
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
 TEACHER = "-teacher"  # what the name of a teacher's run has behind that of its student
@@ -158,3 +158,30 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed: str | None = None) -> None:
+    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing.
+
+    Args:
+        resume: None where there is nothing that could be resumed.
+        needed: a file that the run reads, so that it must not be deleted with the directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
+    if path.is_dir() and any(entry.name != lock.NAME for entry in path.iterdir()):
+        if not (resume or overwrite):
+            continues = "" if resume is None else "--resume continues it, "
+            raise BadRequest(f"{path}: there is such a run; {continues}--overwrite deletes it,"
+                             " --run-name names another")  # fmt: skip
+        if overwrite and not (path / "settings.json").is_file():
+            raise BadRequest(f"{path}: is no run directory (no settings.json), so --overwrite does not delete it")
+        if overwrite and needed and Path(needed).resolve().is_relative_to(path.resolve()):
+            raise BadRequest(f"{path}: --overwrite would delete {needed}, which is needed; choose another --run-name")
+        if overwrite and (inner := next(path.glob("*/**/settings.json"), None)):
+            raise BadRequest(f"{path}: --overwrite would delete the run {inner.parent} too; choose another --run-name")
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadRequest(f"{path}: cannot be written ({parent} is {'not writable' if parent.is_dir() else 'a file'})")

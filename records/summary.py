@@ -4,48 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from image_datasets.batches import EvalBatches
-from training import plots
-from training.loop import evaluate
-from training.metrics import report
-from training.processes import without_tf32
-from training.run_directory import RunDirectory, versions
-from training.stopping import Stop
-from training.tracking import say
-from utils import RunFailed, decimal, human, write_json
-
-
-@without_tf32()
-def score(
-    model: nn.Module,
-    content: dict[str, Any],
-    batches: EvalBatches,
-    class_names: list[str],
-    precision: str,
-    stop: Stop | None = None,
-) -> dict[str, Any]:
-    """The full report on a split with the weights that `content`, a checkpoint, was selected for, without TF32.
-
-    Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
-    Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
-    """
-    selected = content["best"]["weights"]
-    scores: dict[str, Any] = {}
-    both = {"raw": content["model"], "ema": content["ema"]}
-    for name in sorted(
-        (name for name, weights in both.items() if weights is not None), key=lambda name: name == selected
-    ):
-        model.load_state_dict(both[name])
-        model.eval()
-        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected, stop=stop)
-        if content["ema"] is not None:
-            scores[name] = means
-    if not bool(logits.isfinite().all()):
-        raise RunFailed("the selected weights give logits that are not finite")
-    targets = batches.targets_given()
-    return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
+from records import plots
+from records.log import say
+from records.run_directory import RunDirectory, versions
+from utils import decimal, human, write_json
 
 
 def precisions(train: str | None, selected: bool, test: str) -> dict[str, str | None]:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
-import sys
 import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training import distributed
-from utils import decimal, duration, last_line
+from records.log import say
+from utils import is_main_process
 
 if TYPE_CHECKING:
-    from training.metrics import Totals
+    pass
 
 # Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
 INIT_SECONDS = 60
@@ -25,160 +22,6 @@ LOG_SECONDS = 30
 FINISH_SECONDS = 300  # the upload of all that has not been uploaded yet
 FORMER_MODES = {"run": "online", "dryrun": "offline"}  # words that WANDB_MODE may hold, too
 STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
-
-
-class Log:
-    """log.txt of a run: what was said, over all of its attempts. Lines wait until its directory is known.
-
-    A line is in the file, whole, as soon as it is written. One that cannot be written is left out: no run stops for it.
-    """
-
-    def __init__(self):
-        self.waiting: list[str] = []
-        self.file: int | None = None
-        self.torn = False  # whether the file ends within a line
-
-    def open(self, path: Path, attempt: dict[str, Any]) -> None:
-        """Goes on with `path`, under the attempt's time and command."""
-        with contextlib.suppress(OSError):
-            self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            if os.fstat(self.file).st_size:
-                with path.open("rb") as file:
-                    file.seek(-1, os.SEEK_END)
-                    self.torn = file.read() != b"\n"
-                self.write()
-            self.write(f"# {attempt['time']} $ {attempt['command']}")
-            for line in self.waiting:
-                self.write(line)
-
-    def write(self, text: str = "") -> None:
-        if self.file is None:
-            self.waiting.append(text)
-            return
-        data = b"\n" * self.torn + f"{text}\n".encode("utf-8", "backslashreplace")
-        with contextlib.suppress(OSError):
-            self.torn = os.write(self.file, data) < len(data)
-
-    def close(self) -> None:
-        if self.file is not None:
-            with contextlib.suppress(OSError):
-                os.close(self.file)
-
-
-_logs: list[Log] = []  # of the runs that are at work: a student's, and that of the teacher which it trains first
-
-
-@contextlib.contextmanager
-def logged() -> Iterator[None]:
-    """Within the block `say` also writes to the log of a run, which `open_log` names; so does an exception that ends
-    it."""
-    log = Log()
-    _logs.append(log)
-    try:
-        yield
-    except BaseException as error:
-        told = last_line(error)
-        log.write(told[0] if told else traceback.format_exc().rstrip())
-        raise
-    finally:
-        _logs.remove(log)
-        log.close()
-
-
-def open_log(path: Path, attempt: dict[str, Any]) -> None:
-    """The log of the run that is at work is this file.
-
-    Args:
-        attempt: see `run_directory.this_attempt`.
-    """
-    if _logs:
-        _logs[-1].open(path, attempt)
-
-
-def say(text: str = "") -> None:
-    """A line in the run's log.txt, and on the terminal, where it does not tear a progress bar; of several processes the
-    first one speaks."""
-    if not distributed.is_first():
-        return
-    if _logs:
-        _logs[-1].write(text)
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
-
-
-class Progress:
-    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs, with
-    the time that is left."""
-
-    def __init__(self, accuracy: str = "top-1"):
-        """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
-        self.accuracy = accuracy
-        self.terminal = sys.stderr.isatty() and distributed.is_first()
-        self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
-        self.bar = None
-        self.just_shown = False
-        self.after_steps = 0.0  # seconds of the last epoch behind its last step: validation and saving
-
-    def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
-        from tqdm import tqdm
-
-        width = len(str(epochs))
-        self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
-        self.images, self.seen, self.fresh = images, done, 0
-        self.more = epochs - epoch - 1  # epochs behind this one
-        self.began = self.shown = self.stepped = time.perf_counter()
-        if self.bar is None:
-            self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
-        self.bar.set_description(self.title, refresh=False)
-        self.bar.initial = done
-        self.bar.reset(total=images)  # one bar for all epochs: Ctrl-C between two would find one half made
-
-    def step(self, images: int, totals: Totals, lr: float) -> None:
-        """One batch is done. Reads `totals` only when it is time to show them."""
-        self.seen += images
-        self.fresh += images
-        self.stepped = now = time.perf_counter()
-        self.just_shown = now - self.shown >= self.interval
-        if not self.just_shown:
-            return
-        means = totals.means()
-        text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
-        if self.terminal:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(self.seen - self.bar.n)
-        else:
-            speed = self.fresh / (now - self.began)
-            left = (self.images - self.seen) / speed
-            whole = left + self.after_steps + self.more * (self.images / speed + self.after_steps)
-            say(f"{self.title}: {self.seen}/{self.images} images, {text}, {speed:.0f} images/s,"
-                f" {duration(left)} left of the epoch, {duration(whole)} of the run")  # fmt: skip
-        self.shown = now
-
-    def end_epoch(self, row: dict[str, Any], is_best: bool) -> None:
-        """Prints the epoch's line."""
-        now = time.perf_counter()
-        seconds, self.after_steps = now - self.began, now - self.stepped
-        say(f"{self.title}: {describe(row)}, {seconds:.1f} s{', best so far' if is_best and 'val_top1' in row else ''}")
-
-    def close(self) -> None:
-        """After the last epoch, or where a run ends before it."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-def describe(row: dict[str, Any]) -> str:
-    """A row of the history as text."""
-    mixed = "train_agreement_top1" in row
-    label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
-    text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"
-    for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
-        if f"{prefix}top1" in row:
-            text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
-            text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
-    return text
 
 
 class Wandb:
@@ -209,7 +52,7 @@ class Wandb:
             mode = os.environ["WANDB_MODE"]
             asked = f"WANDB_MODE={mode}"
             mode = FORMER_MODES.get(mode, mode)
-        if mode == "disabled" or not distributed.is_first():
+        if mode == "disabled" or not is_main_process():
             return
         if mode == "auto":
             mode = "online" if has_credentials() else "offline"

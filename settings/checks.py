@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +15,12 @@ import image_datasets
 import models
 from image_datasets import resized
 from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
-from training import distributed, lock, measurable, model_flags, recipes, resume, terminal
-from training.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, NEEDS, PREDICT, SUMMARY, TRAIN, Flag
-from training.parser import read_flags
-from training.run_directory import TEACHER
-from training.stored import blaming
-from utils import BadRequest, cores, last_line, require, suggestion
+from records import finished_runs
+from records.run_directory import TEACHER, check_run_directory
+from settings import model_flags, recipes, resume
+from settings.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag
+from settings.parser import read_flags
+from utils import BadRequest, cores, is_distributed, require, restarted, suggestion
 
 # What every training imports sooner or later: one that is missing is told before there is anything to lose.
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "torchmetrics", "matplotlib", "tqdm")
@@ -61,15 +61,15 @@ def parse(
         settings.dataset = "cifar100" if settings.data_path is not None else "digits"
     if mode != TRAIN and settings.batch_size == "auto":
         raise BadRequest("--batch-size auto is for training; give a number")
-    if distributed.many():
+    if is_distributed():
         _check_processes(mode, settings)
     if settings.resume == "auto":
-        settings.resume = resume.there_is(settings, given)
+        settings.resume = resume.run_exists(settings, given)
     if settings.recipe and not settings.resume:
         recipes.apply(settings, given)
     if mode == TRAIN:
         if settings.resume:
-            resume.take_up(settings, given)
+            resume.apply_stored_settings(settings, given)
         _check_model(settings, given)
         _check_training(settings, given)
     elif mode == SUMMARY:
@@ -116,7 +116,7 @@ def _check_processes(mode: str, s: SimpleNamespace) -> None:
         raise BadRequest("--gpu and --device cuda:N are for a single process; torchrun gives each a GPU of its own")
     if s.download:
         raise BadRequest("--download is for a single process; fetch the data first")
-    if distributed.restarted():
+    if restarted():
         s.resume, s.overwrite = s.resume or "auto", False
 
 
@@ -256,7 +256,7 @@ def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
     if "precision" in given and not s.speed:
         raise BadRequest("--precision has no effect: it needs --speed; --eval-precision is that of --corruptions")
-    s.measure = measurable.find(s.measure)
+    s.measure = finished_runs.find(s.measure)
 
 
 def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
@@ -281,17 +281,6 @@ def check_hardware(s: SimpleNamespace) -> None:
         raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
     if s.num_workers is None:
         s.num_workers = min(8, cores())
-
-
-def image_size(given: int | list[int] | None, model: str, side: int | None) -> int | list[int]:
-    """The side of the images that a model gets, in pixels, or their height and width.
-
-    Args:
-        given: by --img-size; it wins, then what the architecture is made for.
-        side: that of the data set's images, None where they are no squares of one size up to 224 px.
-    """
-    entry = models.find_model(model)
-    return given or (entry.img_size if entry else None) or side or 224
 
 
 def check_data(s: SimpleNamespace, given: dict[str, Any]):
@@ -322,63 +311,37 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
     return found
 
 
-def train(s: SimpleNamespace, given: dict[str, Any]) -> int:
-    """Trains as the settings say, if the data are there and a run to be resumed is not finished. Returns 0."""
-    directory = Path(s.runs_dir) / s.run_name
-    taken_up = {key: value for key, value in vars(s).items() if key not in given} if s.resume else {}
-    with blaming(directory / "settings.json", taken_up):
-        found = check_data(s, given)
-        if s.resume and resume.finished(s):
-            print(f"{directory}: finished already, see summary.json there")
-            return 0
-        from training.run import run_training  # imports torch, and so only when all is checked
-
-        run_training(s, found)
-    return 0
-
-
-def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed: str | None = None) -> None:
-    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing.
-
-    Args:
-        resume: None where there is nothing that could be resumed.
-        needed: a file that the run reads, so that it must not be deleted with the directory.
-    """
-    if path.exists() and not path.is_dir():
-        raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")
-    if path.is_dir() and any(entry.name != lock.NAME for entry in path.iterdir()):
-        if not (resume or overwrite):
-            continues = "" if resume is None else "--resume continues it, "
-            raise BadRequest(f"{path}: there is such a run; {continues}--overwrite deletes it,"
-                             " --run-name names another")  # fmt: skip
-        if overwrite and not (path / "settings.json").is_file():
-            raise BadRequest(f"{path}: is no run directory (no settings.json), so --overwrite does not delete it")
-        if overwrite and needed and Path(needed).resolve().is_relative_to(path.resolve()):
-            raise BadRequest(f"{path}: --overwrite would delete {needed}, which is needed; choose another --run-name")
-        if overwrite and (inner := next(path.glob("*/**/settings.json"), None)):
-            raise BadRequest(f"{path}: --overwrite would delete the run {inner.parent} too; choose another --run-name")
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadRequest(f"{path}: cannot be written ({parent} is {'not writable' if parent.is_dir() else 'a file'})")
-
-
-def one_line_errors(main) -> int:
-    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
-    that of a run that left before its end (training/stopping.py)."""
-    with terminal.without_readers():
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            status = main() or 0
-            sys.stdout.flush()
-            return status
-        except (Exception, KeyboardInterrupt) as error:
-            told = last_line(error)
-            if told is None:
-                raise
-            text, status = told
-            print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
-            return status
+# When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
+NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
+    ("exif_orientation", lambda s: s.data_rules != OLDEST, "--data-rules 1 turns no images"),
+    ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
+    ("mixup_alpha", lambda s: "mixup" in s.augmentation, "it needs --augmentation mixup or cutmix+mixup"),
+    ("mix_prob", lambda s: s.augmentation != "none", "it needs --augmentation cutmix, mixup or cutmix+mixup"),
+    ("crop_padding", lambda s: s.crop == "pad" or (s.crop is None and not s.rand), "it needs --crop pad"),
+    ("step_size", lambda s: s.schedule == "step", "it needs --schedule step"),
+    ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
+    ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
+    ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
+    ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
+    ("weights_kind", lambda s: s.weights is not None, "it needs --weights"),
+    ("teacher_weights_kind", lambda s: s.teacher_weights is not None, "it needs --teacher-weights"),
+    ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("teacher_epochs", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("teacher_epochs", lambda s: s.teacher_weights is None, "the teacher is trained already (--teacher-weights)"),
+    ("cache_teacher", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
+    ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
+    ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
+    ("cache_dir", lambda s: s.cache_resized is not None, "it needs --cache-resized"),
+    ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
+    ("select_by", lambda s: s.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),
+    ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
+    ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
+    ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
+    ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
+    ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
+    ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
+    ("sync_bn", lambda s: is_distributed(), "there is a single process (torchrun starts several)"),
+    ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
+    ("wandb_group", lambda s: s.wandb != "disabled", "--wandb is disabled"),
+]

@@ -8,8 +8,7 @@ from typing import Any
 
 from image_datasets import list_datasets
 from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST
-from training import distributed
-from training.flag_types import (
+from settings.flag_types import (
     COUNT,
     FRACTION,
     POSITIVE,
@@ -26,7 +25,7 @@ from training.flag_types import (
     plain_name,
     text,
 )
-from training.recipes import RECIPES
+from settings.recipes import RECIPES
 
 TRAIN, EVALUATE, MEASURE, PREDICT = "train", "evaluate", "measure", "predict"
 LIST, SUMMARY, INSPECT = "list", "summary", "inspect"
@@ -345,39 +344,3 @@ def training_groups(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[
         for title, flags in GROUPS.items()
     }  # fmt: skip
     return {title: flags for title, flags in groups.items() if flags}
-
-
-# When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
-NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
-    ("exif_orientation", lambda s: s.data_rules != OLDEST, "--data-rules 1 turns no images"),
-    ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
-    ("mixup_alpha", lambda s: "mixup" in s.augmentation, "it needs --augmentation mixup or cutmix+mixup"),
-    ("mix_prob", lambda s: s.augmentation != "none", "it needs --augmentation cutmix, mixup or cutmix+mixup"),
-    ("crop_padding", lambda s: s.crop == "pad" or (s.crop is None and not s.rand), "it needs --crop pad"),
-    ("step_size", lambda s: s.schedule == "step", "it needs --schedule step"),
-    ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
-    ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
-    ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
-    ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
-    ("weights_kind", lambda s: s.weights is not None, "it needs --weights"),
-    ("teacher_weights_kind", lambda s: s.teacher_weights is not None, "it needs --teacher-weights"),
-    ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("teacher_epochs", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("teacher_epochs", lambda s: s.teacher_weights is None, "the teacher is trained already (--teacher-weights)"),
-    ("cache_teacher", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
-    ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
-    ("cache_dir", lambda s: s.cache_resized is not None, "it needs --cache-resized"),
-    ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
-    ("select_by", lambda s: s.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),
-    ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
-    ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
-    ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
-    ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
-    ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
-    ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
-    ("sync_bn", lambda s: distributed.many(), "there is a single process (torchrun starts several)"),
-    ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
-    ("wandb_group", lambda s: s.wandb != "disabled", "--wandb is disabled"),
-]

@@ -8,8 +8,8 @@ from typing import Any
 
 import models
 from models.arguments import BASIC, Argument
-from training.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
-from training.flags import EVERY_BUILDER, FLAGS, Flag
+from settings.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
+from settings.flags import EVERY_BUILDER, FLAGS, Flag
 from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
@@ -46,7 +46,7 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     entry = models.find_model(model)
     own = {argument.name: argument for argument in entry.arguments} if entry else {}
-    settled = {name: argument.default for name, argument in own.items()}
+    settled = models.default_arguments(model)
     for key in given:
         if key in FLAGS:
             continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from training import model_flags, terminal
-from training.flags import Flag
+from settings import model_flags, terminal
+from settings.flags import Flag
 from utils import BadRequest, suggestion
 
 

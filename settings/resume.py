@@ -6,16 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from training import model_flags
-from training.flags import FLAGS
-from training.recipes import RECIPES
-from training.stored import check_settings, complete_older
+from records.stored_settings import complete_older
+from settings import model_flags
+from settings.flags import FLAGS
+from settings.recipes import RECIPES
+from settings.stored import check_settings
 from utils import BadRequest, read_json
 
 SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it came to
 
 
-def take_up(s: SimpleNamespace, given: dict[str, Any]) -> None:
+def apply_stored_settings(s: SimpleNamespace, given: dict[str, Any]) -> None:
     """Puts the stored settings of the run to be resumed in the place of the defaults."""
     _refuse_overwrite(s)
     named = s.run_name is not None
@@ -50,7 +51,7 @@ def _refuse_overwrite(s: SimpleNamespace) -> None:
         raise BadRequest("--resume and --overwrite contradict each other: give one of them")
 
 
-def there_is(s: SimpleNamespace, given: dict[str, Any]) -> bool:
+def run_exists(s: SimpleNamespace, given: dict[str, Any]) -> bool:
     """Whether --resume auto finds a run to continue. A run that is not named has the name that its flags give it."""
     _refuse_overwrite(s)
     s.run_name = s.run_name or default_name(s, given)
@@ -82,6 +83,6 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     return complete_older(stored["settings"])
 
 
-def finished(s: SimpleNamespace) -> bool:
+def is_finished(s: SimpleNamespace) -> bool:
     """Whether the run to be resumed has nothing left to do."""
     return (Path(s.runs_dir) / s.run_name / "summary.json").is_file()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from training import options
-from training.flags import GROUPS, Flag, training_groups
+from settings import checks
+from settings.flags import GROUPS, Flag, training_groups
 
 IMAGENET100_DEFAULTS = {"model": "vit_tiny", "recipe": "seed", "epochs": 5, "wandb_project": "imagenet100"}
 IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum")  # there is one data set, and it cannot be fetched
@@ -27,8 +27,8 @@ class Script:
     fixed: dict[str, Any] = field(default_factory=dict)
 
     def parse(self, argv: list[str]) -> tuple[str, SimpleNamespace, dict[str, Any]]:
-        """As `options.parse`."""
-        return options.parse(argv, self.description, self.groups, self.fixed)
+        """As `checks.parse`."""
+        return checks.parse(argv, self.description, self.groups, self.fixed)
 
 
 SCRIPTS = {

@@ -6,17 +6,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import models
-from image_datasets import reading
-from training import model_flags
-from training.flag_types import path
-from training.flags import FLAGS, Flag
+from records.stored_settings import check_needed
+from settings import model_flags
+from settings.flag_types import path
+from settings.flags import FLAGS, Flag
 from utils import BadRequest
 
 PATHS = {  # settings that name what a run reads, and what helps where it is gone
@@ -25,33 +24,22 @@ PATHS = {  # settings that name what a run reads, and what helps where it is gon
     "weights": "the file must lie there as it did",
     "teacher_weights": "the file must lie there as it did",
 }
-OLDER = {**reading.OLDER, "resize_mode": "crop"}
-NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")  # of settings
 
 
 def check_settings(settings: Any, source: object) -> None:
     """Raises BadRequest, naming `source`, where settings lack what a run is told by, or a value could not have been
     given."""
-    if not isinstance(settings, dict):
-        raise BadRequest(f"{source}: damaged (its settings are no object)")
-    missing = [key for key in NEEDED if key not in settings]
-    if missing:
-        raise BadRequest(f"{source}: damaged, or written by another version (no {missing[0]} among its settings)")
+    check_needed(settings, source)
     built_with = settings["model_args"]
     for key, value in settings.items():
         if key in FLAGS and key != "model_args" and not _is_value(FLAGS[key], value):
-            raise BadRequest(f"{source}: damaged (its {key} is {_short(value)})")
+            raise BadRequest(f"{source}: damaged (its {key} is {value!r:.80})")
     if not isinstance(built_with, dict):
-        raise BadRequest(f"{source}: damaged (its model_args are {_short(built_with)})")
+        raise BadRequest(f"{source}: damaged (its model_args are {built_with!r:.80})")
     models.check_name(settings["model"])
     for key, flag in model_flags.flags_of(settings["model"]).items():
         if key in built_with and not _is_value(flag, built_with[key]):
-            raise BadRequest(f"{source}: damaged (its model_args: {key} is {_short(built_with[key])})")
-
-
-def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, with what older versions did where they had no flag for it yet."""
-    return {**OLDER, **settings}
+            raise BadRequest(f"{source}: damaged (its model_args: {key} is {built_with[key]!r:.80})")
 
 
 @contextlib.contextmanager
@@ -101,47 +89,3 @@ def _is_value(flag: Flag, value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:80]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, kind) for item in value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 16
-
-
-CONTENT: dict[str, Callable[[Any], bool]] = {
-    "model": lambda value: isinstance(value, dict),
-    "settings": lambda value: isinstance(value, dict),
-    "class_names": lambda value: _are(str)(value) and len(value) > 1,
-    "in_chans": lambda value: _is_count(value) and value in (1, 3),
-    "mean": _are(float),
-    "std": lambda value: _are(float)(value) and 0 not in value,
-    "img_size": lambda value: _is_count(value) or (_are(int)(value) and len(value) == 2 and all(map(_is_count, value))),
-    "eval_crop": lambda value: _is_number(value) and 0 < value <= 1,
-    "selected_on": lambda value: isinstance(value, str),
-    "best": lambda value: isinstance(value, dict),
-}
-
-
-def check_content(content: dict[str, Any], source: object) -> None:
-    """The same for what a checkpoint holds besides: raises BadRequest, naming `source`, for what using it would trip
-    over."""
-    for key, is_right in CONTENT.items():
-        if not is_right(content[key]):
-            raise BadRequest(f"{source}: damaged (its {key} is {_short(content[key])})")
-    if not len(content["mean"]) == len(content["std"]) == content["in_chans"]:
-        raise BadRequest(f"{source}: damaged (its mean or std is not of {content['in_chans']} channels)")
-    weights = content["best"].get("weights", "raw")
-    if weights not in ("raw", "ema") or (weights == "ema" and not isinstance(content.get("ema"), dict)):
-        raise BadRequest(f"{source}: damaged (it lacks the weights that were selected)")
-    check_settings(content["settings"], source)

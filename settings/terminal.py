@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from utils import last_line
+
 WIDTH = 110  # columns of --help, where the terminal has not fewer
 
 
@@ -65,3 +67,23 @@ class _Output:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())  # what is buffered goes there, too
             os.close(nowhere)
+
+
+def run_script(main) -> int:
+    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
+    that of a run that left before its end (training/stopping.py)."""
+    with without_readers():
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            status = main() or 0
+            sys.stdout.flush()
+            return status
+        except (Exception, KeyboardInterrupt) as error:
+            told = last_line(error)
+            if told is None:
+                raise
+            text, status = told
+            print("\n" * isinstance(error, KeyboardInterrupt) + text, file=sys.stderr)
+            return status

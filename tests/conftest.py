@@ -25,7 +25,7 @@ import main
 import study
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
-from training import options
+from settings import terminal
 
 # Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
 NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--measure", "--help")
@@ -62,7 +62,7 @@ def cli(workdir, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", [name, *words, *([] if plain else ["--wandb", "disabled"])])
         capsys.readouterr()
         try:
-            status = options.one_line_errors(script.main)
+            status = terminal.run_script(script.main)
         except SystemExit as end:  # of --help
             status = end.code
         captured = capsys.readouterr()

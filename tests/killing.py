@@ -14,7 +14,7 @@ from pathlib import Path
 _context = multiprocessing.get_context("forkserver")
 # What a run imports from its start to its end.
 _context.set_forkserver_preload(
-    ["main", "training.run", "killing", "matplotlib.pyplot", "sklearn.datasets", "torch._dynamo",
+    ["main", "commands.train", "killing", "matplotlib.pyplot", "sklearn.datasets", "torch._dynamo",
      "torch._inductor.config", "torchmetrics.functional.classification", "torchvision.transforms.v2"]
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def _run(words: list[str], folder: str, log: str, more: dict[str, str]) -> None:
     import torch
 
     import main
-    from training import options
+    from settings import terminal
 
     multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is without a server
     os.chdir(folder)
@@ -51,7 +51,7 @@ def _run(words: list[str], folder: str, log: str, more: dict[str, str]) -> None:
     torch.set_num_threads(1)
     sys.argv = ["main.py", *words, "--wandb", "disabled"]
     with Path(log).open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        status = options.one_line_errors(main.main)
+        status = terminal.run_script(main.main)
     sys.exit(status)
 
 

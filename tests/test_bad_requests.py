@@ -183,10 +183,10 @@ def test_bad_flags(cli, workdir, flags, needle):
 
 def test_no_flags_at_all(workdir, monkeypatch, capsys):
     import main
-    from training import options
+    from settings import terminal
 
     monkeypatch.setattr("sys.argv", ["main.py"])
-    assert options.one_line_errors(main.main) == 2
+    assert terminal.run_script(main.main) == 2
     assert "--help" in capsys.readouterr().err
 
 

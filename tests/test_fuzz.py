@@ -25,11 +25,14 @@ import main
 import models
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
+from assembly import trained, trainee
+from commands import catalogue, compare_predictions, evaluate, inspect_data, predict, train
 from image_datasets.splits import Split
-from training import answers, catalogue, checkpoint, inspection, model_flags, options, run, use
-from training.checkpoint import RunState
-from training.flags import FLAGS
+from records import checkpoint
+from settings import checks, model_flags, terminal
+from settings.flags import FLAGS
 from training.metrics import Totals
+from training.state import RunState, restore
 
 MORE = int(os.environ.get("FUZZ_MORE", "1"))  # times as many examples, and other ones each time
 SCRIPTS = (main, main, main, train_deit_imagenet100, viz_random_10_vit_vs_deit)
@@ -93,7 +96,7 @@ def assert_ends_well(script, argv: list[str]) -> int:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = options.one_line_errors(lambda: script.main(argv))
+            status = terminal.run_script(lambda: script.main(argv))
         except SystemExit as end:  # of --help
             status = end.code
     assert status in (0, 1, 2)
@@ -109,16 +112,16 @@ def place(workdir, image_folder, shards, monkeypatch) -> Path:
     shards(per_class=1).rename(workdir / "shards")
     (workdir / "broken/train/a").mkdir(parents=True)
     (workdir / "notes.txt").write_text("no image")
-    _, made, _ = options.parse(["--model", "vit_tiny", "--epochs", "9", "--run-name", "a"], "")
+    _, made, _ = checks.parse(["--model", "vit_tiny", "--epochs", "9", "--run-name", "a"], "")
     made.in_chans, made.img_size = 1, 8
     (workdir / "runs/a").mkdir(parents=True)
-    stored = {"settings": run.stored_settings(made), "wandb_run_id": "0123abcd"}
+    stored = {"settings": trainee.stored_settings(made), "wandb_run_id": "0123abcd"}
     for name in ("settings", "runs/a/settings.json"):
         (workdir / name).write_text(json.dumps(stored))
     (workdir / "runs/a/last.pth").write_bytes(b"no checkpoint")
-    for module, name in ((run, "run_training"), (use, "run_evaluation"), (use, "run_prediction"),
-                         (inspection, "inspect_data"), (answers, "show_answers"), (catalogue, "print_summary"),
-                         (catalogue, "print_models")):  # fmt: skip
+    for module, name in ((train, "run_training"), (evaluate, "run_evaluation"), (predict, "run_prediction"),
+                         (inspect_data, "inspect_data"), (compare_predictions, "show_answers"),
+                         (catalogue, "print_summary"), (catalogue, "print_models")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *args: None)
     return workdir
 
@@ -232,10 +235,10 @@ def whole(tmp_path_factory) -> bytes:
         "--run-name",
         "a",
     ]
-    _, made, _ = options.parse(words, "")
+    _, made, _ = checks.parse(words, "")
     data = {"class_names": [str(i) for i in range(10)], "wnids": None, "mean": (0.5,), "std": (0.2,), "img_size": 8,
             "in_chans": 1, "eval_crop": 1.0, "selected_on": "validation"}  # fmt: skip
-    stored = {**run.stored_settings(made), "data_path": None}
+    stored = {**trainee.stored_settings(made), "data_path": None}
     state = make_state({"settings": stored})
     state.best = {"epoch": 1, "weights": "raw", "top1": 0.5, "score": [0.5, -1.0]}
     file = io.BytesIO()
@@ -247,11 +250,11 @@ def use_it(file: Path, resumed: bool) -> int:
     """What --evaluate and the picture do with a checkpoint, or --resume."""
     content = checkpoint.load_checkpoint(file)
     if resumed:
-        checkpoint.restore(STATE["state"], content, file)
+        restore(STATE["state"], content, file)
         return 0
-    model, content = use.read_for_use(str(file), None)
-    checkpoint.settle_classes(str(file), content, [str(i) for i in range(10)], "digits")
-    batches = use.batches_for(
+    model, content = trained.read_for_use(str(file), None)
+    checkpoint.match_classes(str(file), content, [str(i) for i in range(10)], "digits")
+    batches = trained.batches_for(
         content, Split(np.zeros(1, int), np.zeros((1, 8, 8, 1), np.uint8)), torch.device("cpu"), 1, 0
     )
     for images, _ in batches:

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 import models
+from assembly import trainee
 from models import registry
 from models.weights import read_state_dict
-from training import run as run_module
-from training.run_directory import RunDirectory
+from records.run_directory import RunDirectory
+from training import loop
 
 REPO = Path(__file__).resolve().parent.parent
 QUICK = "--dataset digits --model resnet20 --batch-size 64 --train-fraction 0.2"
@@ -185,7 +186,7 @@ def test_a_resumed_run_is_bit_identical_on_streamed_data_with_other_workers(
 def test_a_run_that_stopped_before_its_first_epoch_is_resumed_from_the_start(cli, learns, workdir, monkeypatch):
     learns(QUICK, "--epochs", "1", "--run-name", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         assert cli(QUICK, "--epochs", "1", "--run-name", "resumed").status == 130
     assert "from the start" in learns("--resume --run-name resumed").out
     assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")
@@ -325,13 +326,13 @@ def test_weights_of_another_run_are_a_starting_point(learns, workdir, image_fold
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(cli, workdir, monkeypatch):
-    rate = run_module.learning_rate
+    rate = trainee.learning_rate
     steps = 5  # of 258 images in batches of 64
 
     def exploding(step, **settings):
         return rate(step, **settings) if step < steps else 1e30
 
-    monkeypatch.setattr(run_module, "learning_rate", exploding)
+    monkeypatch.setattr(trainee, "learning_rate", exploding)
     result = cli(QUICK, "--epochs", "3", "--run-name", "a")
     assert result.status == 1
     assert "not finite in epoch 2, step" in result.err and len(result.err.splitlines()) == 1
@@ -351,20 +352,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     ],
 )
 def test_what_the_machine_lacks_is_said_in_one_line(cli, monkeypatch, error, needle):
-    monkeypatch.setattr(run_module, "train", lambda *args: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(loop, "train", lambda *args: (_ for _ in ()).throw(error))
     result = cli(QUICK, "--epochs", "1", "--run-name", "a")
     assert result.status == 1 and needle in result.err
     assert len(result.err.splitlines()) == 1
 
 
 def test_weights_spoilt_by_the_last_step_are_not_saved(cli, workdir, monkeypatch):
-    rate = run_module.learning_rate
+    rate = trainee.learning_rate
     last = 9  # the last step of the second epoch, whose loss is computed before it
 
     def exploding(step, **settings):
         return rate(step, **settings) if step < last else float("inf")
 
-    monkeypatch.setattr(run_module, "learning_rate", exploding)
+    monkeypatch.setattr(trainee, "learning_rate", exploding)
     result = cli(QUICK, "--epochs", "2", "--val-fraction", "0", "--run-name", "a")
     assert result.status == 1 and "weights are not finite in epoch 2, step 5" in result.err
     kept = torch.load(workdir / "runs/a/best.pth", weights_only=True)
@@ -415,7 +416,7 @@ import sys
 sys.argv = ["main.py", *{flags.split()!r}]
 import main
 try:
-    main.options.one_line_errors(main.main)
+    main.terminal.run_script(main.main)
 except SystemExit:
     pass
 heavy = {{"torch", "torchvision", "timm", "numpy", "sklearn", "matplotlib", "wandb", "torchmetrics"}} & set(sys.modules)

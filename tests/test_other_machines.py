@@ -19,13 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import compare
 import models
 import utils
+from analysis import speed
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, corrupt
 from image_datasets.splits import Split
-from training import batch_size, plots, processes, speed
-from training.flags import GROUPS
-from training.loop import evaluate
-from training.options import complete
+from records import plots
+from settings.checks import complete
+from settings.flags import GROUPS
+from training import batch_size, devices
+from training.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "--dataset digits --train-fraction 0.2 --model resnet9 --widths 8,8,8 --depths 1,1,1 --epochs 1"
@@ -41,9 +43,9 @@ def fresh(workdir):
     """Runs main.py in a process of its own, in which `before`, lines of Python, comes first."""
 
     def run(command: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
-        script = f"import sys\n{before}\nimport main\nfrom training import options\n"
+        script = f"import sys\n{before}\nimport main\nfrom settings.terminal import run_script\n"
         result = subprocess.run(
-            [sys.executable, "-c", f"{script}sys.exit(options.one_line_errors(main.main))", *command.split()],
+            [sys.executable, "-c", f"{script}sys.exit(run_script(main.main))", *command.split()],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -234,11 +236,11 @@ def test_on_mps_auto_means_fp32(monkeypatch):
     model = models.create_model("resnet20", 10, 32, 3)
     for units in ("on", "off"):
         monkeypatch.setenv(utils.MATRIX_UNITS, units)
-        assert processes.choose_precision("auto", MPS, model) == "fp32"
-    assert processes.choose_precision("bf16", MPS, model) == "bf16"
+        assert devices.choose_precision("auto", MPS, model) == "fp32"
+    assert devices.choose_precision("bf16", MPS, model) == "bf16"
     with pytest.raises(utils.BadRequest, match="fp16 needs a CUDA GPU; on mps"):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        processes.set_up("mps", None, "fp16")
+        devices.set_up("mps", None, "fp16")
 
 
 @pytest.mark.parametrize("model", ["resnet20", "vit_tiny", "mobilenet_v3_small", "mobilevit_xxs", "resnet9"])
@@ -246,7 +248,7 @@ def test_training_and_evaluation_do_without_float64(like_mps, model):
     settings = complete({"model": model, "lr": 0.1, "weight_decay": 0.05, "optimizer": "adamw", "ema": 0.9,
                          "augmentation": "cutmix+mixup", "clip_grad": 1.0}, GROUPS)  # fmt: skip
     network = models.create_model(model, 10, 32, 3)
-    trainer = speed.make_trainer(speed.Subject(network, settings, 10, 32, 3, CPU, "fp32"))
+    trainer = speed.make_trainer(speed.CostSubject(network, settings, 10, 32, 3, CPU, "fp32"))
     ready = speed.ReadyBatches(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 9]), 2)
     with like_mps():
         assert trainer.train(ready)["loss"] > 0

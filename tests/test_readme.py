@@ -21,8 +21,8 @@ import study
 from data_transform import Normalize, image_transform
 from image_datasets.folder import read_image
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
-from training import model_flags
-from training.flags import FLAGS
+from settings import model_flags
+from settings.flags import FLAGS
 from viz_random_10_vit_vs_deit import GROUPS
 
 REPO = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train_deit_imagenet100 as script
-from training.recipes import RECIPES
+from settings.recipes import RECIPES
 
 SMALL = "--img-size 32 --patch-size 8 --depth 1 --embed-dim 24 --epochs 2 --batch-size 8"
 
@@ -106,7 +106,7 @@ def test_main_knows_recipes_too(learns, workdir):
 
 def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeypatch):
     """Killed while it is, the run is resumed, and ends with the bits of one that was left alone."""
-    from training import run
+    from training import loop
 
     line = f"--data-path {shards()} {SMALL} --model deit_tiny_distill --teacher resnet20 --teacher-epochs 8 --lr 0.01"
     line += " --warmup-epochs 1 --val-fraction 0 --crop none --no-flip"
@@ -117,14 +117,14 @@ def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeyp
     assert facts["weights"] == "runs/whole-teacher/best.pth" and facts["split"] == "train"
     assert settings("whole")["teacher_weights"] is None
 
-    train_all = run.train
+    train_all = loop.train
 
     def killed(state, *args):
         train_all(state, *args[:4], 3, *args[5:])  # three epochs, then the end of the process
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train", killed)
+        patch.setattr(loop, "train", killed)
         with pytest.raises(AssertionError):
             train(f"{line} --run-name killed")
     assert not Path("runs/killed/last.pth").exists() and not Path("runs/killed-teacher/summary.json").exists()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from training import distributed
-from training.timing import cpu_name
-from training.tracking import say
-from utils import BadRequest, RunFailed, has_matrix_units
+from records.log import say
+from utils import BadRequest, RunFailed, cpu_name, has_matrix_units, is_distributed, local_rank, rank, world_size
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -78,8 +82,8 @@ def set_up(
 
     Raises BadRequest for fp16 on other devices than CUDA GPUs.
     """
-    if distributed.many() and device is None and torch.cuda.is_available():
-        device = f"cuda:{distributed.local_rank()}"
+    if is_distributed() and device is None and torch.cuda.is_available():
+        device = f"cuda:{local_rank()}"
     chosen, warning = choose_device(device, gpu)
     if warning:
         say(f"warning: {warning}")
@@ -111,7 +115,7 @@ def without_tf32() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_failures(need: Callable[[], str]):
+def machine_errors_as_run_failed(need: Callable[[], str]):
     """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler.
 
     Args:
@@ -134,11 +138,9 @@ def one_line_failures(need: Callable[[], str]):
                 f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
                 " --resume continues the run"
             ) from None
-        if distributed.many() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
+        if is_distributed() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
             told = reason.split(". ")[0]
-            raise RunFailed(
-                f"process {distributed.rank()} (from 0) lost another one of the {distributed.ranks()} ({told})"
-            ) from None
+            raise RunFailed(f"process {rank()} (from 0) lost another one of the {world_size()} ({told})") from None
         if "allocate" not in reason:
             raise
         failed = error
@@ -160,7 +162,7 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def describe(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

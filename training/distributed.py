@@ -8,60 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from utils import RunFailed
+from utils import RunFailed, is_distributed, is_main_process, rank, world_size
 
 if TYPE_CHECKING:
     import torch
 
-PATIENCE = datetime.timedelta(hours=2)  # for the slowest of the processes; that one has died is noticed at once
-
-
-def ranks() -> int:
-    """The number of processes."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-
-
-def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ["RANK"]) if ranks() > 1 else 0
-
-
-def local_rank() -> int:
-    """Its number on this machine."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
-
-
-def many() -> bool:
-    return ranks() > 1
-
-
-def is_first() -> bool:
-    return rank() == 0
-
-
-def restarted() -> bool:
-    """Whether torchrun has started the processes again, after one of them had died."""
-    return many() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+TIMEOUT = datetime.timedelta(hours=2)  # for the slowest of the processes; that one has died is noticed at once
 
 
 def start(device: torch.device) -> None:
     """Joins the other processes, if there are any."""
     import torch.distributed as dist
 
-    if many() and not dist.is_initialized():
+    if is_distributed() and not dist.is_initialized():
         on_gpus = device.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             store=_store_without_the_dead(),
             rank=rank(),
-            world_size=ranks(),
+            world_size=world_size(),
             device_id=device if on_gpus else None,
         )
 
@@ -72,10 +43,10 @@ def _store_without_the_dead() -> torch.distributed.Store:
     chooses a new place in it, and tells the others: each asks with a word of its own, and says that it has heard."""
     import torch.distributed as dist
 
-    store, _, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, _, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
     place = uuid.uuid4().hex
-    if is_first():
-        deadline = time.monotonic() + PATIENCE.total_seconds()
+    if is_main_process():
+        deadline = time.monotonic() + TIMEOUT.total_seconds()
         waiting = set(range(1, count))
         while waiting:
             for other in sorted(waiting):
@@ -98,29 +69,29 @@ def finish() -> None:
     """Leaves the other processes."""
     import torch.distributed as dist
 
-    if many() and dist.is_initialized():
+    if is_distributed() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
     """Waits for all."""
-    if many():
-        total_of(0.0)  # a barrier on the CPU: torch's own would take a device
+    if is_distributed():
+        all_reduce_scalar(0.0)  # a barrier on the CPU: torch's own would take a device
 
 
 @contextlib.contextmanager
-def first_one_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The first process runs the block while the others wait, then they do."""
-    if not is_first():
+    if not is_main_process():
         barrier()
     yield
-    if is_first():
+    if is_main_process():
         barrier()
 
 
-def total(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes; of a single one the tensor itself."""
-    if not many():
+    if not is_distributed():
         return tensor
     import torch.distributed as dist
 
@@ -129,16 +100,16 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     return summed
 
 
-def total_of(value: float) -> float:
+def all_reduce_scalar(value: float) -> float:
     """The sum of one number of each process."""
     import torch
 
-    return float(total(torch.tensor(value, dtype=torch.float64)))
+    return float(all_reduce_sum(torch.tensor(value, dtype=torch.float64)))
 
 
-def largest(value: int) -> int:
-    """The largest of one number of each process."""
-    if not many():
+def all_reduce_max(value: int) -> int:
+    """The all_reduce_max of one number of each process."""
+    if not is_distributed():
         return value
     import torch
     import torch.distributed as dist
@@ -148,19 +119,19 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
-def stacked(tensor: torch.Tensor) -> torch.Tensor:
+def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     """A CPU tensor of each process, one behind the other in a new first dimension."""
     import torch
     import torch.distributed as dist
 
-    tensors = [torch.empty_like(tensor) for _ in range(ranks())] if many() else [tensor]
-    if many():
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())] if is_distributed() else [tensor]
+    if is_distributed():
         dist.all_gather(tensors, tensor)
     return torch.stack(tensors)
 
 
-def rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int) -> torch.Tensor:
-    """A matrix (count, width) of float32 on the CPU, of which each process has the rows of its `index`."""
+def gather_rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """A matrix (count, width) of float32 on the CPU, of which each process has the gather_rows of its `index`."""
     import torch
 
     matrix = torch.zeros(count, width)
@@ -168,19 +139,19 @@ def rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int)
     for part in parts:
         matrix[index[start : start + len(part)]] = part.cpu()
         start += len(part)
-    return total(matrix)
+    return all_reduce_sum(matrix)
 
 
 def union(index: torch.Tensor, count: int) -> torch.Tensor:
     """The numbers below `count` that any process has in its index, sorted."""
     import torch
 
-    return total(torch.zeros(count).index_fill(0, index, 1.0)).nonzero()[:, 0]
+    return all_reduce_sum(torch.zeros(count).index_fill(0, index, 1.0)).nonzero()[:, 0]
 
 
-def share_buffers(*modules: torch.nn.Module | None) -> None:
+def broadcast_buffers(*modules: torch.nn.Module | None) -> None:
     """Gives the buffers of the first process, such as batch normalisation's averages, to all."""
-    if not many():
+    if not is_distributed():
         return
     import torch.distributed as dist
 
@@ -189,13 +160,13 @@ def share_buffers(*modules: torch.nn.Module | None) -> None:
             dist.broadcast(buffer, 0)
 
 
-def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def wrap_ddp(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The model as it is trained: its gradients are the average over all processes.
 
-    Buffers differ between processes until `share_buffers`. DDP would broadcast them in every forward, where evaluation
-    waits for ever for a process that has no batch.
+    Buffers differ between processes until `broadcast_buffers`. DDP would broadcast them in every forward: an evaluation
+    would then wait forever for a process without a batch.
     """
-    if not many():
+    if not is_distributed():
         return model
     from torch.nn.parallel import DistributedDataParallel
 

@@ -6,75 +6,31 @@ Nothing in a step waits for the device. Sums are read when they are shown, at th
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from data_transform import Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, own
-from training import distributed, metrics
-from training.checkpoint import Diverged, RunState, check_weights
-from training.distillation import Distillation
-from training.losses import Criterion
-from training.metrics import Totals
+from training import distributed
+from training.config import TrainConfig
+from training.devices import autocast
+from training.evaluation import _row, _update_best, _validate_all
 from training.optim import train_mode
-from training.processes import autocast
+from training.progress import Progress
 from training.saving import Saver
-from training.stopping import Stop
-from training.tracking import Progress
-from utils import RunFailed, Stopped, derive_seed
+from training.state import Diverged, RunState, check_weights
+from utils import RunFailed, Stopped, derive_seed, is_distributed
 
 HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # against losses that are not finite
-LEAST_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the steps are made.
-
-    Attributes:
-        learning_rate: of optimiser step (from 0).
-        precision: "fp32", "bf16" or "fp16" for the forward pass; weights stay in float32.
-        accumulate: batches per optimiser step.
-        clip_grad: largest global L2 norm of the gradients, None for no bound.
-        distillation: the student learns a teacher's answers too.
-        roll_back: where numbers are no longer finite, training goes on from the last checkpoint and leaves out the
-            batches that led there.
-        smallest_batch: a batch that has fewer images left, because files cannot be read, is left out. None: files that
-            cannot be read stop the run.
-    """
-
-    criterion: Criterion
-    mix: Mix
-    learning_rate: Callable[[int], float]
-    seed: int
-    precision: str = "fp32"
-    accumulate: int = 1
-    clip_grad: float | None = None
-    distillation: Distillation | None = None
-    roll_back: bool = False
-    smallest_batch: int | None = None
-
-    def loss(self, heads: list[torch.Tensor], answers: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
-        """The mean of the heads' losses, or with distillation the labels' for the first and the teacher's for the last.
-
-        Args:
-            heads: logits (N, K) of each; answers: the teacher's logits, where there is one.
-        """
-        if self.distillation is not None:
-            return self.distillation.loss(heads, answers, targets, self.criterion)
-        losses = [self.criterion(logits, targets) for logits in heads]
-        return losses[0] if len(heads) == 1 else torch.stack(losses).mean()
+MIN_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
 
 
 def train_epoch(
     state: RunState,
     forward: Callable[[torch.Tensor], torch.Tensor],
     batches: ResidentTrainBatches | StreamedTrainBatches,
-    recipe: Recipe,
+    recipe: TrainConfig,
     progress: Progress,
     saver: Saver | None = None,
 ) -> None:
@@ -103,7 +59,7 @@ def train_epoch(
         count = len(images)
         if count < min(recipe.smallest_batch or 0, batches.own_sizes[batch]):  # the others cannot be read
             count, images = 0, images.new_zeros(recipe.smallest_batch, *images.shape[1:])
-        if count or distributed.many():  # black images of no weight, as all processes take part in averaging gradients
+        if count or is_distributed():  # black images of no weight, as all processes take part in averaging gradients
             # Mixing and dropout draw from here on, whatever was drawn before.
             torch.manual_seed(derive_seed(recipe.seed, "step", state.epoch, batch, *seeds))
             if count:
@@ -123,24 +79,24 @@ def train_epoch(
 
         state.batch += 1
         if is_step:
-            read = together if recipe.smallest_batch is None else distributed.total_of(taken)
+            read = together if recipe.smallest_batch is None else distributed.all_reduce_scalar(taken)
             if read:
                 _take_step(state, recipe, read / together)
             state.step += 1
             taken = 0
 
         progress.step(sizes[batch], state.totals, lr=recipe.learning_rate(max(0, state.step - 1)))
-        if not distributed.many() and (device.type == "cpu" or progress.just_shown):  # else reading it costs a wait
+        if not is_distributed() and (device.type == "cpu" or progress.just_shown):  # else reading it costs a wait
             _check_finite(state)
         if is_step and saver is not None:
             saver.after_step()
     _check_finite(state)
-    if not distributed.total(state.totals.sums)[0]:
+    if not distributed.all_reduce_sum(state.totals.sums)[0]:
         raise _nothing_counted(state, recipe, len(sizes))
 
 
 def _loss(
-    heads: list[torch.Tensor], images: torch.Tensor, targets: torch.Tensor, state: RunState, recipe: Recipe
+    heads: list[torch.Tensor], images: torch.Tensor, targets: torch.Tensor, state: RunState, recipe: TrainConfig
 ) -> torch.Tensor:
     answers = None
     if recipe.distillation is not None:
@@ -148,7 +104,7 @@ def _loss(
     return recipe.loss(heads, answers, targets)
 
 
-def _take_step(state: RunState, recipe: Recipe, share: float) -> None:
+def _take_step(state: RunState, recipe: TrainConfig, share: float) -> None:
     """Args: share: of the step's images those that could be read; the gradients' sum becomes the mean over them."""
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     lr = recipe.learning_rate(state.step)
@@ -174,14 +130,14 @@ def _take_step(state: RunState, recipe: Recipe, share: float) -> None:
 
 def _check_finite(state: RunState) -> None:
     step = state.totals.first_bad_step()
-    if step is None and state.scaler is not None and state.scaler.get_scale() < LEAST_SCALE:
+    if step is None and state.scaler is not None and state.scaler.get_scale() < MIN_SCALE:
         step = state.batch - 1
-    step = distributed.largest(-1 if step is None else step)
+    step = distributed.all_reduce_max(-1 if step is None else step)
     if step >= 0:
         raise Diverged(f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which {HELPS}", step)
 
 
-def _nothing_counted(state: RunState, recipe: Recipe, batches: int) -> RunFailed:
+def _nothing_counted(state: RunState, recipe: TrainConfig, batches: int) -> RunFailed:
     """Why not one image counted in the epoch that has ended."""
     epoch = state.epoch + 1
     ranges = [(told["first_batch"], told["last_batch"]) for told in state.rollbacks if told["epoch"] == epoch]
@@ -197,50 +153,12 @@ def _nothing_counted(state: RunState, recipe: Recipe, batches: int) -> RunFailed
     return RunFailed(f"no training image could be read in epoch {epoch}{rest}")
 
 
-@torch.inference_mode()
-def evaluate(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches,
-    num_classes: int,
-    precision: str,
-    keep_logits: bool = False,
-    stop: Stop | None = None,
-) -> tuple[dict[str, float | None], torch.Tensor | None]:
-    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
-
-    These are of the images that can be read, of all processes: `batches.given` says which.
-
-    Raises Stopped where `stop` says so, and RunFailed where no image can be read.
-    """
-    device = batches.device
-    totals = Totals(num_classes, device)
-    kept = []
-    for step, (images, targets) in enumerate(batches):
-        if stop is not None:
-            stop.check()
-        with autocast(device, precision):
-            logits = forward(images)
-        logits = logits.float()
-        totals.add(nn.functional.cross_entropy(logits, targets), logits, targets, step)
-        if keep_logits:
-            kept.append(logits)
-    totals.sums = distributed.total(totals.sums)
-    if not totals.sums[0]:
-        raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
-    logits = None
-    if keep_logits:
-        logits = distributed.rows(kept, batches.given, len(batches.split), num_classes)
-        batches.given = distributed.union(batches.given, len(batches.split))
-        logits = logits[batches.given]
-    return totals.means(), logits
-
-
 def train(
     state: RunState,
     forward: Callable[[torch.Tensor], torch.Tensor],
     train_batches: ResidentTrainBatches | StreamedTrainBatches,
     val_batches: EvalBatches | None,
-    recipe: Recipe,
+    recipe: TrainConfig,
     epochs: int,
     num_classes: int,
     progress: Progress,
@@ -278,82 +196,3 @@ def train(
         saver.after_epoch(is_best)
         progress.end_epoch(row, is_best)
     progress.close()
-
-
-def _row(state: RunState, recipe: Recipe, scores: dict[str, dict]) -> dict[str, float | None]:
-    """The finished epoch in the history."""
-    mixed = "agreement_" if recipe.mix.mixers else ""
-    state.totals.sums = distributed.total(state.totals.sums)
-    means = state.totals.means()
-    row = {
-        "epoch": state.epoch + 1,
-        "lr": recipe.learning_rate(state.step - 1),
-        "train_loss": means["loss"],
-        f"train_{mixed}top1": means["top1"],
-        f"train_{mixed}top5": means["top5"],
-    }
-    for weights, values in scores.items():
-        prefix = "val_" if weights == "raw" else "val_ema_"
-        row.update({prefix + name: value for name, value in values.items()})
-    return row
-
-
-def _validate_all(
-    state: RunState,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches | None,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, dict[str, float | None]]:
-    """What `_validate` gives for the weights, "raw", and for their average, "ema", where there is one; nothing
-    without a validation split. Raises Diverged where a loss is not finite."""
-    scores = {}
-    distributed.share_buffers(state.model, state.ema and state.ema.model)
-    for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
-        if model is not None and batches is not None:
-            model.eval()
-            # Only the raw model is compiled; the averaged one is not worth a second compilation.
-            call = forward if weights == "raw" else model
-            scores[weights] = _validate(call, batches, num_classes, precision, select_by, stop)
-            if not math.isfinite(scores[weights]["loss"]):
-                raise Diverged(
-                    f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
-                    state.batch - 1,
-                )
-    return scores
-
-
-def _validate(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, float | None]:
-    """Loss, top1, top5, and the metric that selects, where it is none of these."""
-    needs_logits = select_by in ("map", "f1")
-    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
-    if needs_logits:
-        targets = batches.targets_given()
-        means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
-    return means
-
-
-def _update_best(state: RunState, scores: dict[str, dict], select_by: str) -> bool:
-    """Keeps the epoch and weights with the best score, at a tie the lower validation loss; True if this is it."""
-    if not scores:
-        state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
-        return True
-
-    def rank(weights: str) -> list[float]:
-        means = scores[weights]
-        return [-means["loss"]] if select_by == "loss" else [means[select_by], -means["loss"]]
-
-    weights = max(scores, key=rank)
-    if state.best and state.best["score"] >= rank(weights):
-        return False
-    state.best = {"epoch": state.epoch, "weights": weights, "top1": scores[weights]["top1"], "score": rank(weights)}
-    return True

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
-from training import checkpoint, distributed
-from training.checkpoint import Diverged, RunState
-from training.run_directory import RunDirectory
-from training.stopping import TIME_LIMIT, Stop
-from training.tracking import say
-from utils import RunFailed, Stopped
+import torch
 
-MOST_ROLLBACKS = 3
+from models.weights import check_sums
+from records import checkpoint
+from records.checkpoint import FORMAT, copy_checkpoint
+from records.log import say
+from records.run_directory import RunDirectory
+from training import distributed
+from training.state import Diverged, RunState, check_weights, restore
+from training.stopping import TIME_LIMIT, Stop
+from utils import RunFailed, Stopped, human, is_distributed, is_main_process, replacing
+
+MAX_ROLLBACKS = 3
 
 
 class Saver:
@@ -58,12 +65,12 @@ class Saver:
     def after_step(self) -> None:
         """Called after each optimiser step. Saves where it is time for it, or where the run has to leave: then it
         raises Stopped."""
-        told, due = (self.vote.outcome() or (False, False)) if distributed.many() else (self.stop.told(), self.due())
+        told, due = (self.vote.outcome() or (False, False)) if is_distributed() else (self.stop.told(), self.due())
         if told or due:
             self.save()
         if told:
             self._leave()
-        if distributed.many():
+        if is_distributed():
             self.vote.cast(self.stop.told(), self.due())
 
     def check(self) -> None:
@@ -85,16 +92,16 @@ class Saver:
     def save(self) -> None:
         """Replaces last.pth, which becomes previous.pth. Raises RunFailed, with what the disk lacks, where it cannot;
         what was there is kept then."""
-        distributed.share_buffers(self.state.model, self.state.ema and self.state.ema.model)
-        checkpoint.check_weights(self.state)
+        distributed.broadcast_buffers(self.state.model, self.state.ema and self.state.ema.model)
+        check_weights(self.state)
         self.state.train_seconds += time.perf_counter() - self.clock
-        checkpoint.save_newest(self.directory, self.state, self.settings, self.data)
+        save_newest(self.directory, self.state, self.settings, self.data)
         self._saved_now()
         self.start_clock()
 
     def after_epoch(self, is_best: bool) -> None:
         self.save()
-        if not distributed.is_first():
+        if not is_main_process():
             return
         if is_best:
             # Killed before this, the run finds on resuming that last.pth holds the best epoch.
@@ -119,9 +126,9 @@ class Saver:
         Raises RunFailed where the run has been taken back often enough.
         """
         state, rollbacks, epoch = self.state, self.state.rollbacks, self.state.epoch
-        if len(rollbacks) >= MOST_ROLLBACKS:
+        if len(rollbacks) >= MAX_ROLLBACKS:
             raise self.failure(diverged)
-        checkpoint.restore(state, checkpoint.load_newest(self.directory), self.directory.last)
+        restore(state, checkpoint.load_newest(self.directory), self.directory.last)
         state.rollbacks = rollbacks
         if state.epoch != epoch:  # the checkpoint of this epoch's start is damaged
             raise self.failure(diverged)
@@ -133,5 +140,53 @@ class Saver:
         )
         say(f"rolled back   {diverged}")
         say(f"              batches {first + 1} to {state.batch} of epoch {epoch + 1} are left out, and training goes"
-            f" on from the last checkpoint ({len(rollbacks)} of at most {MOST_ROLLBACKS} times)")  # fmt: skip
+            f" on from the last checkpoint ({len(rollbacks)} of at most {MAX_ROLLBACKS} times)")  # fmt: skip
         self.save()
+
+
+def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, Any], data: dict[str, Any]) -> None:
+    """Makes last.pth the checkpoint of `state`, and what last.pth was previous.pth, once the new one is on disk and can
+    be read. At every instant the two names stand for whole checkpoints.
+
+    Args:
+        data: class_names, mean, std and so on: what using the model on other images takes.
+
+    Of several processes all call it, and the first one writes.
+
+    Raises RunFailed, naming the file and the space that it needs, where it cannot be written; what was there is kept.
+    """
+    content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
+    if not is_main_process():
+        return
+    try:
+        with replacing(directory.last) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+            check_sums(temporary)
+            if directory.last.is_file():
+                copy_checkpoint(directory.last, directory.previous)
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = _reason(error)
+        free = shutil.disk_usage(directory.path).free
+        kept = "The checkpoint before it is kept: --resume continues from it"
+        raise RunFailed(
+            f"{directory.last}: cannot be saved ({reason}); it takes {human(_size(content))}B, {human(free)}B are free"
+            f" there. {kept if directory.last.is_file() else 'No checkpoint was saved before it'}"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where torch has covered it with an error of its own."""
+    told: BaseException | None = error
+    while told is not None and not (isinstance(told, OSError) and told.strerror):
+        told = told.__context__
+    return " ".join(str(error if told is None else told.strerror).split())[:200]
+
+
+def _size(value: Any) -> int:
+    """Bytes of the tensors in it."""
+    if isinstance(value, torch.Tensor):
+        return value.untyped_storage().nbytes()
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0

@@ -13,8 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-from training import distributed
-from utils import Stopped
+from utils import Stopped, is_distributed
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 HANGUP = getattr(signal, "SIGHUP", None)
@@ -54,7 +53,7 @@ class Stop:
     def check(self) -> None:
         """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
         after a step, and not here."""
-        if not distributed.many() and self.told():
+        if not is_distributed() and self.told():
             self._leave()
 
     def _leave(self) -> NoReturn:

@@ -13,10 +13,10 @@ from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 import models
+from analysis.explain import attention_rollout, explain, grad_cam
 from models.deit import DistilledVisionTransformer
 from models.vit import VisionTransformer
 from tests.models.reference import lively, with_lively_statistics
-from training.explain import attention_rollout, explain, grad_cam
 from utils import BadRequest
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}  # 4x4 patches

@@ -16,10 +16,10 @@ from test_main import assert_same_run, stop_after
 import image_datasets
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
+from assembly.trained import batches_for
 from image_datasets import resized
 from image_datasets.splits import Split
-from training import options
-from training.use import batches_for
+from models import registry
 
 CPU = torch.device("cpu")
 
@@ -186,7 +186,7 @@ def test_one_image_of_another_size_and_all_are_224_px(workdir, large, side):
     assert found.layout.streamed_side == 80
     Image.new("RGB", (side, 80)).save(large / "test/class2/3.png")  # the last one
     dataset = image_datasets.load_dataset(image_datasets.check_dataset("folder", str(large), False, True))
-    assert dataset.natural_side is None and options.image_size(None, "resnet20", dataset.natural_side) == 224
+    assert dataset.natural_side is None and registry.image_size(None, "resnet20", dataset.natural_side) == 224
 
 
 def test_the_log_says_so_where_sizes_differ(learns, workdir, large):

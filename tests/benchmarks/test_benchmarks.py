@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis.speed import ReadyBatches
+from analysis.timing import Repeated
 from benchmarks import cases, common, data, suite, usual, ways
 from benchmarks.common import SUITE, TIMM, USUAL, Row, alternate, images_per_second
 from image_datasets.batches import EvalBatches
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from training.loop import evaluate
-from training.speed import ReadyBatches
-from training.timing import Repeated
+from training.evaluation import evaluate
 from utils import BadRequest
 
 CPU = torch.device("cpu")

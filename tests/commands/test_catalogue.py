@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import models
-from training import options
+from settings import terminal
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def command(workdir, monkeypatch, capsys):
     def run(line: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["main.py", *line.split()])
         capsys.readouterr()
-        status = options.one_line_errors(main.main)
+        status = terminal.run_script(main.main)
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 

@@ -16,7 +16,8 @@ from torch import nn
 import models
 from image_datasets.facts import FILE
 from models import registry
-from training import options, plots
+from records import plots
+from settings import terminal
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -30,7 +31,7 @@ def command(workdir, monkeypatch, capsys):
         words = [part for word in words for part in word.split()]
         monkeypatch.setattr("sys.argv", ["main.py", *words])
         capsys.readouterr()
-        status = options.one_line_errors(main.main)
+        status = terminal.run_script(main.main)
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 

@@ -12,14 +12,16 @@ from torch import nn
 
 import image_datasets
 import main
+from analysis import speed
+from analysis.robustness import measure_robustness
+from assembly.trained import read_for_use
+from commands import measure
 from data_transform import Normalize
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from image_datasets.splits import Split
-from training import measure, options, speed
-from training.flags import GROUPS
-from training.robustness import measure_robustness
-from training.use import read_for_use
+from settings import checks
+from settings.flags import GROUPS
 
 TINY = "--model vit_tiny --patch-size 4 --depth 1 --embed-dim 32 --num-heads 2"
 CPU = torch.device("cpu")
@@ -167,10 +169,10 @@ class Slow(nn.Module):
 
 
 @pytest.fixture
-def slow(monkeypatch) -> speed.Subject:
+def slow(monkeypatch) -> speed.CostSubject:
     monkeypatch.setattr(time, "perf_counter", lambda: Slow.now)
-    settings = options.complete({"model": "slow", "lr": 0.1, "weight_decay": 0.0}, GROUPS)
-    return speed.Subject(Slow().eval(), settings, 3, 2, 3, CPU, "fp32")
+    settings = checks.complete({"model": "slow", "lr": 0.1, "weight_decay": 0.0}, GROUPS)
+    return speed.CostSubject(Slow().eval(), settings, 3, 2, 3, CPU, "fp32")
 
 
 def test_rates_count_images_and_latency_is_of_one(slow):

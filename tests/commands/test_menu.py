@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import menu, options
+from commands import menu
+from settings import checks
+from settings.terminal import run_script
 from utils import RunFailed
 
 REPO = Path(__file__).resolve().parents[2]
@@ -40,7 +42,7 @@ if facts:
     sys.modules["wandb"] = None
 
     from training.stopping import Stop
-    from training.tracking import Progress
+    from training.progress import Progress
     begin, told = Progress.start_epoch, Stop.told
 
     def waiting(self):  # a training of twelve epochs stands still at its first step, for Ctrl-C
@@ -56,9 +58,9 @@ if facts:
 
     Progress.at, Progress.start_epoch, Stop.told = "", noting, waiting
 import main
-from training import options
+from settings.terminal import run_script
 sys.argv = ["main.py"]
-sys.exit(options.one_line_errors(main.main))
+sys.exit(run_script(main.main))
 """
 
 
@@ -211,7 +213,7 @@ def test_the_printed_command_is_accepted_and_says_what_was_asked_for(terminal, w
     terminal.type(*answers)
     terminal.until(MENU)
     (line,) = commands(terminal.shown)
-    mode, parsed, given = options.parse(shlex.split(line), "")
+    mode, parsed, given = checks.parse(shlex.split(line), "")
     expected = {"schedule": "constant", **COMMON, **settings}
     assert mode == "train" and {key: getattr(parsed, key) for key in expected} == expected
     assert ("step_size" in given) == ("gamma" in given) == (parsed.epochs > 10)
@@ -413,7 +415,7 @@ def test_the_printed_command_does_the_same_outside_of_the_menu(session, monkeypa
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["main.py", *shlex.split(line), "--run-name", "again"])
-    assert options.one_line_errors(main.main) == 0, capsys.readouterr().err
+    assert run_script(main.main) == 0, capsys.readouterr().err
     first, again = folder / "runs/cifar10-mobilenet_v3_small", folder / "runs/again"
     settings = [json.loads((path / "settings.json").read_text())["settings"] for path in (first, again)]
     assert settings[0].pop("run_name") == "cifar10-mobilenet_v3_small" and settings[1].pop("run_name") == "again"

@@ -15,9 +15,9 @@ SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, "{repo}")
-from training import lock
-from training.flags import FLAGS, TRAIN
-from training.scripts import SCRIPTS
+from records import lock
+from settings.flags import FLAGS, TRAIN
+from settings.scripts import SCRIPTS
 
 argv = sys.argv[1:]
 _, s, _ = SCRIPTS["main.py"].parse(argv)
@@ -41,7 +41,7 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
 note(f"begins with {{s.resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")
 folder.mkdir(parents=True, exist_ok=True)
 if s.model == "vgg19" and not (notes.parent / "held").exists():
-    hold = "import sys, time; from pathlib import Path; from training import lock"
+    hold = "import sys, time; from pathlib import Path; from records import lock"
     hold += "\\nwith lock.locked(Path(sys.argv[1])):\\n Path(sys.argv[2]).touch(); time.sleep(1)"
     command = [sys.executable, "-c", hold, folder, notes.parent / "held"]
     subprocess.Popen(command, env={{**os.environ, "PYTHONPATH": "{repo}"}})
@@ -95,8 +95,8 @@ class Studies:
             "import signal, sys; from pathlib import Path; import study; from experiments import plan;"
             # Ctrl-C is ignored where the tests run in the background of a shell.
             " signal.signal(signal.SIGINT, signal.default_int_handler);"
-            " from training import options;"
-            f" plan.ROOT = Path({str(self.folder)!r}); sys.exit(options.one_line_errors(study.main))"
+            " from settings.terminal import run_script;"
+            f" plan.ROOT = Path({str(self.folder)!r}); sys.exit(run_script(study.main))"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPO)}
         environment.pop("OMP_NUM_THREADS", None)

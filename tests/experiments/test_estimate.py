@@ -5,7 +5,8 @@ import json
 import pytest
 
 import study
-from experiments import estimate, measure
+from commands import dry_run
+from experiments import estimate
 
 
 def test_a_run_is_its_start_its_epochs_and_the_test_images():
@@ -17,7 +18,7 @@ def test_a_run_is_its_start_its_epochs_and_the_test_images():
 
 def test_the_measurement_is_of_the_run_and_writes_nothing(workdir, capsys):
     flags = "--dataset digits --model resnet20 --batch-size 16 --accumulate 2 --train-fraction 0.5 --ema 0.9"
-    assert measure.main(["main.py", *flags.split(), "--wandb", "disabled"]) == 0
+    assert dry_run.main(["main.py", *flags.split(), "--wandb", "disabled"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     # 1,797 digits: a fifth for testing, a tenth of the rest for validation (of both weights), a half of the others.
     assert (found["train_images"], found["val_images"], found["test_images"]) == (649, 2 * 145, 359)

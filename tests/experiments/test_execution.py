@@ -15,7 +15,7 @@ import time
 import pytest
 from stand_in import Studies
 
-from training import lock
+from records import lock
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import shlex
 import pytest
 
 import study
+from assembly.trainee import stored_settings
 from experiments import plan, study_file
-from training.run import stored_settings
-from training.scripts import SCRIPTS
+from settings.scripts import SCRIPTS
 
 FILE = """
 seeds = [0, 1, 2]

@@ -24,7 +24,7 @@ from image_datasets.decode import as_array, read_pixels
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.registry import Found
 from image_datasets.splits import Split
-from training.loop import evaluate
+from training.evaluation import evaluate
 from utils import BadRequest, RunFailed
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import torch
 from reference import make_on_meta
 
 import models
-from training.cost import count_flops
+from analysis.cost import count_flops
 from utils import BadRequest
 
 # One of each family for what takes long; `depth` keeps the compiler's work small.

@@ -7,8 +7,8 @@ import torch
 from reference import count, make_on_meta
 
 import models
+from analysis.cost import count_flops
 from models.resnet9 import CORRELATION, OPPONENT_VARIANCES, OPPONENTS, whitening_filters
-from training.cost import count_flops
 from utils import BadRequest
 
 SMALL = {"widths": (16, 24), "depths": (1, 2), "stem_stride": 2}

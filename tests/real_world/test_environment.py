@@ -28,7 +28,7 @@ import compare
 import study
 import viz_random_10_vit_vs_deit
 from image_datasets import copying, decode, image_check
-from training import options, scripts
+from settings import scripts, terminal
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPTS = ("main.py", "train_deit_imagenet100.py", "viz_random_10_vit_vs_deit.py", "study.py", "compare.py")
@@ -222,16 +222,16 @@ def test_a_package_that_is_too_old_is_named_with_what_it_should_be(run_with, tmp
 
 def test_a_package_that_is_missed_later_is_named_too(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert options.one_line_errors(lambda: importlib.import_module("timm")) == 1
+    assert terminal.run_script(lambda: importlib.import_module("timm")) == 1
     assert f" failed: timm>=1.0.20 is {ADVICE}" in capsys.readouterr().err
 
 
 def test_an_error_that_no_package_is_to_blame_for_keeps_its_traceback(monkeypatch):
     with pytest.raises(ZeroDivisionError):
-        options.one_line_errors(lambda: 1 / 0)
+        terminal.run_script(lambda: 1 / 0)
     monkeypatch.setattr("importlib.metadata.version", lambda package: "9999")
     with pytest.raises(ModuleNotFoundError):
-        options.one_line_errors(lambda: importlib.import_module("training.nowhere"))
+        terminal.run_script(lambda: importlib.import_module("training.nowhere"))
 
 
 @pytest.fixture

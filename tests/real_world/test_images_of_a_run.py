@@ -66,15 +66,15 @@ def listed(run: str) -> list[dict]:
 
 def stop_after(epochs: int, monkeypatch) -> None:
     """The next training ends as if it were killed after so many epochs."""
-    from training import run
+    from training import loop
 
-    train = run.train
+    train = loop.train
 
     def killed(state, *args):
         train(state, *args[:4], epochs, *args[5:])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "train", killed)
+    monkeypatch.setattr(loop, "train", killed)
 
 
 @pytest.mark.parametrize("side", [16, 70])

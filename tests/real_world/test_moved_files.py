@@ -12,7 +12,7 @@ from test_main import QUICK, stop_after
 
 import compare
 import viz_random_10_vit_vs_deit as viz
-from training.stored import blaming
+from settings.stored import blaming
 from utils import BadRequest
 
 FOLDER = "--dataset folder --datapath images --model resnet20 --batch-size 8"

@@ -16,9 +16,9 @@ from test_main import QUICK, REPO, stop_after
 
 from comparison.groups import make_cohorts, mixed_commits
 from comparison.runs import read_run
-from training import checkout as checkout_module
-from training import run_directory, tracking
-from training.checkout import checkout
+from records import checkout as checkout_module
+from records import log, run_directory
+from records.checkout import checkout
 from utils import BadRequest, RunFailed
 
 
@@ -111,7 +111,7 @@ def two_attempts(cli, learns, workdir, monkeypatch) -> Path:
         assert cli(QUICK, "--epochs", "2", "--run-name", "a").status == 130
     with monkeypatch.context() as patch:
         patch.setattr(run_directory, "checkout", lambda: {"commit": "b" * 40, "changed": True})
-        patch.setattr("training.processes.device_name", lambda device: "cuda (another)")
+        patch.setattr("training.devices.device_name", lambda device: "cuda (another)")
         learns("--resume --run-name a")
     return workdir / "runs/a"
 
@@ -240,7 +240,7 @@ def test_the_log_holds_the_line_that_a_run_failed_with(cli, workdir, monkeypatch
     def fail(*args):
         raise RunFailed("no more")
 
-    monkeypatch.setattr("training.run.train", fail)
+    monkeypatch.setattr("training.loop.train", fail)
     result = cli(QUICK, "--epochs", "1", "--run-name", "a")
     assert result.err == "main.py: failed: no more\n"
     assert (workdir / "runs/a/log.txt").read_text().endswith("\nmain.py: failed: no more\n")
@@ -250,12 +250,12 @@ def test_the_log_holds_the_traceback_of_a_bug(cli, workdir, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("training.run.train", fail)
+    monkeypatch.setattr("training.loop.train", fail)
     with pytest.raises(ZeroDivisionError):
         cli(QUICK, "--epochs", "1", "--run-name", "a")
-    log = (workdir / "runs/a/log.txt").read_text()
-    assert "Traceback (most recent call last):" in log and log.endswith("ZeroDivisionError: a bug\n")
-    assert not tracking._logs
+    text = (workdir / "runs/a/log.txt").read_text()
+    assert "Traceback (most recent call last):" in text and text.endswith("ZeroDivisionError: a bug\n")
+    assert not log._logs
 
 
 def test_an_overwritten_run_begins_a_new_log(learns, workdir):
@@ -296,7 +296,7 @@ def test_a_teacher_that_is_trained_first_has_its_own(learns, workdir):
 
 def test_a_line_is_in_the_file_when_the_process_is_killed(workdir):
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom training.tracking import logged, open_log, say\n"
+        "import os, signal\nfrom pathlib import Path\nfrom records.log import logged, open_log, say\n"
         "with logged():\n    say('before')\n    open_log(Path('log.txt'), {'time': 'now', 'command': 'this'})\n"
         "    say('caf\\udce9')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -309,8 +309,8 @@ def test_a_line_is_in_the_file_when_the_process_is_killed(workdir):
 
 def test_a_line_that_a_dead_machine_left_half_written_is_not_joined_with_the_next(workdir):
     (workdir / "log.txt").write_text("# now $ this\nepoch 1/")
-    with tracking.logged():
-        tracking.open_log(workdir / "log.txt", {"time": "later", "command": "that"})
+    with log.logged():
+        log.open_log(workdir / "log.txt", {"time": "later", "command": "that"})
     assert (workdir / "log.txt").read_text() == "# now $ this\nepoch 1/\n\n# later $ that\n"
 
 
@@ -328,18 +328,18 @@ def test_a_log_that_cannot_be_written_stops_no_run(learns, workdir, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         learns(QUICK, "--epochs", "2", "--run-name", "a")
-    log = (workdir / "runs/a/log.txt").read_text()
-    assert "\nepoch\n" in log and "epoch 2/2" not in log and "\nresult        top-1" in log
+    text = (workdir / "runs/a/log.txt").read_text()
+    assert "\nepoch\n" in text and "epoch 2/2" not in text and "\nresult        top-1" in text
     (workdir / "runs/b/log.txt").mkdir(parents=True)
-    with tracking.logged():
-        tracking.open_log(workdir / "runs/b/log.txt", {"time": "now", "command": "this"})
-        tracking.say("said all the same")
+    with log.logged():
+        log.open_log(workdir / "runs/b/log.txt", {"time": "now", "command": "this"})
+        log.say("said all the same")
 
 
 def test_of_several_processes_the_first_one_writes(workdir, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(RunFailed), tracking.logged():
-        tracking.say("the second")
+    with pytest.raises(RunFailed), log.logged():
+        log.say("the second")
         raise RunFailed("lost the first")
     assert capsys.readouterr().out == "" and not list(workdir.iterdir())

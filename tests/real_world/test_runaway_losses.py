@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
+from assembly import trainee
 from comparison.metric_names import METRICS
-from training import run as run_module
-from training.plots import plot_curves
-from training.tracking import describe
+from records.plots import plot_curves
+from training.progress import describe_epoch
 from utils import decimal
 
 LINE = "--dataset digits --train-fraction 0.2 --model resnet20 --batch-size 64 --epochs 2 --run-name a"  # five steps
@@ -19,8 +19,8 @@ LINE = "--dataset digits --train-fraction 0.2 --model resnet20 --batch-size 64 -
 
 def explode(monkeypatch, steps: int, rate: float = 1e30) -> None:
     """The learning rate is `rate` from this step on."""
-    usual = run_module.learning_rate
-    monkeypatch.setattr(run_module, "learning_rate", lambda step, **more: usual(step, **more) if step < steps else rate)
+    usual = trainee.learning_rate
+    monkeypatch.setattr(trainee, "learning_rate", lambda step, **more: usual(step, **more) if step < steps else rate)
 
 
 def test_nothing_is_said_to_be_kept_where_no_checkpoint_was_saved(cli, workdir, monkeypatch):
@@ -65,7 +65,7 @@ def test_rollbacks_that_left_out_a_whole_epoch_are_told_as_the_reason(cli, monke
 def test_a_loss_is_short_whatever_its_size(value, text):
     assert decimal(value) == text
     row = {"epoch": 1, "lr": 0.1, "train_loss": value, "train_top1": 0.5, "val_loss": value, "val_top1": 0.5}
-    assert describe(row).count(f"loss {text}") == 2
+    assert describe_epoch(row).count(f"loss {text}") == 2
 
 
 def test_tables_and_plots_take_a_loss_that_ran_away(tmp_path):

@@ -13,11 +13,14 @@ from test_main import QUICK, assert_same_run, stop_after
 from torch import nn
 
 from models.weights import check_sums, read_checkpoint
-from training import checkpoint, options
-from training.checkpoint import RunState, load_newest, save_newest
-from training.flags import GROUPS
+from records import checkpoint
+from records.checkpoint import load_newest
+from records.run_directory import RunDirectory
+from settings import checks
+from settings.flags import GROUPS
 from training.metrics import Totals
-from training.run_directory import RunDirectory
+from training.saving import save_newest
+from training.state import RunState, resume
 from utils import BadRequest, RunFailed
 
 
@@ -36,7 +39,7 @@ FACTS = {
 
 def save(directory: RunDirectory, state: RunState, step: int) -> None:
     state.step = step
-    settings = options.complete({"model": "resnet20", "dataset": "digits", "run_name": "a"}, GROUPS)
+    settings = checks.complete({"model": "resnet20", "dataset": "digits", "run_name": "a"}, GROUPS)
     save_newest(directory, state, {**vars(settings), "model_args": {}}, FACTS)
 
 
@@ -169,7 +172,7 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     save(directory, state, 8)
     directory.best.unlink()
     directory.best.write_bytes(b"")
-    checkpoint.resume(state, directory, list("abcde"), {})
+    resume(state, directory, list("abcde"), {})
     assert read_checkpoint(directory.best)["step"] == 5
     save(directory, state, 9)
     directory.best.unlink()
@@ -177,4 +180,4 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     with pytest.raises(
         BadRequest, match=r"best.pth: damaged.*the weights of epoch 1, the best so far, are nowhere else"
     ):
-        checkpoint.resume(state, directory, list("abcde"), {})
+        resume(state, directory, list("abcde"), {})

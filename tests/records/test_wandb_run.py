@@ -16,8 +16,9 @@ from typing import ClassVar
 
 import pytest
 
-from training import tracking
-from training.tracking import Progress, Wandb, has_credentials
+from records import wandb_run
+from records.wandb_run import Wandb, has_credentials
+from training.progress import Progress, describe_epoch
 
 REPO = Path(__file__).resolve().parents[2]
 QUICK = "--dataset digits --model resnet20 --batch-size 64 --train-fraction 0.2 --epochs 1"
@@ -42,7 +43,7 @@ def test_credentials_are_found_in_the_environment_and_in_netrc(no_credentials, m
 def test_auto_is_offline_without_credentials_and_a_resumed_run_keeps_its_id(
     cli, learns, workdir, no_credentials, monkeypatch
 ):
-    from training.run_directory import RunDirectory
+    from records.run_directory import RunDirectory
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "write_metrics", lambda self, history: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -80,11 +81,13 @@ def test_a_failing_wandb_is_given_up_and_the_run_goes_on(learns, workdir, monkey
 TROUBLED = """
 import os, resource, signal, sys
 import main
-from training import options, tracking
+from records import wandb_run
+from settings.terminal import run_script
 
 trouble = sys.argv.pop(1)
-tracking.INIT_SECONDS, tracking.LOG_SECONDS, tracking.FINISH_SECONDS = (3, 2, 2) if trouble == "silence" else (30, 2, 2)
-log = tracking.Wandb.log
+bounds = (3, 2, 2) if trouble == "silence" else (30, 2, 2)
+wandb_run.INIT_SECONDS, wandb_run.LOG_SECONDS, wandb_run.FINISH_SECONDS = bounds
+log = wandb_run.Wandb.log
 
 def log_in_trouble(self, values, step):
     if step == 1 and trouble != "silence":
@@ -96,8 +99,8 @@ def log_in_trouble(self, values, step):
             os.kill(service, signal.SIGKILL if trouble == "killed" else signal.SIGSTOP)
     log(self, values, step)
 
-tracking.Wandb.log = log_in_trouble
-sys.exit(options.one_line_errors(main.main))
+wandb_run.Wandb.log = log_in_trouble
+sys.exit(run_script(main.main))
 """
 
 
@@ -146,7 +149,7 @@ def test_a_call_that_does_not_end_is_given_up(tmp_path, monkeypatch, capsys):
             called.append(step)
             threading.Event().wait()
 
-    monkeypatch.setattr(tracking, "LOG_SECONDS", 0.05)
+    monkeypatch.setattr(wandb_run, "LOG_SECONDS", 0.05)
     run = Wandb("disabled", "project", "name", "id", tmp_path, {})
     run.run = Run()
     for step in range(3):
@@ -196,7 +199,7 @@ def test_wandb_s_own_variables_say_what_no_flag_says(learns, workdir, asked, mon
 
 
 def test_a_resumed_run_stays_in_its_project_and_the_mode_is_that_of_now(cli, learns, workdir, asked, monkeypatch):
-    from training.run_directory import RunDirectory
+    from records.run_directory import RunDirectory
 
     monkeypatch.setenv("WANDB_PROJECT", "first")
     with monkeypatch.context() as patch:
@@ -239,12 +242,12 @@ def test_disabled_does_nothing(tmp_path, monkeypatch):
 
 def test_a_row_with_mixed_targets_says_agreement():
     row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_agreement_top1": 0.5}
-    assert "agreement 50.00 %" in tracking.describe(row)
+    assert "agreement 50.00 %" in describe_epoch(row)
 
 
 def test_a_log_tells_once_a_minute_how_long_the_epoch_and_the_run_will_take(monkeypatch, capsys):
     clock = 0.0
-    monkeypatch.setattr(tracking.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr("training.progress.time.perf_counter", lambda: clock)
     totals = SimpleNamespace(means=lambda: {"loss": 1.5, "top1": 0.25})
     progress = Progress()
     shown = []

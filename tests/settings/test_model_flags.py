@@ -6,8 +6,8 @@ import pytest
 
 import models
 from models.arguments import KINDS
-from training import model_flags
-from training.flags import FLAGS
+from settings import model_flags
+from settings.flags import FLAGS
 from utils import BadRequest
 
 ENTRIES = [models.find_model(name) for name in models.list_models()]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from training import batch_size, processes
+from training import batch_size, devices
 from training.batch_size import largest_that_fits
 from utils import MATRIX_UNITS, has_matrix_units
 
@@ -99,9 +99,9 @@ def test_auto_precision_follows_device_and_architecture(monkeypatch):
     grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
     for units, expected in (("on", ["bf16", "fp32", "bf16"]), ("off", ["fp32"] * 3)):
         monkeypatch.setenv(MATRIX_UNITS, units)
-        chosen = [processes.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped)]
+        chosen = [devices.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped)]
         assert chosen == expected
-    assert processes.choose_precision("bf16", CPU, depthwise) == "bf16"
+    assert devices.choose_precision("bf16", CPU, depthwise) == "bf16"
 
 
 def test_without_a_word_from_the_environment_the_cpu_is_asked(monkeypatch):

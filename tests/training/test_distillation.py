@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 import models
+from assembly.teaching import load_teacher
 from data_transform import Augment
 from image_datasets.batches import EvalBatches, ResidentTrainBatches
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
 from training.distillation import Distillation, distillation_loss
 from training.losses import make_criterion
-from training.teacher import CachedTeacher, Teacher, load_teacher
+from training.teacher import CachedTeacher, Teacher
 from utils import BadRequest
 
 CPU = torch.device("cpu")

@@ -11,11 +11,13 @@ from torch import nn
 from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, epoch_order
 from image_datasets.splits import Split
-from training.checkpoint import RunState
-from training.loop import Recipe, _update_best, evaluate, train_epoch
+from training.config import TrainConfig
+from training.evaluation import _update_best, evaluate
+from training.loop import train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
-from training.tracking import Progress
+from training.progress import Progress
+from training.state import RunState
 from utils import RunFailed
 
 CPU = torch.device("cpu")
@@ -42,11 +44,13 @@ def state_of(model: nn.Module, momentum: float = 0.0, scale: float = 1.0) -> Run
     return RunState(model, torch.optim.SGD(groups, lr=0.1, momentum=momentum), Totals(K, CPU))
 
 
-def make_recipe(**changes) -> Recipe:
-    return dataclasses.replace(Recipe(make_criterion("CE", K), Mix("none", K, 1, 1, 1), lambda step: 0.1, 0), **changes)
+def make_recipe(**changes) -> TrainConfig:
+    return dataclasses.replace(
+        TrainConfig(make_criterion("CE", K), Mix("none", K, 1, 1, 1), lambda step: 0.1, 0), **changes
+    )
 
 
-def run_epoch(state: RunState, batches: ResidentTrainBatches, recipe: Recipe) -> dict:
+def run_epoch(state: RunState, batches: ResidentTrainBatches, recipe: TrainConfig) -> dict:
     progress = Progress()
     progress.start_epoch(0, 1, len(batches.split), 0)
     train_epoch(state, state.model, batches, recipe, progress)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
-from training.run_directory import RunDirectory
+from records.run_directory import RunDirectory
 
 TRAIN = "--dataset folder --model resnet20 --img-size 32 --batch-size 6 --epochs 2 --lr 0.01 --num-workers 0"
 ODD = ["a b.png", "ünï 图.png", "two\nlines.png"]

@@ -14,7 +14,7 @@ import models
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
 from image_datasets import check_dataset, load_dataset
-from training import checkpoint
+from records import checkpoint
 from utils import MATRIX_UNITS
 
 LINE = "--dataset digits --model resnet9 --widths 8,8,16 --depths 1,1,1 --lr 0.05 --epochs 2 --batch-size 64"
@@ -140,7 +140,7 @@ def test_tf32_is_off_for_whatever_is_reported_and_for_nothing_else(learns, shard
 
 
 def test_a_teacher_is_scored_in_fp32_and_teaches_in_the_precision_of_training(learns, monkeypatch):
-    from training import teaching
+    from assembly import teaching
 
     learns(f"{LINE} --run-name teacher")
     seen = []

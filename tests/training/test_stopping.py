@@ -15,9 +15,12 @@ import torch
 from killing import finish, start, wait_for_saves
 from test_main import QUICK, REPO, assert_same_run
 
-from training import lock, options, run, stopping
+from commands import train
+from records import lock
+from settings import checks
+from training import stopping
+from training.progress import Progress
 from training.stopping import Stop
-from training.tracking import Progress
 from utils import BadRequest
 
 LONG = f"{QUICK} --epochs 40"
@@ -171,11 +174,11 @@ def test_resume_finds_a_run_that_was_named_automatically(signalled, cli, learns,
 
 def test_a_recipe_that_names_the_model_names_the_run_for_every_kind_of_start(workdir, cifar100_folder):
     words = ["--data-path", str(cifar100_folder), "--recipe", "cifar-fast"]
-    names = [options.parse([*words, *more], "")[1].run_name for more in ([], ["--resume", "auto"])]
+    names = [checks.parse([*words, *more], "")[1].run_name for more in ([], ["--resume", "auto"])]
     assert names == ["cifar100-resnet9-seed0"] * 2
     with pytest.raises(BadRequest, match="no run in runs/cifar100-resnet9-seed0, the name"):
-        options.parse([*words, "--resume"], "")
-    assert options.parse([*words, "--model", "resnet20", "--resume", "auto"], "")[1].run_name.startswith(
+        checks.parse([*words, "--resume"], "")
+    assert checks.parse([*words, "--model", "resnet20", "--resume", "auto"], "")[1].run_name.startswith(
         "cifar100-resnet20"
     )
 
@@ -199,7 +202,7 @@ def test_a_lock_is_let_go_of_at_the_end_of_the_block(tmp_path):
     with lock.locked(tmp_path):
         code = (
             f"import sys; sys.path.insert(0, {str(REPO)!r})\n"
-            "from pathlib import Path; from training import lock\n"
+            "from pathlib import Path; from records import lock\n"
             f"with lock.locked(Path({str(tmp_path)!r})): pass"
         )
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -214,7 +217,7 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
         f"--dataset folder --datapath {image_folder(side=80)} --img-size 32 --model resnet20 --batch-size 4 --epochs 2"
     )
     learns(line, "--run-name", "whole", "--num-workers", "0")
-    save = run.Saver.after_epoch
+    save = train.Saver.after_epoch
 
     def killing(self, is_best):
         import multiprocessing
@@ -224,7 +227,7 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
             os.kill(worker.pid, signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Saver, "after_epoch", killing)
+        patch.setattr(train.Saver, "after_epoch", killing)
         result = cli(line, "--run-name", "hurt", "--num-workers", "1")
     assert result.status == 1 and "a process that decodes images died" in result.err
     assert len(result.err.splitlines()) == 1

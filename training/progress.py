@@ -1,0 +1,87 @@
+"""What a user sees of a run while it trains: a progress bar, and a line an epoch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from records.log import say
+from utils import decimal, duration, is_main_process
+
+if TYPE_CHECKING:
+    from training.metrics import Totals
+
+
+class Progress:
+    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs, with
+    the time that is left."""
+
+    def __init__(self, accuracy: str = "top-1"):
+        """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
+        self.accuracy = accuracy
+        self.terminal = sys.stderr.isatty() and is_main_process()
+        self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
+        self.bar = None
+        self.just_shown = False
+        self.after_steps = 0.0  # seconds of the last epoch behind its last step: validation and saving
+
+    def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
+        """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
+        from tqdm import tqdm
+
+        width = len(str(epochs))
+        self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
+        self.images, self.seen, self.fresh = images, done, 0
+        self.more = epochs - epoch - 1  # epochs behind this one
+        self.began = self.shown = self.stepped = time.perf_counter()
+        if self.bar is None:
+            self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
+        self.bar.set_description(self.title, refresh=False)
+        self.bar.initial = done
+        self.bar.reset(total=images)  # one bar for all epochs: Ctrl-C between two would find one half made
+
+    def step(self, images: int, totals: Totals, lr: float) -> None:
+        """One batch is done. Reads `totals` only when it is time to show them."""
+        self.seen += images
+        self.fresh += images
+        self.stepped = now = time.perf_counter()
+        self.just_shown = now - self.shown >= self.interval
+        if not self.just_shown:
+            return
+        means = totals.means()
+        text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
+        if self.terminal:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(self.seen - self.bar.n)
+        else:
+            speed = self.fresh / (now - self.began)
+            left = (self.images - self.seen) / speed
+            whole = left + self.after_steps + self.more * (self.images / speed + self.after_steps)
+            say(f"{self.title}: {self.seen}/{self.images} images, {text}, {speed:.0f} images/s,"
+                f" {duration(left)} left of the epoch, {duration(whole)} of the run")  # fmt: skip
+        self.shown = now
+
+    def end_epoch(self, row: dict[str, Any], is_best: bool) -> None:
+        """Prints the epoch's line."""
+        now = time.perf_counter()
+        seconds, self.after_steps = now - self.began, now - self.stepped
+        best = ", best so far" if is_best and "val_top1" in row else ""
+        say(f"{self.title}: {describe_epoch(row)}, {seconds:.1f} s{best}")
+
+    def close(self) -> None:
+        """After the last epoch, or where a run ends before it."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def describe_epoch(row: dict[str, Any]) -> str:
+    """A row of the history as text."""
+    mixed = "train_agreement_top1" in row
+    label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
+    text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"
+    for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
+        if f"{prefix}top1" in row:
+            text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
+            text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
+    return text

@@ -1,0 +1,140 @@
+"""The state of a run is one object."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from records import membership
+from records.checkpoint import copy_checkpoint, load_checkpoint, load_newest
+from records.run_directory import RunDirectory
+from training import distributed
+from training.metrics import Totals
+from training.optim import ModelEMA
+from utils import BadRequest, RunFailed, is_main_process, rank, world_size
+
+
+class Diverged(RunFailed):
+    """The training's numbers are no longer finite.
+
+    Args:
+        batch: of the epoch, from 0, at which that was seen.
+    """
+
+    def __init__(self, message: str, batch: int):
+        super().__init__(message)
+        self.batch = batch
+
+
+@dataclass
+class RunState:
+    """Everything that changes while a run trains.
+
+    Attributes:
+        epoch, batch: position: finished epochs, and batches of the current one.
+        step: optimiser steps taken.
+        totals: sums over the current epoch so far.
+        history: one row of numbers for each finished epoch.
+        best: of the best epoch so far "epoch", "weights" ("raw" or "ema"), and where there is a validation split "top1"
+            on it and "score", the rank among the epochs; empty before the first.
+        train_seconds: time spent in training steps and validation.
+        rollbacks: how often the run was taken back to a checkpoint, and which batches it left out then.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    totals: Totals
+    ema: ModelEMA | None = None
+    scaler: torch.amp.GradScaler | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    PLAIN = ("epoch", "batch", "step", "history", "best", "train_seconds", "rollbacks")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "totals": distributed.all_gather(self.totals.sums.cpu()),  # a row for each process
+            **{name: copy.deepcopy(getattr(self, name)) for name in self.PLAIN},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        rows = state["totals"].view(-1, len(self.totals.sums))
+        if state["batch"] and len(rows) != world_size():
+            raise BadRequest(
+                f"the last checkpoint is of {len(rows)} process{'es' if len(rows) > 1 else ''}, within epoch"
+                f" {state['epoch'] + 1}: only as many can go on from there (others can from the end of an epoch)"
+            )
+        self.totals.reset()
+        if len(rows) == world_size():
+            self.totals.sums.copy_(rows[rank()])
+        for name in self.PLAIN:
+            if name in state:  # checkpoints of earlier versions lack the last ones
+                setattr(self, name, state[name])
+
+
+def check_weights(state: RunState) -> None:
+    """Raises Diverged where they are not finite: the loss of the step that spoilt them still was."""
+    values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+        raise Diverged(f"weights are not finite in epoch {state.epoch + 1}, step {state.batch}", state.batch - 1)
+
+
+def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
+    """Puts `state` where the checkpoint `content`, read from `path`, left it. Raises BadRequest if it is of another
+    run."""
+    try:
+        state.load_state_dict(content)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadRequest(f"{path}: does not fit the settings of this run ({reason})") from None
+
+
+def resume(state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str]) -> None:
+    """Puts `state` where the newest readable checkpoint left it, and sees to it that best.pth belongs to it.
+
+    Args:
+        class_names, image_digests: of the data set as it is now (see `manifest.digests`).
+
+    Raises BadRequest where a checkpoint is of another run or of other images, or the best epoch's weights are lost.
+    """
+    content = load_newest(directory)
+    membership.check_resumed(content, directory.last, class_names, image_digests)
+    restore(state, content, directory.last)
+    if not state.best or not is_main_process():
+        return
+    if _holds_best(state.epoch, state.batch, state.best):
+        copy_checkpoint(directory.last, directory.best)
+        return
+    try:
+        load_checkpoint(directory.best)
+    except BadRequest as error:
+        previous = load_checkpoint(directory.previous) if directory.previous.is_file() else None
+        if previous is None or not _holds_best(previous["epoch"], previous["batch"], state.best):
+            raise BadRequest(f"{error}; the weights of epoch {state.best['epoch']}, the best so far, are nowhere else:"
+                             " --overwrite starts the run again") from None  # fmt: skip
+        copy_checkpoint(directory.previous, directory.best)
+
+
+def _holds_best(epoch: int, batch: int, best: dict[str, Any]) -> bool:
+    """Whether the weights at a position are those of the best epoch."""
+    return batch == 0 and epoch == best["epoch"]
