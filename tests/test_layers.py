@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "commands": BELOW | {"settings", "analysis", "training", "assembly"},
     "comparison": {"settings", "records", "utils", "image_datasets"},
     "experiments": {"settings", "records", "utils"},
-    **dict.fromkeys(SCRIPTS, {"commands", "experiments", "comparison", "settings", "utils"}),
+    **{script: {"commands", "experiments", "comparison", "settings", "utils"} for script in SCRIPTS},
 }
 FILES = sorted(
     path.relative_to(REPO)
