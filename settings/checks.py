@@ -1,28 +1,26 @@
-"""From the command line to checked settings: nothing heavy is imported, and nothing written, before all is checked."""
+"""From the command line to checked settings. Nothing heavy is imported, and nothing written, before all is checked."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import image_datasets
 import models
-from image_datasets import resized
-from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
 from records import finished_runs
 from records.run_directory import TEACHER, check_run_directory
-from settings import model_flags, recipes, resume
-from settings.flags import EVALUATE, FLAGS, GROUPS, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag
+from settings import defaults, model_flags, optimizers, resume
+from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag, with_defaults
+from settings.groups import FLAGS, Settings
+from settings.needs import check_needs
 from settings.parser import read_flags
-from utils import BadRequest, cores, is_distributed, require, restarted, suggestion
+from settings.request import Request
+from utils import BadRequest, is_distributed, restarted
 
-# What every training imports sooner or later: one that is missing is told before there is anything to lose.
+# What every training imports sooner or later: a missing one is reported before there is anything to lose.
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "torchmetrics", "matplotlib", "tqdm")
 MODE_FLAGS = {
     EVALUATE: "evaluate",
@@ -34,71 +32,53 @@ MODE_FLAGS = {
 }
 
 
-def parse(
-    argv: list[str], description: str, groups: dict[str, list[Flag]] = GROUPS, fixed: dict[str, Any] | None = None
-) -> tuple[str, SimpleNamespace, dict[str, Any]]:
-    """(mode, settings, the flags that were given). Raises BadRequest for what cannot be.
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for.
 
-    Settings hold a value for every flag, None where only the data will tell. For a resumed run they are the stored
-    ones of that run.
+    Attributes:
+        mode: the request, TRAIN or one of `MODE_FLAGS`.
+        given: values of the flags on the command line, by key.
+    """
+
+    mode: str
+    settings: Settings
+    request: Request
+    given: dict[str, Any]
+
+
+def ask(argv: list[str], description: str, titles: dict[str, list[Flag]], fixed: dict[str, Any] | None = None) -> Asked:
+    """Parses and checks a command line. Raises BadRequest, naming the flag.
+
+    Settings that only data or device can decide are None. A resumed run has the settings that it stored.
 
     Args:
-        groups: the flags that the script offers, with its defaults.
-        fixed: settings that it offers no flag for.
+        titles: the script's flags, with its defaults, by the title above them in --help.
+        fixed: settings that the script offers no flag for, by key.
     """
-    given = read_flags(argv, description, groups)
+    given = read_flags(argv, description, titles)
     mode = _mode(given)
-    known = {**model_flags.flags_of(None), **FLAGS}
-    for key in given:
-        if mode not in known[key].modes:
-            reason = (
-                f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[known[key].modes[0]]}"
-            )
-            reason += "; --eval-precision is that of scores and predictions" if key == "precision" else ""
-            raise BadRequest(f"--{known[key].name} has no effect{reason}")
-    settings = complete({key: value for key, value in given.items() if key in FLAGS}, groups, fixed)
-    if mode in (TRAIN, SUMMARY, INSPECT) and settings.dataset is None:
-        settings.dataset = "cifar100" if settings.data_path is not None else "digits"
-    if mode != TRAIN and settings.batch_size == "auto":
+    _check_mode(mode, given)
+    offered = {flag.key: flag for flags in titles.values() for flag in flags}
+    known = {key: value for key, value in given.items() if key != "model_args"}
+    values = {**with_defaults({}, {**FLAGS, **offered}), **(fixed or {}), **known}
+    settings, request = Settings.of(values), Request.of(values)
+    if mode in (TRAIN, SUMMARY, INSPECT) and settings.data.dataset is None:
+        settings = settings.replace(dataset="digits" if settings.data.data_path is None else "cifar100")
+    if mode != TRAIN and settings.optimization.batch_size == "auto":
         raise BadRequest("--batch-size auto is for training; give a number")
     if is_distributed():
-        _check_processes(mode, settings)
-    if settings.resume == "auto":
-        settings.resume = resume.run_exists(settings, given)
-    if settings.recipe and not settings.resume:
-        recipes.apply(settings, given)
-    if mode == TRAIN:
-        if settings.resume:
-            resume.apply_stored_settings(settings, given)
-        _check_model(settings, given)
-        _check_training(settings, given)
-    elif mode == SUMMARY:
-        _check_model(settings, given)
-        image_datasets.check_name(settings.dataset)
-    elif mode == LIST:
-        _check_list(settings, given)
-    elif mode in (EVALUATE, PREDICT):
-        _check_use(settings)
-    elif mode == MEASURE:
-        _check_measure(settings, given)
-    elif mode == INSPECT:
-        _check_augmentation(settings)
-        check_output_file("--inspect-data", settings.inspect_data)
+        settings = _check_processes(mode, settings)
+    if settings.run.resume == "auto":
+        settings = resume.settle_auto(settings, given)
+    if not settings.run.resume:
+        settings = defaults.apply_recipe(settings, given)
+    settings, request = _check(mode, settings, request, given)
     if mode not in (LIST, SUMMARY):
-        check_hardware(settings)
-    for key, has_effect, reason in NEEDS:
-        if key in given and not has_effect(settings):
-            raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")
-    return mode, settings, given
-
-
-def complete(given: dict[str, Any], groups: dict[str, list[Flag]], fixed: dict[str, Any] | None = None):
-    """A namespace with what is given, and in place of what is not, what the environment says, or else the defaults of
-    `groups` or else of main.py."""
-    offered = {flag.key: flag for flags in groups.values() for flag in flags}
-    known = {**FLAGS, **offered}
-    defaults = {key: os.environ.get(flag.variable or "", "") or flag.default for key, flag in known.items()}
-    return SimpleNamespace(**{**defaults, **(fixed or {}), **given})
+        check_device(settings.hardware.device, settings.hardware.gpu)
+        settings = settings.replace(num_workers=defaults.default_workers(settings.data.num_workers))
+    check_needs(settings, given)
+    return Asked(mode, settings, request, given)
 
 
 def _mode(given: dict[str, Any]) -> str:
@@ -108,106 +88,192 @@ def _mode(given: dict[str, Any]) -> str:
     return asked[0] if asked else TRAIN
 
 
-def _check_processes(mode: str, s: SimpleNamespace) -> None:
-    """What several processes cannot do. Started again by torchrun, they go on with the run that they had begun."""
+def _check_mode(mode: str, given: dict[str, Any]) -> None:
+    """Refuses flags that have no effect on what is asked for."""
+    known = {**model_flags.flags_of(None), **Request.flags(), **FLAGS}
+    for key in given:
+        flag = known[key]
+        if mode not in flag.modes:
+            reason = f" with --{MODE_FLAGS[mode]}" if mode != TRAIN else f": it needs --{MODE_FLAGS[flag.modes[0]]}"
+            reason += "; --eval-precision is that of scores and predictions" if key == "precision" else ""
+            raise BadRequest(f"--{flag.name} has no effect{reason}")
+
+
+def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any]) -> tuple[Settings, Request]:
+    """Checks what a mode needs, and fills in the defaults that follow from other flags."""
+    if mode == TRAIN:
+        if settings.run.resume:
+            settings = resume.apply_stored_settings(settings, given)
+        settings = _check_training(_check_model(settings, given), given)
+    elif mode == SUMMARY:
+        settings = _check_model(settings, given)
+        image_datasets.check_name(settings.data.dataset)
+    elif mode == LIST:
+        settings, request = _check_list(settings, request, given)
+    elif mode == EVALUATE:
+        _check_use(settings, str(request.to_do.evaluate))
+    elif mode == PREDICT:
+        checkpoint, *files = request.to_do.predict or [""]
+        if not files:
+            raise BadRequest(f"--predict {checkpoint}: which images? give their files after the checkpoint")
+        _check_use(settings, checkpoint, files)
+    elif mode == MEASURE:
+        request = _check_measure(request, given)
+    elif mode == INSPECT:
+        settings = settings.replace(**defaults.augmentation_defaults(settings))
+        check_output_file("--inspect-data", str(request.to_do.inspect_data))
+    return settings, request
+
+
+def _check_processes(mode: str, settings: Settings) -> Settings:
+    """Refuses what several processes cannot do. Restarted by torchrun, they resume the run that they had begun."""
     if mode != TRAIN:
         raise BadRequest(f"--{MODE_FLAGS[mode]} is for a single process; torchrun starts several")
-    if s.gpu is not None or ":" in (s.device or ""):
+    if settings.hardware.gpu is not None or ":" in (settings.hardware.device or ""):
         raise BadRequest("--gpu and --device cuda:N are for a single process; torchrun gives each a GPU of its own")
-    if s.download:
+    if settings.data.download:
         raise BadRequest("--download is for a single process; fetch the data first")
     if restarted():
-        s.resume, s.overwrite = s.resume or "auto", False
+        return settings.replace(resume=settings.run.resume or "auto", overwrite=False)
+    return settings
 
 
-def _check_model(s: SimpleNamespace, given: dict[str, Any]) -> None:
+def _check_model(settings: Settings, given: dict[str, Any]) -> Settings:
     """Checks the name and its architecture's flags, and settles the arguments of its constructor."""
-    models.check_name(s.model)
-    entry = models.find_model(s.model)
-    if not s.resume:
-        s.model_args = model_flags.settle(s.model, {**recipes.model_arguments(s.recipe, s.model, given), **given})
-    if s.pretrained and entry is not None and not entry.pretrained:
-        raise BadRequest(f"--pretrained: there are no published weights for {s.model}; --weights FILE takes others")
-    if s.pretrained and "stem" in s.model_args:
-        if s.model_args["stem"] == "cifar":
+    group = settings.model
+    models.check_name(group.model)
+    entry = models.find_model(group.model)
+    arguments = group.model_args
+    if not settings.run.resume:
+        recipe = defaults.recipe_arguments(settings.optimization.recipe, group.model, given)
+        arguments = model_flags.settle(group.model, {**recipe, **given})
+    if group.pretrained and entry is not None and not entry.pretrained:
+        raise BadRequest(f"--pretrained: there are no published weights for {group.model}; --weights FILE takes others")
+    if group.pretrained and "stem" in arguments:
+        if arguments["stem"] == "cifar":
             raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
-        s.model_args["stem"] = "imagenet"
+        arguments = {**arguments, "stem": "imagenet"}
+    return settings.replace(model_args=arguments)
 
 
-def _check_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Fills in the defaults that follow from other flags, and refuses what contradicts or has no effect."""
-    if s.pretrained and s.weights:
+def _check_training(settings: Settings, given: dict[str, Any]) -> Settings:
+    """Fills in the defaults that follow from other flags, and refuses contradictions and flags without effect."""
+    model = settings.model
+    if model.pretrained and model.weights:
         raise BadRequest("--pretrained and --weights contradict each other: give one of them")
-    if s.weights and not s.resume and not Path(s.weights).is_file():
-        raise BadRequest(f"--weights {s.weights}: no such file")
-    _check_optimizer(s.optimizer, given)
-    s.ema = s.ema or None
-    if s.lr is None:
-        s.lr = 0.1 if s.optimizer in ("sgd", "muon-sgd") else 0.001
-    if s.weight_decay is None:
-        s.weight_decay = {"sgd": 0.0005, "muon-sgd": 0.0005, "adamw": 0.05}.get(s.optimizer, 0.0)
-    if s.nesterov and s.momentum == 0:
+    if model.weights and not settings.run.resume and not Path(model.weights).is_file():
+        raise BadRequest(f"--weights {model.weights}: no such file")
+    optimizers.check_optimizer(settings.optimization.optimizer, given)
+    settings = settings.replace(**defaults.optimization_defaults(settings))
+    _check_schedule(settings, given)
+    settings = settings.replace(**defaults.augmentation_defaults(settings))
+    settings = _check_teacher(settings)
+    run = settings.run
+    name = run.run_name or resume.default_name(settings, given)
+    directory = Path(run.runs_dir) / name
+    check_run_directory(directory, run.resume, run.overwrite, needed=model.weights)
+    if settings.distillation.teacher_epochs is not None:
+        teacher = directory.with_name(directory.name + TEACHER)
+        check_run_directory(teacher, run.resume, run.overwrite, needed=model.weights)
+    return settings.replace(run_name=name)
+
+
+def _check_schedule(settings: Settings, given: dict[str, Any]) -> None:
+    group = settings.optimization
+    if group.nesterov and group.momentum == 0:
         raise BadRequest("--nesterov contradicts --momentum 0")
-    if s.warmup_epochs >= s.epochs:
-        raise BadRequest(
-            f"--warmup-epochs {s.warmup_epochs:g}: must be shorter than the training (--epochs {s.epochs})"
-        )
-    if s.min_lr > s.lr:
-        raise BadRequest(f"--min-lr {s.min_lr:g}: must not be above --lr {s.lr:g}")
-    if s.schedule == "step":
-        s.step_size = s.step_size or max(1, s.epochs // 3)
-        if "step_size" in given and s.step_size >= s.epochs:
-            raise BadRequest(f"--step-size {s.step_size} has no effect: training ends after --epochs {s.epochs}")
-    if s.schedule == "multistep":
-        s.milestones = s.milestones or sorted({max(1, round(share * s.epochs)) for share in (0.3, 0.6, 0.8)})
-        if "milestones" in given and s.milestones[-1] >= s.epochs:
-            raise BadRequest(f"--milestones {s.milestones[-1]} has no effect: training ends after --epochs {s.epochs}")
-    _check_augmentation(s)
-    _check_teacher(s)
-    s.run_name = s.run_name or resume.default_name(s, given)
-    directory = Path(s.runs_dir) / s.run_name
-    check_run_directory(directory, s.resume, s.overwrite, needed=s.weights)
-    if s.teacher_epochs is not None:
-        check_run_directory(directory.with_name(directory.name + TEACHER), s.resume, s.overwrite, needed=s.weights)
+    if group.warmup_epochs >= group.epochs:
+        raise BadRequest(f"--warmup-epochs {group.warmup_epochs:g}: must be shorter than the training (--epochs"
+                         f" {group.epochs})")  # fmt: skip
+    if group.min_lr > group.lr:
+        raise BadRequest(f"--min-lr {group.min_lr:g}: must not be above --lr {group.lr:g}")
+    decays = {"step": ("step_size", group.step_size), "multistep": ("milestones", (group.milestones or [0])[-1])}
+    key, last = decays.get(group.schedule, ("", None))
+    if key in given and last is not None and last >= group.epochs:
+        raise BadRequest(f"--{FLAGS[key].name} {last} has no effect: training ends after --epochs {group.epochs}")
 
 
-def _check_teacher(s: SimpleNamespace) -> None:
-    if s.teacher is None:
-        return
+def _check_teacher(settings: Settings) -> Settings:
+    group = settings.distillation
+    if group.teacher is None:
+        return settings
     try:
-        models.check_name(s.teacher)
+        models.check_name(group.teacher)
     except BadRequest as error:
         raise BadRequest(f"--teacher: {error}") from None
-    if s.distill == "none":
-        raise BadRequest(f"--teacher {s.teacher} has no effect with --distill none")
-    s.distill = s.distill or "hard"
-    entry = models.find_model(s.teacher)
-    if s.teacher_weights is not None and not s.resume and not Path(s.teacher_weights).is_file():
-        raise BadRequest(f"--teacher-weights {s.teacher_weights}: no such file")
-    if s.teacher_weights is None and s.teacher_epochs is None and entry is not None and not entry.pretrained:
-        raise BadRequest(f"--teacher {s.teacher}: there are no published weights for it; --teacher-epochs N trains it"
-                         " first, --teacher-weights FILE takes one that is trained")  # fmt: skip
-    if s.cache_teacher:
-        _check_cache(s)
+    if group.distill == "none":
+        raise BadRequest(f"--teacher {group.teacher} has no effect with --distill none")
+    entry = models.find_model(group.teacher)
+    if group.teacher_weights is not None and not settings.run.resume and not Path(group.teacher_weights).is_file():
+        raise BadRequest(f"--teacher-weights {group.teacher_weights}: no such file")
+    is_trained = group.teacher_weights is not None or entry is None or entry.pretrained
+    if group.teacher_epochs is None and not is_trained:
+        raise BadRequest(f"--teacher {group.teacher}: there are no published weights for it; --teacher-epochs N trains"
+                         " it first, --teacher-weights FILE takes one that is trained")  # fmt: skip
+    if group.cache_teacher:
+        _check_cache(settings)
+    return settings.replace(distill=group.distill or "hard")
 
 
-def _check_cache(s: SimpleNamespace) -> None:
-    """A cached answer is that to the image as it is stored."""
-    changes = {"--rand": s.rand, "--random-erasing": s.random_erasing > 0, "--augmentation": s.augmentation != "none"}
+def _check_cache(settings: Settings) -> None:
+    """A cached answer belongs to the image as it is stored."""
+    group = settings.augmentation
+    changes = {
+        "--rand": group.rand,
+        "--random-erasing": group.random_erasing > 0,
+        "--augmentation": group.augmentation != "none",
+    }
     for flag, used in changes.items():
         if used:
             raise BadRequest(f"--cache-teacher: {flag} changes the images, so the teacher has to see each of them anew")
 
 
-def _check_augmentation(s: SimpleNamespace) -> None:
-    if s.random_erasing is None:
-        s.random_erasing = 0.25 if s.rand else 0.0
-    if s.normalization is None:
-        s.normalization = "pretrained" if s.pretrained else "dataset"
+def _check_use(settings: Settings, checkpoint: str, images: list[str] | None = None) -> None:
+    """Checks what --evaluate and --predict need, as far as it shows without reading the checkpoint."""
+    for file, what in ((checkpoint, "checkpoint"), *((file, "image") for file in images or [])):
+        if not Path(file).is_file():
+            raise BadRequest(f"{file}: no such {what} file")
+    data, run = settings.data, settings.run
+    if data.dataset is not None and data.dataset not in image_datasets.list_datasets():
+        image_datasets.check_dataset(data.dataset, data.data_path, data.download, data.verify_checksum)
+    if run.run_name is not None:
+        needed = None if images else checkpoint
+        check_run_directory(Path(run.runs_dir) / run.run_name, None, run.overwrite, needed=needed)
+
+
+def _check_measure(request: Request, given: dict[str, Any]) -> Request:
+    group = request.to_measure
+    if not (group.corruptions or group.speed):
+        request = request.replace(corruptions=True, speed=True)
+        group = request.to_measure
+    of_images = ("corrupt_images", "data_path", "max_pixels", "verify_checksum", "num_workers", "accept_changed_data")
+    for key in (*of_images, "eval_precision"):
+        if key in given and not group.corruptions:
+            name = {**Request.flags(), **FLAGS}[key].name
+            raise BadRequest(f"--{name} has no effect: it needs --corruptions; --speed reads no images")
+    if "precision" in given and not group.speed:
+        raise BadRequest("--precision has no effect: it needs --speed; --eval-precision is that of --corruptions")
+    finished_runs.find(request.to_do.measure or [])
+    return request
+
+
+def _check_list(settings: Settings, request: Request, given: dict[str, Any]) -> tuple[Settings, Request]:
+    pattern = request.to_do.list_models or "*"
+    useless = [key for key in given if key != "list_models"]
+    if "/" in pattern and useless:
+        raise BadRequest(f"--{FLAGS[useless[0]].name} has no effect: of timm's and torchvision's models the names are"
+                         " listed; --summary --model shows one of them")  # fmt: skip
+    dataset = settings.data.dataset or "cifar100"
+    image_datasets.check_name(dataset)
+    if not models.list_models(pattern):
+        raise BadRequest(
+            f"--list-models {pattern}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
+        )
+    return settings.replace(dataset=dataset), request.replace(list_models=pattern)
 
 
 def check_output_file(flag: str, name: str) -> None:
-    """Raises BadRequest where a picture cannot be written to the file `name`."""
+    """Raises BadRequest if a picture cannot be written to the file `name`."""
     path = Path(name)
     if path.suffix != ".png":
         raise BadRequest(f"{flag} {name}: the name of a picture ends in .png")
@@ -215,133 +281,9 @@ def check_output_file(flag: str, name: str) -> None:
         raise BadRequest(f"{flag} {name}: cannot be written there")
 
 
-def _check_optimizer(name: str, given: dict[str, Any]) -> None:
-    """timm's names are read from its source text: importing it takes seconds."""
-    has_momentum = {"sgd": True, "muon-sgd": True, "adam": False, "adamw": False}
-    spec = importlib.util.find_spec("timm")
-    if name not in has_momentum and spec is not None and spec.origin is not None:
-        source = (Path(spec.origin).parent / "optim" / "_optim_factory.py").read_text(encoding="utf-8")
-        for entry in source.split("OptimInfo(")[1:]:
-            named = re.match(r"\s*name=['\"]([^'\"]+)['\"]", entry)
-            if named and named[1] != "adahessian":  # its second-order gradients need a loop of their own
-                has_momentum.setdefault(named[1], "has_momentum=True" in entry)
-    if name not in has_momentum:
-        require("timm")
-        names = sorted(has_momentum)
-        raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, names)} Known: {', '.join(names)}")
-    if "momentum" in given and not has_momentum[name]:
-        raise BadRequest(f"--momentum has no effect: {name} has no momentum to set")
-
-
-def _check_use(s: SimpleNamespace) -> None:
-    """What --evaluate and --predict need, as far as it can be seen without reading the checkpoint."""
-    path, *files = [s.evaluate] if s.evaluate else s.predict
-    if s.predict and not files:
-        raise BadRequest(f"--predict {path}: which images? give their files after the checkpoint")
-    for file, what in ((path, "checkpoint"), *((file, "image") for file in files)):
-        if not Path(file).is_file():
-            raise BadRequest(f"{file}: no such {what} file")
-    if s.dataset is not None and s.dataset not in image_datasets.list_datasets():
-        image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
-    if s.run_name is not None:
-        check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
-
-
-def _check_measure(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    if not (s.corruptions or s.speed):
-        s.corruptions = s.speed = True
-    of_images = ("corrupt_images", "data_path", "max_pixels", "verify_checksum", "num_workers", "accept_changed_data")
-    for key in (*of_images, "eval_precision"):
-        if key in given and not s.corruptions:
-            raise BadRequest(f"--{FLAGS[key].name} has no effect: it needs --corruptions; --speed reads no images")
-    if "precision" in given and not s.speed:
-        raise BadRequest("--precision has no effect: it needs --speed; --eval-precision is that of --corruptions")
-    s.measure = finished_runs.find(s.measure)
-
-
-def _check_list(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    s.list_models = s.list_models or "*"
-    useless = [key for key in given if key != "list_models"]
-    if "/" in s.list_models and useless:
-        raise BadRequest(f"--{FLAGS[useless[0]].name} has no effect: of timm's and torchvision's models the names are"
-                         " listed; --summary --model shows one of them")  # fmt: skip
-    s.dataset = s.dataset or "cifar100"
-    image_datasets.check_name(s.dataset)
-    if not models.list_models(s.list_models):
-        raise BadRequest(
-            f"--list-models {s.list_models}: no model matches; 'timm/*' and 'torchvision/*' list those libraries"
-        )
-
-
-def check_hardware(s: SimpleNamespace) -> None:
-    """Refuses a device that cannot be, and settles the number of workers."""
-    if s.device is not None and s.gpu is not None:
+def check_device(device: str | None, gpu: int | None) -> None:
+    """Raises BadRequest for a device that cannot be."""
+    if device is not None and gpu is not None:
         raise BadRequest("--device and --gpu contradict each other: give one of them")
-    if s.device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", s.device):
-        raise BadRequest(f"--device {s.device}: is none of cpu, cuda, cuda:N, mps")
-    if s.num_workers is None:
-        s.num_workers = min(8, cores())
-
-
-def check_data(s: SimpleNamespace, given: dict[str, Any]):
-    """Looks whether the data set is there. Returns what `image_datasets.load_dataset` takes. Raises BadRequest."""
-    s.data_rules, s.max_pixels = s.data_rules or NEWEST, s.max_pixels or MAX_PIXELS
-    if s.exif_orientation is None:
-        s.exif_orientation = s.data_rules > OLDEST
-    skip_bad = s.on_bad_image == "skip"
-    try:
-        found = image_datasets.check_dataset(
-            s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad or s.check_images, Reading.of(vars(s))
-        )
-        found = replace(
-            found, skip_bad=skip_bad
-        )  # --check-images names all that are bad, not the first that is met here
-    except OSError as error:
-        raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
-    if found.has_val and "val_fraction" in given:
-        raise BadRequest(f"--val-fraction has no effect: {s.data_path} has its own val/ besides test/")
-    for key in ("exif_orientation", "max_pixels", "num_workers", "on_bad_image", "check_images", "cache_resized"):
-        if key in given and s.dataset in ("digits", "cifar10", "cifar100"):
-            raise BadRequest(f"--{FLAGS[key].name} has no effect: {s.dataset} is no set of image files")
-    if s.cache_resized is not None:
-        resized.check(found, s.cache_dir)
-    if s.val_fraction is None:
-        own = found.has_val or s.select_on == "reported"
-        s.val_fraction = None if own else 0.1
-    return found
-
-
-# When a given flag has no effect, and why: (flag, does it have one, what is said otherwise).
-NEEDS: list[tuple[str, Callable[[Any], bool], str]] = [
-    ("exif_orientation", lambda s: s.data_rules != OLDEST, "--data-rules 1 turns no images"),
-    ("cutmix_alpha", lambda s: "cutmix" in s.augmentation, "it needs --augmentation cutmix or cutmix+mixup"),
-    ("mixup_alpha", lambda s: "mixup" in s.augmentation, "it needs --augmentation mixup or cutmix+mixup"),
-    ("mix_prob", lambda s: s.augmentation != "none", "it needs --augmentation cutmix, mixup or cutmix+mixup"),
-    ("crop_padding", lambda s: s.crop == "pad" or (s.crop is None and not s.rand), "it needs --crop pad"),
-    ("step_size", lambda s: s.schedule == "step", "it needs --schedule step"),
-    ("milestones", lambda s: s.schedule == "multistep", "it needs --schedule multistep"),
-    ("gamma", lambda s: s.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
-    ("min_lr", lambda s: s.schedule != "constant", "--schedule constant does not decay"),
-    ("normalization", lambda s: s.normalization != "pretrained" or s.pretrained, "pretrained needs --pretrained"),
-    ("weights_kind", lambda s: s.weights is not None, "it needs --weights"),
-    ("teacher_weights_kind", lambda s: s.teacher_weights is not None, "it needs --teacher-weights"),
-    ("teacher_weights", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("teacher_epochs", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("teacher_epochs", lambda s: s.teacher_weights is None, "the teacher is trained already (--teacher-weights)"),
-    ("cache_teacher", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("distill", lambda s: s.teacher is not None or s.distill == "none", "it needs --teacher"),
-    ("distill_alpha", lambda s: s.teacher is not None, "it needs --teacher"),
-    ("distill_temp", lambda s: s.distill == "soft", "it needs --distill soft"),
-    ("cache_dir", lambda s: s.cache_resized is not None, "it needs --cache-resized"),
-    ("nesterov", lambda s: s.optimizer == "sgd", "it needs --optimizer sgd"),
-    ("select_by", lambda s: s.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),
-    ("head_lr", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
-    ("layer_decay", lambda s: s.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
-    ("decay_all", lambda s: s.weight_decay > 0, "the weight decay is 0"),
-    ("val_fraction", lambda s: s.select_on == "validation", "--select-on reported holds nothing out"),
-    ("bce_target_threshold", lambda s: s.loss == "BCE", "it needs --loss BCE"),
-    ("bce_target_threshold", lambda s: s.augmentation != "none", "without mixed images targets are 0 or 1 already"),
-    ("sync_bn", lambda s: is_distributed(), "there is a single process (torchrun starts several)"),
-    ("wandb_project", lambda s: s.wandb != "disabled", "--wandb is disabled"),
-    ("wandb_group", lambda s: s.wandb != "disabled", "--wandb is disabled"),
-]
+    if device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", device):
+        raise BadRequest(f"--device {device}: is none of cpu, cuda, cuda:N, mps")

@@ -8,8 +8,9 @@ from typing import Any
 
 import models
 from models.arguments import BASIC, Argument
+from settings.flag import EVERY_BUILDER, Flag
 from settings.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
-from settings.flags import EVERY_BUILDER, FLAGS, Flag
+from settings.groups import FLAGS
 from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
@@ -33,7 +34,7 @@ def _flag(argument: Argument) -> Flag:
     if not all(choice in text for choice in argument.choices):
         text += f": {', '.join(argument.choices)}"
     default = ",".join(map(str, argument.default)) if argument.kind == "Counts" else argument.default
-    return Flag(argument.name.replace("_", "-"), text, default=default, check=check,
+    return Flag(argument.name.replace("_", "-"), argument.name, text, default=default, check=check,
                 metavar=METAVARS.get(argument.kind), default_text="by image size", negatable=check is None,
                 modes=EVERY_BUILDER)  # fmt: skip
 

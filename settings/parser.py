@@ -6,7 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from settings import model_flags, terminal
-from settings.flags import Flag
+from settings.flag import Flag, G, with_defaults
 from utils import BadRequest, suggestion
 
 
@@ -35,6 +35,16 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
         if value == []:  # what argparse makes of --name=--
             raise BadRequest(f"--{key.replace('_', '-')}: '--' is no value")
     return vars(namespace)
+
+
+def ask(argv: list[str], description: str, groups: type[G]) -> tuple[G, dict[str, Any]]:
+    """(what `argv` asks for, the flags that it gives by key), for scripts without modes.
+
+    Args:
+        groups: a dataclass of the script's groups of flags.
+    """
+    given = read_flags(argv, description, groups.titles())
+    return groups.of(with_defaults(given, groups.flags())), given
 
 
 def with_hyphens(argv: list[str]) -> list[str]:

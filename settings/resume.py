@@ -1,31 +1,43 @@
-"""A run that is continued: its stored settings take the place of the defaults, and may not be contradicted."""
+"""A run that is continued: its stored settings replace the defaults, and flags may not contradict them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from records.run_directory import RunDirectory
 from records.stored_settings import complete_older
 from settings import model_flags
-from settings.flags import FLAGS
+from settings.groups import FLAGS, Settings
 from settings.recipes import RECIPES
 from settings.stored import check_settings
 from utils import BadRequest, read_json
 
-SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as what it came to
+SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as the value that it came to
 
 
-def apply_stored_settings(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Puts the stored settings of the run to be resumed in the place of the defaults."""
-    _refuse_overwrite(s)
-    named = s.run_name is not None
-    s.run_name = s.run_name or default_name(s, given)
-    directory = Path(s.runs_dir) / s.run_name
-    if not named and not (directory / "settings.json").is_file():
+def apply_stored_settings(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The stored settings of the run to be resumed, with what is given where a resumed run may change it.
+
+    Raises BadRequest if there is no such run, or a flag contradicts it.
+    """
+    _refuse_overwrite(settings)
+    name = settings.run.run_name or default_name(settings, given)
+    directory = Path(settings.run.runs_dir) / name
+    if settings.run.run_name is None and not RunDirectory(directory).settings.is_file():
         raise BadRequest(f"--resume: there is no run in {directory}, the name that these flags give it; --run-name"
                          " names another")  # fmt: skip
     stored = read_run_settings(directory)
+    _refuse_changes(stored, given)
+    # --device and --gpu name the same thing: a new one replaces either.
+    if "device" in given or "gpu" in given:
+        stored["device"] = stored["gpu"] = None
+    kept = {"runs_dir", *(key for key in given if key not in SETTLED)} - {"model_args"}
+    values = {key: value for key, value in stored.items() if key in FLAGS and key not in kept}
+    return settings.replace(**{"run_name": name, **values})
+
+
+def _refuse_changes(stored: dict[str, Any], given: dict[str, Any]) -> None:
     built_with = stored["model_args"]
     asked = model_flags.settle(stored["model"], given)
     of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
@@ -38,30 +50,26 @@ def apply_stored_settings(s: SimpleNamespace, given: dict[str, Any]) -> None:
         if new != old and not (key in SETTLED and new == "auto"):
             name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
             raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
-    # --device and --gpu name the same thing: a new one replaces either.
-    if "device" in given or "gpu" in given:
-        stored["device"] = stored["gpu"] = None
-    replaced = {"runs_dir", *(key for key in given if key not in SETTLED)}
-    vars(s).update({key: value for key, value in stored.items() if key in FLAGS and key not in replaced})
-    s.model_args = built_with
 
 
-def _refuse_overwrite(s: SimpleNamespace) -> None:
-    if s.overwrite:
+def _refuse_overwrite(settings: Settings) -> None:
+    if settings.run.overwrite:
         raise BadRequest("--resume and --overwrite contradict each other: give one of them")
 
 
-def run_exists(s: SimpleNamespace, given: dict[str, Any]) -> bool:
-    """Whether --resume auto finds a run to continue. A run that is not named has the name that its flags give it."""
-    _refuse_overwrite(s)
-    s.run_name = s.run_name or default_name(s, given)
-    return (Path(s.runs_dir) / s.run_name / "settings.json").is_file()
+def settle_auto(settings: Settings, given: dict[str, Any]) -> Settings:
+    """--resume auto: continues the run of this name, or of the name that the flags give it, if there is one."""
+    _refuse_overwrite(settings)
+    name = settings.run.run_name or default_name(settings, given)
+    exists = RunDirectory(Path(settings.run.runs_dir) / name).settings.is_file()
+    return settings.replace(run_name=name, resume=exists)
 
 
-def default_name(s: SimpleNamespace, given: dict[str, Any]) -> str:
-    """Of a run that is not named. The same before the recipe is applied and after it."""
-    model = s.model if "model" in given else RECIPES.get(s.recipe, {}).get("model", s.model)
-    return f"{s.dataset}-{model.replace('/', '_')}-seed{s.seed}"
+def default_name(settings: Settings, given: dict[str, Any]) -> str:
+    """The name of a run that has none. The same before a recipe is applied and after it."""
+    recipe = RECIPES.get(settings.optimization.recipe or "", {})
+    model = settings.model.model if "model" in given else recipe.get("model", settings.model.model)
+    return f"{settings.data.dataset}-{model.replace('/', '_')}-seed{settings.hardware.seed}"
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:
@@ -83,6 +91,6 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     return complete_older(stored["settings"])
 
 
-def is_finished(s: SimpleNamespace) -> bool:
+def is_finished(settings: Settings) -> bool:
     """Whether the run to be resumed has nothing left to do."""
-    return (Path(s.runs_dir) / s.run_name / "summary.json").is_file()
+    return RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name).summary.is_file()

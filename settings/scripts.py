@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from settings import checks
-from settings.flags import GROUPS, Flag, training_groups
+from settings.checks import Asked
+from settings.flag import TRAIN, Flag
+from settings.groups import Settings
+from settings.request import Request
 
 IMAGENET100_DEFAULTS = {"model": "vit_tiny", "recipe": "seed", "epochs": 5, "wandb_project": "imagenet100"}
 IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum")  # there is one data set, and it cannot be fetched
@@ -18,28 +21,43 @@ class Script:
     """A script that trains.
 
     Attributes:
-        groups: its flags by the title that --help shows above them.
+        titles: its flags by the title that --help shows above them.
         fixed: settings that it offers no flag for.
     """
 
     description: str
-    groups: dict[str, list[Flag]]
+    titles: dict[str, list[Flag]]
     fixed: dict[str, Any] = field(default_factory=dict)
 
-    def parse(self, argv: list[str]) -> tuple[str, SimpleNamespace, dict[str, Any]]:
-        """As `checks.parse`."""
-        return checks.parse(argv, self.description, self.groups, self.fixed)
+    def ask(self, argv: list[str]) -> Asked:
+        """The checked command line, see `checks.ask`."""
+        return checks.ask(argv, self.description, self.titles, self.fixed)
+
+
+def training_titles(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[str, list[Flag]]:
+    """The flags of a training, for a script that does nothing else.
+
+    Args:
+        defaults: by flag, if they are not those of main.py.
+        without: flags that the script does not offer.
+    """
+    titles = {
+        title: [dataclasses.replace(flag, default=defaults.get(flag.key, flag.default)) for flag in flags
+                if TRAIN in flag.modes and flag.key not in without]
+        for title, flags in Settings.titles().items()
+    }  # fmt: skip
+    return {title: flags for title, flags in titles.items() if flags}
 
 
 SCRIPTS = {
     "main.py": Script(
         "Train an image classifier, and report on its test split once, with the weights that validation selected.",
-        GROUPS,
+        {**Request.titles(), **Settings.titles()},
     ),
     "train_deit_imagenet100.py": Script(
         "Train a Vision Transformer on ImageNet-100's shards (train.X*, val.X, Labels.json in --data-path), from labels"
         " alone or from a teacher too, and report on val.X once, with the weights that validation selected.",
-        training_groups(IMAGENET100_DEFAULTS, IMAGENET100_WITHOUT),
+        training_titles(IMAGENET100_DEFAULTS, IMAGENET100_WITHOUT),
         {"dataset": "imagenet100"},
     ),
 }

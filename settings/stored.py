@@ -14,8 +14,9 @@ from typing import Any
 import models
 from records.stored_settings import check_needed
 from settings import model_flags
+from settings.flag import Flag
 from settings.flag_types import path
-from settings.flags import FLAGS, Flag
+from settings.groups import FLAGS
 from utils import BadRequest
 
 PATHS = {  # settings that name what a run reads, and what helps where it is gone

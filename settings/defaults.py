@@ -1,0 +1,79 @@
+"""Defaults that follow from other flags: a recipe's values, and what the type of optimiser or schedule implies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+from settings.groups import FLAGS, Settings
+from settings.recipes import RECIPES
+from utils import BadRequest, cores
+
+
+def apply_recipe(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The settings with the recipe's values for all flags that are not given.
+
+    Arguments of the model's constructor are left to `recipe_arguments`.
+    """
+    recipe = settings.optimization.recipe
+    if recipe is None:
+        return settings
+    values = RECIPES[recipe]
+    if settings.optimization.batch_size == "auto" and "lr" not in given and callable(values.get("lr")):
+        raise BadRequest(f"--batch-size auto: the learning rate of --recipe {recipe} follows from the batch size;"
+                         " give one of the two as a number")  # fmt: skip
+    for key, value in values.items():  # in order: a function sees the values before it
+        if key not in given and key in FLAGS:
+            settings = settings.replace(**{key: value(settings) if callable(value) else value})
+    return settings
+
+
+def recipe_arguments(recipe: str | None, model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's values for arguments of the model that neither a flag nor --model-arg gives."""
+    entry = models.find_model(model)
+    if recipe is None or entry is None:
+        return {}
+    named = {*given, *(key for key, _ in given.get("model_args", []))}
+    return {key: value for key, value in RECIPES[recipe].items() if entry.argument(key) and key not in named}
+
+
+def describe_recipe(settings: Settings) -> str:
+    """The values that the settings, now complete, hold for the recipe's flags."""
+    recipe = settings.optimization.recipe or ""
+    used = {**settings.model.model_args, **settings.flat()}
+    words = []
+    for key in RECIPES[recipe]:
+        value = used.get(key, f"(not taken by {settings.model.model})")
+        words.append(f"{key.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}")
+    return f"{recipe}: {', '.join(words)}"
+
+
+def optimization_defaults(settings: Settings) -> dict[str, Any]:
+    """Rate, weight decay and schedule, by key, as the optimiser and the number of epochs imply them."""
+    group = settings.optimization
+    values: dict[str, Any] = {"ema": group.ema or None}
+    if group.lr is None:
+        values["lr"] = 0.1 if group.optimizer in ("sgd", "muon-sgd") else 0.001
+    if group.weight_decay is None:
+        values["weight_decay"] = {"sgd": 0.0005, "muon-sgd": 0.0005, "adamw": 0.05}.get(group.optimizer, 0.0)
+    if group.schedule == "step":
+        values["step_size"] = group.step_size or max(1, group.epochs // 3)
+    if group.schedule == "multistep":
+        shares = (0.3, 0.6, 0.8)
+        values["milestones"] = group.milestones or sorted({max(1, round(share * group.epochs)) for share in shares})
+    return values
+
+
+def augmentation_defaults(settings: Settings) -> dict[str, Any]:
+    """Probability of erasing and normalisation, by key, as --rand and --pretrained imply them."""
+    values: dict[str, Any] = {}
+    if settings.augmentation.random_erasing is None:
+        values["random_erasing"] = 0.25 if settings.augmentation.rand else 0.0
+    if settings.data.normalization is None:
+        values["normalization"] = "pretrained" if settings.model.pretrained else "dataset"
+    return values
+
+
+def default_workers(given: int | None) -> int:
+    """The number of workers: what is given, else one per processor, at most 8."""
+    return min(8, cores()) if given is None else given

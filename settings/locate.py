@@ -1,0 +1,50 @@
+"""Whether the data set is there, and what of its settings that decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import image_datasets
+from image_datasets import resized
+from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
+from image_datasets.registry import Found
+from settings.groups import FLAGS, Data
+from utils import BadRequest
+
+WITHOUT_FILES = ("digits", "cifar10", "cifar100")
+
+
+def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, Found]:
+    """(the group with its open rules filled in, the data set as `image_datasets.load_dataset` takes it).
+
+    Raises BadRequest if it is not there, or a flag has no effect on it.
+    """
+    rules = data.data_rules or NEWEST
+    upright = rules > OLDEST if data.exif_orientation is None else data.exif_orientation
+    data = dataclasses.replace(
+        data, data_rules=rules, exif_orientation=upright, max_pixels=data.max_pixels or MAX_PIXELS
+    )
+    skip_bad = data.on_bad_image == "skip"
+    try:
+        found = image_datasets.check_dataset(
+            data.dataset,
+            data.data_path,
+            data.download,
+            data.verify_checksum,
+            skip_bad or data.check_images,  # --check-images names all that are bad, not the first that is met here
+            Reading.of(vars(data)),
+        )
+    except OSError as error:
+        raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
+    found = dataclasses.replace(found, skip_bad=skip_bad)
+    if found.has_val and "val_fraction" in given:
+        raise BadRequest(f"--val-fraction has no effect: {data.data_path} has its own val/ besides test/")
+    for key in ("exif_orientation", "max_pixels", "num_workers", "on_bad_image", "check_images", "cache_resized"):
+        if key in given and data.dataset in WITHOUT_FILES:
+            raise BadRequest(f"--{FLAGS[key].name} has no effect: {data.dataset} is no set of image files")
+    if data.cache_resized is not None:
+        resized.check(found, data.cache_dir)
+    if data.val_fraction is None and not (found.has_val or data.select_on == "reported"):
+        data = dataclasses.replace(data, val_fraction=0.1)
+    return data, found

@@ -1,0 +1,29 @@
+"""Names of optimisers: our own four, and any other that timm has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils import BadRequest, require, suggestion
+
+HAS_MOMENTUM = {"sgd": True, "muon-sgd": True, "adam": False, "adamw": False}
+UNSUPPORTED = {"adahessian"}  # its second-order gradients need a loop of their own
+
+
+def check_optimizer(name: str, given: dict[str, Any]) -> None:
+    """Raises BadRequest for a name that neither we nor timm have, and for --momentum without effect.
+
+    Imports timm, and torch with it, only for names that are not our own.
+    """
+    known = HAS_MOMENTUM
+    if name not in known:
+        require("timm")
+        from timm.optim import get_optimizer_info, list_optimizers
+
+        known = {**{other: get_optimizer_info(other).has_momentum for other in list_optimizers()}, **HAS_MOMENTUM}
+        known = {other: momentum for other, momentum in known.items() if other not in UNSUPPORTED}
+    if name not in known:
+        names = sorted(known)
+        raise BadRequest(f"--optimizer {name}: unknown.{suggestion(name, names)} Known: {', '.join(names)}")
+    if "momentum" in given and not known[name]:
+        raise BadRequest(f"--momentum has no effect: {name} has no momentum to set")
