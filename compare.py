@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from settings.flags import FLAGS, Flag
+
 from comparison import study
 from comparison.metric_names import METRICS
 from settings import checks, terminal
 from settings.flag_types import POSITIVE, one_of, path, text
-from settings.flags import FLAGS, Flag
 from settings.parser import read_flags
 from utils import BadRequest, require
 

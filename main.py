@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from commands import start_training
 from commands.menu import run_menu
-from settings import checks, terminal
-from settings.flags import EVALUATE, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
+from settings import checks
+from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
 from settings.scripts import SCRIPTS
+from settings.terminal import run_script
 from utils import BadRequest, require
+
+COMMANDS = {  # by what is asked for; a module is imported when it is run, as it brings torch
+    EVALUATE: ("commands.evaluate", "run_evaluation"),
+    MEASURE: ("commands.measure", "run_measurements"),
+    PREDICT: ("commands.predict", "run_prediction"),
+    LIST: ("commands.catalogue", "print_models"),
+    SUMMARY: ("commands.catalogue", "print_summary"),
+    INSPECT: ("commands.inspect_data", "inspect_data"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,38 +33,15 @@ def main(argv: list[str] | None = None) -> int:
             "no flags given; usage: main.py [flags]; for a first result: --dataset digits --epochs 20;"
             " all flags: --help; at a terminal there is a menu"
         )
-    mode, settings, given = SCRIPTS["main.py"].parse(argv)
+    asked = SCRIPTS["main.py"].ask(argv)
     require(*checks.PACKAGES)
-    if mode == TRAIN:
-        start_training(settings, given)
-    elif mode == EVALUATE:
-        from commands.evaluate import run_evaluation
-
-        run_evaluation(settings, given)
-    elif mode == MEASURE:
-        from commands.measure import run_measurements
-
-        run_measurements(settings, given)
-    elif mode == PREDICT:
-        from commands.predict import run_prediction
-
-        run_prediction(settings)
-    elif mode == LIST:
-        from commands import catalogue
-
-        s = settings
-        catalogue.print_models(s.list_models, s.dataset, s.data_path, s.img_size, s.in_chans)
-    elif mode == SUMMARY:
-        from commands import catalogue
-
-        catalogue.print_summary(settings)
+    if asked.mode == TRAIN:
+        start_training(asked)
     else:
-        found = checks.check_data(settings, given)
-        from commands.inspect_data import inspect_data
-
-        inspect_data(settings, found)
+        module, function = COMMANDS[asked.mode]
+        getattr(importlib.import_module(module), function)(asked)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(terminal.run_script(main))
+    sys.exit(run_script(main))

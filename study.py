@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from settings.flags import FLAGS, Flag
+
 from experiments import plan as plans
 from experiments import study_file
 from experiments.plan import CHANGED, FINISHED, NEW, STOPPED, Plan, Run
 from settings import checks, terminal
 from settings.flag_types import COUNT, number, one_of, path, text
-from settings.flags import FLAGS, Flag
 from settings.parser import read_flags
 from utils import BadRequest, require
 

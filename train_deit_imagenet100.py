@@ -1,6 +1,6 @@
 """ViT-Tiny against DeiT-Tiny with distillation on ImageNet-100, as it is distributed in shards.
 
-`python train_deit_imagenet100.py --help` lists the flags; they are those of main.py, with other defaults.
+`python train_deit_imagenet100.py --help` lists the flags. They are those of main.py, with other defaults.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import sys
 
 from commands import start_training
-from settings import checks, terminal
+from settings import checks
 from settings.scripts import SCRIPTS
+from settings.terminal import run_script
 from utils import require
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains what the command line asks for."""
-    argv = sys.argv[1:] if argv is None else argv
-    _, settings, given = SCRIPTS["train_deit_imagenet100.py"].parse(argv)
+    asked = SCRIPTS["train_deit_imagenet100.py"].ask(sys.argv[1:] if argv is None else argv)
     require(*checks.PACKAGES)
-    start_training(settings, given)
+    start_training(asked)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(terminal.run_script(main))
+    sys.exit(run_script(main))

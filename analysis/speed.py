@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +18,6 @@ from torch import nn
 
 from analysis import cost
 from analysis.timing import Repeated, spread, synchronizer
-from data_transform import Mix
 from image_datasets.batches import ResidentTrainBatches
 from records.run_directory import versions
 from training import batch_size as fitting
@@ -28,9 +25,6 @@ from training.config import TrainConfig
 from training.devices import autocast, device_name
 from training.evaluation import evaluate
 from training.loop import train_epoch
-from training.losses import make_criterion
-from training.metrics import Totals
-from training.optim import ModelEMA, freeze_backbone, make_optimizer, parameter_groups
 from training.progress import Progress
 from training.state import RunState
 from utils import RunFailed, sides
@@ -87,16 +81,17 @@ class SteadyTrainer:
 
 @dataclass(frozen=True)
 class CostSubject:
-    """What is measured.
+    """A trained model whose cost is measured.
 
     Attributes:
         model: on `device`, in channels-last memory and eval mode; it is not changed.
-        s: the settings of its run: optimiser, loss, mixing, averaging and what is frozen.
+        make_trainer: trains a copy of the model as its run did, at a rate of 0.
         precision: "fp32", "bf16" or "fp16".
     """
 
     model: nn.Module
-    s: SimpleNamespace
+    make_trainer: Callable[[], SteadyTrainer]
+    name: str
     num_classes: int
     img_size: int | Sequence[int]
     in_chans: int
@@ -128,7 +123,7 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
     def first_step(images: int) -> SteadyTrainer:
         if images == 1:
             cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
-        trainer = make_trainer(subject)
+        trainer = subject.make_trainer()
         trainer.train(batches(images))
         return trainer
 
@@ -160,38 +155,11 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
         **{name: statistics.median(values) for name, values in found.items()},
         "peak_memory": peak,
         "params": cost.count_parameters(subject.model),
-        "flops": cost.count_flops(subject.model, subject.img_size, subject.in_chans, subject.s.model),
+        "flops": cost.count_flops(subject.model, subject.img_size, subject.in_chans, subject.name),
         "repeats": REPEATS,
         "spread": {name: {key: spread(values)[key] for key in ("low", "high")} for name, values in found.items()},
         "versions": versions(),
     }
-
-
-def make_trainer(subject: CostSubject) -> SteadyTrainer:
-    """Trains a copy of the model as its run did, but at a rate of 0: the steps cost the same, and cannot diverge."""
-    s, device = subject.s, subject.device
-    model = copy.deepcopy(subject.model)
-    if s.freeze == "backbone":
-        freeze_backbone(model)
-    optimizer = make_optimizer(
-        parameter_groups(model, s.weight_decay, s.decay_all, s.layer_decay), s.optimizer, s.lr, s.momentum, s.nesterov
-    )
-    state = RunState(
-        model,
-        optimizer,
-        Totals(subject.num_classes, device),
-        ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if subject.precision == "fp16" else None,
-    )
-    recipe = TrainConfig(
-        criterion=make_criterion(s.loss, subject.num_classes, s.label_smoothing, s.bce_target_threshold),
-        mix=Mix(s.augmentation, subject.num_classes, s.cutmix_alpha, s.mixup_alpha, s.mix_prob),
-        learning_rate=lambda step: 0.0,
-        seed=0,
-        precision=subject.precision,
-        clip_grad=s.clip_grad,
-    )
-    return SteadyTrainer(state, model, recipe)
 
 
 @torch.inference_mode()

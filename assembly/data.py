@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,30 @@ import models
 from data_transform import EVAL_CROP, Augment, Mix, shown_share
 from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
-from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.folder import stored_size
 from image_datasets.image_check import check_images
 from image_datasets.reading import OLDEST
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
-from models import registry
-from utils import BadRequest, in_px, rank, shorten, sides, world_size
+from settings.groups import Augmentation, Data
+from utils import BadRequest, in_px, rank, shorten, world_size
 
 LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
 
 
 @dataclass
-class Data:
-    """The splits of a run, with what is needed to make batches of them.
+class RunData:
+    """The splits of a run, and how batches are made of them.
 
     Attributes:
-        unused: images that are in none of the splits: the rest of --train-fraction, and what was dropped.
-        root: the folder of the data set, where it is one of image files.
+        img_size: side of the images that the model gets, in pixels, or (height, width).
+        selected_on: the split that selects the checkpoint, in words.
+        carved: (share, seed) of a validation split that was carved from the training images.
+        skip_bad: images that cannot be read are left out of their batches.
+        workers: processes that decode images.
+        unused: images in none of the splits: the rest of --train-fraction, and dropped duplicates.
+        root: the folder of a data set of image files.
     """
 
     dataset: Dataset
@@ -43,7 +47,11 @@ class Data:
     val: Split | None
     img_size: int | list[int]
     selected_on: str
-    bad_images: BadImages
+    resize_mode: str = "crop"
+    carved: tuple[float, int] | None = None
+    skip_bad: bool = False
+    workers: int = 0
+    bad_images: BadImages = field(default_factory=BadImages)
     unused: list[Split] = field(default_factory=list)
     root: Path | None = None
 
@@ -91,58 +99,109 @@ class Data:
                 splits["val"] = [self.val]
             manifest.write(file, self.root, splits, self.dataset.class_names)
 
+    def train_batches(
+        self, group: Augmentation, device: torch.device, batch_size: int, seed: int
+    ) -> ResidentTrainBatches | StreamedTrainBatches:
+        """Augmented batches of the training split, this process's part of each."""
+        augment = Augment(group.crop, group.crop_padding or 0, group.flip, group.rand, group.random_erasing)
+        common = {**self._batch_arguments("train", device, batch_size), "seed": seed}
+        if self.resident:
+            return ResidentTrainBatches(self.train, augment, **common)
+        return StreamedTrainBatches(self.train, augment, workers=self.workers, **common)
 
-def load_data(s: SimpleNamespace, found: Found) -> Data:
-    """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
-    if s.check_images:
-        check_images(found, s.num_workers)
-    dataset = image_datasets.load_dataset(found, workers=s.num_workers)
-    dataset = dataset.with_channels(s.in_chans or dataset.in_chans)
-    s.in_chans = dataset.in_chans
-    if s.normalization == "dataset" and dataset.train.images is None:
-        s.normalization = "imagenet"  # nobody has looked at all pixels of a set that is streamed
-    if s.normalization == "half":
-        dataset = dataset.normalized((0.5,) * 3, (0.5,) * 3)
-    elif s.normalization != "dataset":
-        published = models.published_statistics(s.model) if s.normalization == "pretrained" else None
-        dataset = dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
-    s.img_size = registry.image_size(s.img_size, s.model, dataset.natural_side)
-    _check_shape(s, dataset)
-    if s.flip is None:
-        s.flip = dataset.flip
-    if s.crop is None:
-        s.crop = "resized" if s.rand or dataset.side is None else "pad"
-    if s.crop_padding is not None and s.crop != "pad":
-        raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
-    if s.crop == "pad" and s.crop_padding is None:
-        s.crop_padding = (dataset.side or min(sides(s.img_size))) // 8
-    split_seed = s.seed if s.split_seed is None else s.split_seed
-    train_split, val = split_train(
-        dataset.train, s.val_fraction or 0.0, s.train_fraction, split_seed, dataset.class_names
+    def eval_batches(self, name: str, device: torch.device, batch_size: int, split: Split | None = None) -> EvalBatches:
+        """Batches of a split as it is.
+
+        Args:
+            name: "train", "val" or "test".
+            split: a part of that split, if not all of it.
+        """
+        whole = {"train": self.train, "val": self.val, "test": self.dataset.test}[name]
+        assert whole is not None, f"there is no {name} split"
+        arguments = self._batch_arguments(name, device, batch_size)
+        return EvalBatches(split or whole, workers=self.workers, **arguments)
+
+    def _batch_arguments(self, name: str, device: torch.device, batch_size: int) -> dict[str, Any]:
+        report = self.bad_images.of(name) if self.skip_bad else None
+        return {"img_size": self.img_size, "mean": self.dataset.mean, "std": self.dataset.std, "device": device,
+                "batch_size": batch_size, "rank": rank(), "ranks": world_size(), "report": report,
+                "eval_crop": self.eval_crop, "resize_mode": self.resize_mode}  # fmt: skip
+
+
+def read_dataset(group: Data, found: Found) -> Dataset:
+    """Reads the data set as it is stored. With --check-images every file is decoded first."""
+    if group.check_images:
+        check_images(found, group.num_workers)
+    return image_datasets.load_dataset(found, workers=group.num_workers)
+
+
+def make_data(
+    group: Data, dataset: Dataset, found: Found, model: str, split_seed: int, averaged: bool = False
+) -> RunData:
+    """Normalises and splits a data set for a run.
+
+    Args:
+        group: settled for this data set, see `settings.settle`.
+        model: its name; --normalization pretrained is that of its published weights.
+        averaged: the run keeps averaged weights.
+
+    Raises BadRequest where a flag has no effect on these images, or no training image is left.
+    """
+    dataset = replace(_normalized(dataset.with_channels(group.in_chans), group, model), notes=list(dataset.notes))
+    _check_shape(group, dataset)
+    train, val = split_train(
+        dataset.train, group.val_fraction or 0.0, group.train_fraction, split_seed, dataset.class_names
     )
-    unused = _rest(dataset.train, [train_split, val])
-    train_split = _without_duplicates(train_split, val or dataset.val, dataset, s.drop_duplicates, unused)
-    if s.cache_resized is not None:
-        carved = [train_split] if val is None else [train_split, val]
-        train_split, *rest = resized.with_copies(
-            carved, found, s.cache_resized, s.cache_dir, s.img_size, dataset.in_chans, s.num_workers
+    unused = _rest(dataset.train, [train, val])
+    train = _without_duplicates(train, val or dataset.val, dataset, group.drop_duplicates, unused)
+    if group.cache_resized is not None:
+        parts = [train] if val is None else [train, val]
+        train, *rest = resized.with_copies(
+            parts, found, group.cache_resized, group.cache_dir, group.img_size, dataset.in_chans, group.num_workers
         )
         val = rest[0] if rest else None
-        dataset.notes.append(f"training images are read from a resized copy ({resized.KINDS[s.cache_resized]})")
-    if s.select_on == "reported":
-        val, selected_on = dataset.test, f"{dataset.test_name}, the split that is reported, so the result is optimistic"
-    elif dataset.val is not None:
-        val, selected_on = dataset.val, "val"
-    elif val is not None:
-        selected_on = f"{s.val_fraction:g} of train, stratified, seed {split_seed}"
-    else:
-        selected_on = "last epoch"
-    if s.ema is not None and val is None:
+        dataset.notes.append(f"training images are read from a resized copy ({resized.KINDS[group.cache_resized]})")
+    carved = None
+    if group.val_fraction and group.select_on == "validation":
+        carved = (group.val_fraction, split_seed)
+    val, selected_on = _selecting(group, dataset, val, split_seed)
+    if averaged and val is None:
         selected_on = "last epoch, averaged weights"
     if dataset.val is not None and dataset.val is not val:
         unused.append(dataset.val)
-    root = found.layout.root if dataset.train.paths is not None else None
-    return Data(dataset, train_split, val, s.img_size, selected_on, BadImages(), unused, root)
+    return RunData(
+        dataset,
+        train,
+        val,
+        group.img_size,
+        selected_on,
+        group.resize_mode,
+        carved,
+        skip_bad=group.on_bad_image == "skip",
+        workers=group.num_workers,
+        unused=unused,
+        root=found.layout.root if dataset.train.paths is not None else None,
+    )
+
+
+def _normalized(dataset: Dataset, group: Data, model: str) -> Dataset:
+    if group.normalization == "dataset":
+        return dataset
+    if group.normalization == "half":
+        return dataset.normalized((0.5,) * 3, (0.5,) * 3)
+    published = models.published_statistics(model) if group.normalization == "pretrained" else None
+    return dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
+
+
+def _selecting(group: Data, dataset: Dataset, carved: Split | None, split_seed: int) -> tuple[Split | None, str]:
+    """(the split that selects the checkpoint, the same in words)."""
+    if group.select_on == "reported":
+        return dataset.test, f"{dataset.test_name}, the split that is reported, so the result is optimistic"
+    if dataset.val is not None:
+        return dataset.val, "val"
+    if carved is not None:
+        return carved, f"{group.val_fraction:g} of train, stratified, seed {split_seed}"
+    return None, "last epoch"
 
 
 def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
@@ -189,42 +248,25 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     return train.subset(np.flatnonzero(~found))
 
 
-def _check_shape(s: SimpleNamespace, dataset: Dataset) -> None:
+def _check_shape(group: Data, dataset: Dataset) -> None:
     """Notes where the centre crop hides much. Raises BadRequest where --resize-mode has no effect."""
-    square = dataset.natural_side is not None and isinstance(s.img_size, int)
-    if s.resize_mode != "crop":
-        if square and (dataset.side is not None or dataset.streamed_side == s.img_size):
-            raise BadRequest(f"--resize-mode {s.resize_mode} has no effect: the images are squares of"
+    square = dataset.natural_side is not None and isinstance(group.img_size, int)
+    if group.resize_mode != "crop":
+        if square and (dataset.side is not None or dataset.streamed_side == group.img_size):
+            raise BadRequest(f"--resize-mode {group.resize_mode} has no effect: the images are squares of"
                              f" {dataset.natural_side} px, and so are those of the model")  # fmt: skip
         return
     if square or dataset.train.paths is None or dataset.train.reading.rules == OLDEST:
         return
     paths = dataset.train.paths[:: max(1, len(dataset.train.paths) // LOOKED_AT)]
     sizes = [stored_size(path, dataset.train.reading) for path in paths]
-    shares = sorted(shown_share(*size, s.img_size) for size in sizes if size is not None)
+    shares = sorted(shown_share(*size, group.img_size) for size in sizes if size is not None)
     if shares and shares[len(shares) // 2] < 0.5:
         hidden = 100 * (1 - shares[len(shares) // 2])
         dataset.notes.append(f"the centre crop of evaluation hides {hidden:.0f} % of a typical image (the median of"
                              f" {len(shares):,}); --resize-mode squeeze or letterbox shows all of it")  # fmt: skip
 
 
-def make_train_batches(
-    s: SimpleNamespace, data: Data, device: torch.device
-) -> ResidentTrainBatches | StreamedTrainBatches:
-    augment = Augment(s.crop, s.crop_padding or 0, s.flip, s.rand, s.random_erasing)
-    common = {**batch_arguments(s, data, device, "train"), "seed": s.seed}
-    if data.resident:
-        return ResidentTrainBatches(data.train, augment, **common)
-    return StreamedTrainBatches(data.train, augment, workers=s.num_workers, **common)
-
-
-def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split: str) -> dict[str, Any]:
-    """What batches of every split, "train", "val" or "test", are made with."""
-    report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
-    return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": rank(), "ranks": world_size(), "report": report,
-            "eval_crop": data.eval_crop, "resize_mode": s.resize_mode}  # fmt: skip
-
-
-def make_mix(s: SimpleNamespace, data: Data) -> Mix:
-    return Mix(s.augmentation, len(data.dataset.class_names), s.cutmix_alpha, s.mixup_alpha, s.mix_prob)
+def make_mix(group: Augmentation, num_classes: int) -> Mix:
+    """CutMix and MixUp of a batch, as the flags say."""
+    return Mix(group.augmentation, num_classes, group.cutmix_alpha, group.mixup_alpha, group.mix_prob)

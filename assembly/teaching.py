@@ -1,132 +1,142 @@
-"""A run's teacher: trained first where it is asked for, scored, and turned into a part of the loss."""
+"""A run's teacher: the run that trains it, its weights, and its part of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 import models
-from assembly.data import Data, batch_arguments
-from assembly.trained import read_for_use
+from assembly.data import RunData
+from assembly.trained import read_trained
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.registry import Dataset, statistics_for
-from models import registry
 from models.weights import KINDS, load, other_kind, read_weights
 from records.checkpoint import is_checkpoint, match_classes
 from records.log import say
 from records.run_directory import TEACHER, RunDirectory
-from settings import model_flags, recipes, resume
-from training import devices
-from training.distillation import Distillation
+from settings import defaults, model_flags
+from settings.groups import Augmentation, Distillation, Settings
+from training import distillation as parts
+from training.devices import without_tf32
 from training.evaluation import evaluate
 from training.stopping import Stop
 from training.teacher import CachedTeacher, Teacher
 from utils import BadRequest, shorten
 
+IMAGENET_CLASSES = 1000
 
-def train_teacher(s: SimpleNamespace, train: Callable[[SimpleNamespace], None]) -> str:
-    """Trains the teacher as a run of its own: the student's flags, images and schedule, which is stretched or shortened
-    to --teacher-epochs. Where the student is resumed, so is the teacher, if it is not finished. Returns its checkpoint.
 
-    Args:
-        train: makes a run of settings.
+def teacher_settings(settings: Settings) -> Settings:
+    """The settings of the run that trains the teacher: the student's flags, images and schedule.
+
+    The schedule is stretched or shortened to --teacher-epochs. If the student is resumed, so is its teacher.
     """
-    share = s.teacher_epochs / s.epochs
-    teacher = SimpleNamespace(**vars(s))
-    vars(teacher).update(
-        model=s.teacher, run_name=s.run_name + TEACHER, epochs=s.teacher_epochs,
-        model_args=model_flags.settle(s.teacher, recipes.model_arguments(s.recipe, s.teacher, {})),
-        warmup_epochs=s.warmup_epochs * share,
-        step_size=s.step_size and max(1, round(s.step_size * share)),
-        milestones=s.milestones and sorted({max(1, round(epoch * share)) for epoch in s.milestones}),
-        normalization="dataset" if s.normalization == "pretrained" else s.normalization,
-        pretrained=False, weights=None, weights_kind=None, freeze="none", head_lr=None, layer_decay=None,
-        teacher=None, teacher_weights_kind=None, teacher_epochs=None, cache_teacher=False, distill=None,
-    )  # fmt: skip
-    directory = RunDirectory(Path(teacher.runs_dir) / teacher.run_name)
-    teacher.resume = s.resume and directory.settings.is_file()
-    if not (teacher.resume and resume.is_finished(teacher)):
-        say(f"teacher       {s.teacher} is trained first, for {s.teacher_epochs} epochs")
-        say()
-        train(teacher)
-        say()
-    return str(directory.best)
+    group, optimization = settings.distillation, settings.optimization
+    assert group.teacher is not None and group.teacher_epochs is not None
+    share = group.teacher_epochs / optimization.epochs
+    arguments = defaults.recipe_arguments(optimization.recipe, group.teacher, {})
+    name = settings.run.run_name + TEACHER
+    exists = RunDirectory(Path(settings.run.runs_dir) / name).settings.is_file()
+    normalization = settings.data.normalization
+    return settings.replace(
+        model=group.teacher,
+        model_args=model_flags.settle(group.teacher, arguments),
+        run_name=name,
+        resume=settings.run.resume and exists,
+        epochs=group.teacher_epochs,
+        warmup_epochs=optimization.warmup_epochs * share,
+        step_size=optimization.step_size and max(1, round(optimization.step_size * share)),
+        milestones=optimization.milestones
+        and sorted({max(1, round(epoch * share)) for epoch in optimization.milestones}),
+        normalization="dataset" if normalization == "pretrained" else normalization,
+        pretrained=False,
+        weights=None,
+        weights_kind=None,
+        freeze="none",
+        head_lr=None,
+        layer_decay=None,
+        teacher=None,
+        teacher_weights_kind=None,
+        teacher_epochs=None,
+        cache_teacher=False,
+        distill=None,
+    )
 
 
 def make_distillation(
-    s: SimpleNamespace,
+    group: Distillation,
     file: str | None,
-    data: Data,
-    device: torch.device,
+    data: RunData,
+    augmentation: Augmentation,
     precision: str,
     train_batches: ResidentTrainBatches | StreamedTrainBatches,
     val_batches: EvalBatches | None,
     stop: Stop,
-) -> tuple[Distillation | None, dict[str, Any] | None]:
-    """(the teacher and how to learn from it, what the summary says of it), or twice None without --teacher. The teacher
-    is scored first: a network that does no better than chance has nothing to teach.
+) -> tuple[parts.Distillation | None, dict[str, Any] | None]:
+    """(distillation, facts for the summary), or (None, None) without --teacher.
+
+    The teacher is scored first: a network that is no better than chance has nothing to teach.
 
     Args:
         file: the teacher's checkpoint or state dict; None: the published ImageNet weights.
+        precision: of the teacher's forward passes in training.
 
-    Raises BadRequest where it is none, or does not fit the data set, and Stopped where `stop` says so.
+    Raises BadRequest for a teacher that does not fit the data set, and Stopped if `stop` says so.
     """
-    if s.teacher is None:
+    if group.teacher is None:
         return None, None
-    if s.cache_teacher and not (data.resident and s.crop == "none" and not s.flip):
+    if group.cache_teacher and not (data.resident and augmentation.crop == "none" and not augmentation.flip):
         raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
                          " --crop none --no-flip)")  # fmt: skip
-    dataset = data.dataset
-    teacher = load_teacher(s.teacher, file, dataset, s.teacher_weights_kind).adapt(dataset.mean, dataset.std, device)
-    weights = file or "published ImageNet weights"
+    dataset, device, batch_size = data.dataset, train_batches.device, train_batches.batch_size
+    teacher = load_teacher(group.teacher, file, dataset, group.teacher_weights_kind)
+    teacher.adapt(dataset.mean, dataset.std, device)
     split, batches = "validation", val_batches
     if batches is None:
-        split, batches = "train", _in_order(s, data, device)
-    with devices.without_tf32():
-        top1 = evaluate(teacher, batches, len(dataset.class_names), "fp32", stop=stop)[0]["top1"]
+        split, batches = "train", data.eval_batches("train", device, batch_size)
+    facts = {"model": group.teacher, "weights": file or "published ImageNet weights", "weights_kind": teacher.kind,
+             "split": split, "top1": _score(teacher, group.teacher, file, dataset, batches, split, stop)}  # fmt: skip
+    if split == "validation" and _knows_validation(teacher, data):
+        facts["note"] = "it was trained with another split: some of these validation images were in its training"
+        say(f"              {facts['note']}")
+    teacher.precision = precision
+    answers = teacher
+    if group.cache_teacher:
+        assert isinstance(train_batches, ResidentTrainBatches)
+        in_order = data.eval_batches("train", device, batch_size)
+        _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
+        answers = CachedTeacher(logits, in_order.given, train_batches)
+    return parts.Distillation(answers, group.distill, group.distill_alpha, group.distill_temp), facts
+
+
+def _score(
+    teacher: Teacher, name: str, file: str | None, dataset: Dataset, batches: EvalBatches, split: str, stop: Stop
+) -> float:
+    """The teacher's top-1 on a split, which is printed. Raises BadRequest if it is no better than chance."""
+    num_classes = len(dataset.class_names)
+    with without_tf32():
+        top1 = evaluate(teacher, batches, num_classes, "fp32", stop=stop)[0]["top1"]
     kind = ""
     if teacher.kind is not None:
         kind = (
             f" (its {KINDS[teacher.kind]} weights; --teacher-weights-kind {other_kind(teacher.kind)} takes the others)"
         )
-    say(f"teacher       {s.teacher}, {weights}{kind}: top-1 {100 * top1:.2f} % on {split}")
-    chance = 1 / len(dataset.class_names)
+    weights = file or "published ImageNet weights"
+    say(f"teacher       {name}, {weights}{kind}: top-1 {100 * top1:.2f} % on {split}")
+    chance = 1 / num_classes
     if top1 <= chance + 3 * (chance * (1 - chance) / len(batches.split)) ** 0.5:
-        raise BadRequest(f"--teacher {s.teacher} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
+        raise BadRequest(f"--teacher {name} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
                          f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
-    facts = {"model": s.teacher, "weights": weights, "weights_kind": teacher.kind, "split": split, "top1": top1}
-    if split == "validation" and _knows_validation(teacher, s):
-        facts["note"] = "it was trained with another split: some of these validation images were in its training"
-        say(f"              {facts['note']}")
-    teacher.precision = precision
-    if s.cache_teacher:
-        in_order = _in_order(s, data, device)
-        _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
-        teacher = CachedTeacher(logits, in_order.given, train_batches)
-    return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
+    return top1
 
 
-def _in_order(s: SimpleNamespace, data: Data, device: torch.device) -> EvalBatches:
-    """The training images as they are."""
-    return EvalBatches(data.train, workers=s.num_workers, **batch_arguments(s, data, device, "train"))
-
-
-def _knows_validation(teacher: Teacher, s: SimpleNamespace) -> bool:
-    """Whether images that this run holds out of the training set were among those that the teacher learnt."""
+def _knows_validation(teacher: Teacher, data: RunData) -> bool:
+    """Whether images that this run holds out of the training set may have been in the teacher's training."""
     theirs = teacher.settings
-    carved = s.val_fraction and s.select_on == "validation"
-    if not carved or theirs is None or theirs["dataset"] != s.dataset:
+    if data.carved is None or theirs is None or theirs["dataset"] != data.dataset.name:
         return False
-    seeds = [settings["seed"] if settings.get("split_seed") is None else settings["split_seed"]
-             for settings in (theirs, vars(s))]  # fmt: skip
-    return seeds[0] != seeds[1] or theirs.get("val_fraction") != s.val_fraction
-
-
-IMAGENET_CLASSES = 1000
+    seed = theirs["seed"] if theirs.get("split_seed") is None else theirs["split_seed"]
+    return (theirs.get("val_fraction"), seed) != data.carved
 
 
 def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
@@ -140,20 +150,8 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
     Raises BadRequest where the weights or the classes do not fit.
     """
     if file is not None and is_checkpoint(Path(file)):
-        model, content = read_for_use(file, None, kind)
-        if content["settings"]["model"] != name:
-            raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
-        match_classes(f"--teacher-weights {file}", content, dataset.class_names, dataset.name)
-        if content["in_chans"] != dataset.in_chans:
-            raise BadRequest(f"--teacher-weights {file}: wants images of {content['in_chans']} channels, not of"
-                             f" {dataset.in_chans}")  # fmt: skip
-        teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
-        teacher.settings = content["settings"]
-        if content["ema"] is not None:
-            teacher.kind = kind or content["best"].get("weights", "raw")
-        return teacher
-
-    img_size = registry.image_size(None, name, dataset.natural_side)
+        return _trained_here(name, file, dataset, kind)
+    img_size = models.image_size(None, name, dataset.natural_side)
     mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
     if file is None:
         outputs = _imagenet_outputs(name, dataset)
@@ -179,6 +177,22 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
     load(model, state, file)
     teacher = Teacher(model, img_size, mean, std, outputs)
     teacher.kind = weights.kind if weights.others else None
+    return teacher
+
+
+def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> Teacher:
+    """The model of a checkpoint of this suite."""
+    model, content = read_trained(file, None, kind)
+    if content["settings"]["model"] != name:
+        raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
+    match_classes(f"--teacher-weights {file}", content, dataset.class_names, dataset.name)
+    if content["in_chans"] != dataset.in_chans:
+        raise BadRequest(f"--teacher-weights {file}: wants images of {content['in_chans']} channels, not of"
+                         f" {dataset.in_chans}")  # fmt: skip
+    teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
+    teacher.settings = content["settings"]
+    if content["ema"] is not None:
+        teacher.kind = kind or content["best"].get("weights", "raw")
     return teacher
 
 

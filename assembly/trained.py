@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,20 +16,25 @@ from image_datasets.reading import SETTINGS, Reading
 from image_datasets.registry import Found
 from image_datasets.splits import Split
 from records import checkpoint
-from settings import checks
+from settings.groups import Data
+from settings.locate import locate_data
 from settings.stored import blaming, check_settings
 from utils import BadRequest
 
 
-def read_for_use(path: str, given_model: str | None, kind: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """(the model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for what is none.
+def read_trained(
+    path: str, given_model: str | None = None, kind: str | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(the model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for a file that is none.
 
     Args:
+        given_model: the name that --model gives, which must be the checkpoint's.
         kind: of its weights, "raw" or "ema"; None: those that were selected.
     """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
-    check_settings(stored, path)
+    if "earlier" not in stored:  # a file of the earlier form has no settings to check
+        check_settings(stored, path)
     if given_model is not None and given_model != stored["model"]:
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
     model = models.create_model(
@@ -51,11 +55,26 @@ def read_for_use(path: str, given_model: str | None, kind: str | None = None) ->
     return model.eval(), content
 
 
-def read_alike(s: SimpleNamespace, stored: dict[str, Any]) -> None:
-    """Images are read as the run that stored these settings read its own. Which are too large may be asked for anew."""
-    if s.max_pixels is not None:
-        stored["max_pixels"] = s.max_pixels
-    vars(s).update({key: stored[key] for key in SETTINGS})
+def read_alike(group: Data, stored: dict[str, Any]) -> Data:
+    """The group with the rules by which the run that stored these settings read its images.
+
+    Another --max-pixels may be asked for.
+    """
+    values = {key: stored[key] for key in SETTINGS}
+    if group.max_pixels is not None:
+        values["max_pixels"] = group.max_pixels
+    return dataclasses.replace(group, **values)
+
+
+def locate_stored(group: Data, given: dict[str, Any], stored: dict[str, Any], source: str) -> tuple[Data, Found]:
+    """`locate_data`; if no data set is named it is that of the run whose checkpoint is `source`."""
+    own = {}
+    if group.dataset is None and group.data_path is None:
+        own["data_path"] = stored["data_path"]
+        group = dataclasses.replace(group, data_path=stored["data_path"])
+    group = dataclasses.replace(group, dataset=group.dataset or stored["dataset"])
+    with blaming(source, own):
+        return locate_data(read_alike(group, stored), given)
 
 
 def batches_for(
@@ -68,21 +87,8 @@ def batches_for(
 ) -> EvalBatches:
     """Evaluation batches of a split as the model of a checkpoint wants them."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
-    reading = replace(Reading.of(content["settings"]), max_pixels=split.reading.max_pixels)
-    split = replace(split.with_channels(content["in_chans"]), reading=reading)
-    crop = content["eval_crop"]
-    mode = content["settings"]["resize_mode"]
-    return EvalBatches(
-        split, content["img_size"], mean, std, device, batch_size, workers, crop, report=report, resize_mode=mode
-    )
-
-
-def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> Found:
-    """`options.check_data`; where no data set is named it is that of the run whose checkpoint is `source`."""
-    own = {}
-    if s.dataset is None and s.data_path is None:
-        own["data_path"] = s.data_path = stored["data_path"]
-    s.dataset = s.dataset or stored["dataset"]
-    read_alike(s, stored)
-    with blaming(source, own):
-        return checks.check_data(s, given)
+    stored = content["settings"]
+    reading = dataclasses.replace(Reading.of(stored), max_pixels=split.reading.max_pixels)
+    split = dataclasses.replace(split.with_channels(content["in_chans"]), reading=reading)
+    return EvalBatches(split, content["img_size"], mean, std, device, batch_size, workers, content["eval_crop"],
+                       report=report, resize_mode=stored["resize_mode"])  # fmt: skip

@@ -1,12 +1,12 @@
-"""From settings to a training: model, optimiser, state, and how its steps are made."""
+"""From settings to a training: the one builder, for runs, dry runs, measurements of speed and benchmarks."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,196 +14,144 @@ from torch import nn
 
 import models
 from analysis import cost
-from assembly.data import Data, make_mix
+from assembly.data import RunData, make_mix
 from models import weights as model_weights
 from records.log import say
-from records.run_directory import RunDirectory
-from settings.flags import FLAGS, TRAIN
+from settings.groups import Augmentation, Hardware, Loss, Model, Optimization
 from training import batch_size, devices, distributed
 from training.config import TrainConfig
 from training.distillation import Distillation
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
-from training.state import RunState, resume
-from utils import (
-    BadRequest,
-    RunFailed,
-    derive_seed,
-    sides,
-    world_size,
-)
-
-# Asks of one command, not properties of the run.
-NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes")
+from training.state import RunState
+from utils import BadRequest, RunFailed, derive_seed, sides, world_size
 
 
-def settle_batch_size(s: SimpleNamespace, data: Data, device: torch.device, step: Callable[[int], None]) -> None:
-    """Makes a number of --batch-size auto."""
-    if s.batch_size == "auto":
-        if device.type == "cpu" and batch_size.available_memory() is None:
-            raise BadRequest("--batch-size auto: this system does not tell how much memory is free; give a number")
-        first = min(batch_size.LARGEST, 2 ** int(math.log2(len(data.train))))
-        s.batch_size = -distributed.all_reduce_max(-(batch_size.largest_that_fits(step, first, device) or 0))
-        if not s.batch_size:
-            raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
-        say(f"batch size    {s.batch_size}, the largest power of two up to {first} that fits")
+@dataclass
+class Trainee:
+    """What `training.loop` trains, and how."""
+
+    state: RunState
+    forward: Callable[[torch.Tensor], Any]
+    config: TrainConfig
 
 
-def trial_step(s: SimpleNamespace, data: Data, device: torch.device, count: int) -> None:
-    """A training step of `count` images with a model that is thrown away, as far as memory is concerned: without a
-    teacher."""
-    chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
-    model = models.create_model(s.model, num_classes, data.img_size, chans, **s.model_args)
-    model = _to_device(s, model, device)
-    if s.freeze == "backbone":
-        freeze_backbone(model)
-    train_mode(model)
-    if count == 1:
-        model.eval()  # batch normalisation of one image may be undefined; `unfit_for_one_image` says where it is
-    optimizer = _make_optimizer(s, model)
-    precision = devices.choose_precision(s.precision, device, model)
-    images = torch.zeros(count, chans, *sides(data.img_size), device=device)
-    with devices.autocast(device, precision):
-        outputs = make_forward(model, s.channels_last, False)(images.contiguous(memory_format=torch.channels_last))
-    sum(logits.float().mean() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
-    optimizer.step()
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model on the CPU, with the weights that training starts from.
+
+    Attributes:
+        weights_kind: "raw" or "ema", if its file of weights holds both.
+        notes: how the weights fit.
+    """
+
+    module: nn.Module
+    weights_kind: str | None
+    notes: list[str]
 
 
-def _to_device(s: SimpleNamespace, model: nn.Module, device: torch.device) -> nn.Module:
-    return model.to(device, memory_format=torch.channels_last if s.channels_last else torch.contiguous_format)
-
-
-def _smallest_batch(s: SimpleNamespace, data: Data, model: nn.Module, sizes: list[int]) -> int | None:
-    """The images that a batch must have left for a step, where those that cannot be read are left out; else None.
+def build_model(
+    group: Model, optimization: Optimization, data: RunData, seed: int, with_weights: bool = True
+) -> BuiltModel:
+    """The model as training starts from it; the seed decides its random initialisation.
 
     Args:
-        sizes: of this process's parts of the batches.
+        with_weights: load what --pretrained or --weights name; a continued run has its own.
 
-    Raises BadRequest where there are batches of one image, and the model needs two.
+    Raises BadRequest if the weights do not fit, or a flag needs a head that the model does not name.
     """
-    if 1 in sizes:
-        cost.check_batch_of_one(model, data.img_size, data.dataset.in_chans)
-    if s.on_bad_image == "error":
-        return None
-    return 2 if cost.unfit_for_one_image(model, data.img_size, data.dataset.in_chans) else 1
+    torch.manual_seed(derive_seed(seed, "init"))
+    num_classes, chans = len(data.dataset.class_names), data.dataset.in_chans
+    pretrained = group.pretrained and with_weights
+    model = models.create_model(group.model, num_classes, data.img_size, chans, pretrained, **group.model_args)
+    kind, notes = group.weights_kind, list(model.load_notes)
+    if group.weights and with_weights:
+        weights = model_weights.read_weights(Path(group.weights), kind)
+        if weights.others:
+            kind = weights.kind
+            notes.append(f"{group.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
+                         f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
+        notes += weights.notes
+        notes += model_weights.load(model, weights.state, source=group.weights, img_size=weights.img_size)
+    by_head = {"freeze backbone": group.freeze == "backbone", "head-lr": optimization.head_lr is not None,
+               "layer-decay": optimization.layer_decay is not None}  # fmt: skip
+    for flag, used in by_head.items():
+        if used and not model.head_names:
+            raise BadRequest(f"--{flag}: {group.model} does not tell which of its layers is the head")
+    if group.freeze == "backbone":
+        freeze_backbone(model)
+    return BuiltModel(model, kind, notes)
 
 
 def make_state(
-    s: SimpleNamespace, data: Data, device: torch.device, directory: RunDirectory
-) -> tuple[RunState, int, bool]:
-    """(the state that training starts from, the model's FLOPs per image, whether it is that of a checkpoint)."""
-    continued = s.resume and (directory.last.is_file() or directory.previous.is_file())
-    model = _build_model(s, data, with_weights=not continued)
-    flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, s.model)
-    model = _to_device(s, model, device)
-    s.precision = precision = devices.choose_precision(s.precision, device, model)
-    state = RunState(
+    model: nn.Module,
+    group: Optimization,
+    num_classes: int,
+    device: torch.device,
+    precision: str,
+    channels_last: bool = True,
+) -> RunState:
+    """The model on the device with optimiser, averaged weights and loss scaler, as training starts from it."""
+    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return RunState(
         model,
-        _make_optimizer(s, model),
-        Totals(len(data.dataset.class_names), device),
-        ema=None if s.ema is None else ModelEMA(model, s.ema),
+        _make_optimizer(model, group),
+        Totals(num_classes, device),
+        ema=None if group.ema is None else ModelEMA(model, group.ema),
         scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
     )
-    if continued:
-        with distributed.main_process_first():
-            resume(state, directory, data.dataset.class_names, data.image_digests)
-    return state, flops, continued
 
 
-def stored_settings(s: SimpleNamespace) -> dict[str, Any]:
-    """The settings that belong to the run, for settings.json, checkpoints and wandb."""
-    return {key: value for key, value in vars(s).items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
+def _make_optimizer(model: nn.Module, group: Optimization) -> torch.optim.Optimizer:
+    head_scale = 1.0 if group.head_lr is None else group.head_lr / group.lr
+    groups = parameter_groups(model, group.weight_decay, group.decay_all, group.layer_decay, head_scale)
+    return make_optimizer(groups, group.optimizer, group.lr, group.momentum, group.nesterov)
 
 
-def _build_model(s: SimpleNamespace, data: Data, with_weights: bool) -> nn.Module:
-    """With `with_weights` it starts from what --pretrained or --weights name; a continued run has its own."""
-    torch.manual_seed(derive_seed(s.seed, "init"))
-    model = models.create_model(
-        s.model,
-        len(data.dataset.class_names),
-        data.img_size,
-        data.dataset.in_chans,
-        s.pretrained and with_weights,
-        **s.model_args,
-    )
-    notes = list(model.load_notes)
-    if s.weights and with_weights:
-        weights = model_weights.read_weights(Path(s.weights), s.weights_kind)
-        if weights.others:
-            s.weights_kind = kind = weights.kind
-            notes.append(f"{s.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
-                         f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
-        notes += weights.notes
-        notes += model_weights.load(model, weights.state, source=s.weights, img_size=weights.img_size)
-    for note in notes:
-        say(f"weights       {note}")
-    if s.freeze == "backbone":
-        if not model.head_names:
-            raise BadRequest(f"--freeze backbone: {s.model} does not tell which of its layers is the head")
-        freeze_backbone(model)
-    return model
-
-
-def _make_optimizer(s: SimpleNamespace, model: nn.Module) -> torch.optim.Optimizer:
-    for flag in ("head_lr", "layer_decay"):
-        if getattr(s, flag) is not None and not model.head_names:
-            raise BadRequest(f"--{flag.replace('_', '-')}: {s.model} does not tell which of its layers is the head")
-    head_scale = 1.0 if s.head_lr is None else s.head_lr / s.lr
-    groups = parameter_groups(model, s.weight_decay, s.decay_all, s.layer_decay, head_scale)
-    return make_optimizer(groups, s.optimizer, s.lr, s.momentum, s.nesterov)
-
-
-def make_recipe(
-    s: SimpleNamespace,
-    data: Data,
-    precision: str,
+def make_config(
+    group: Optimization,
+    loss: Loss,
+    augmentation: Augmentation,
+    num_classes: int,
     batches_per_epoch: int,
-    distillation: Distillation | None,
+    seed: int,
+    precision: str,
+    distillation: Distillation | None = None,
     smallest_batch: int | None = None,
 ) -> TrainConfig:
+    """How the steps are made.
+
+    Args:
+        smallest_batch: see `smallest_batch_of`.
+    """
     return TrainConfig(
-        criterion=make_criterion(s.loss, len(data.dataset.class_names), s.label_smoothing, s.bce_target_threshold),
-        mix=make_mix(s, data),
+        criterion=make_criterion(loss.loss, num_classes, loss.label_smoothing, loss.bce_target_threshold),
+        mix=make_mix(augmentation, num_classes),
         learning_rate=functools.partial(
             learning_rate,
-            steps_per_epoch=math.ceil(batches_per_epoch / s.accumulate),
-            epochs=s.epochs,
-            lr=s.lr * (world_size() if s.scale_lr else 1),
-            schedule=s.schedule,
-            warmup_epochs=s.warmup_epochs,
-            min_lr=s.min_lr,
-            step_size=s.step_size,
-            milestones=s.milestones,
-            gamma=s.gamma,
+            steps_per_epoch=math.ceil(batches_per_epoch / group.accumulate),
+            epochs=group.epochs,
+            lr=group.lr * (world_size() if group.scale_lr else 1),
+            schedule=group.schedule,
+            warmup_epochs=group.warmup_epochs,
+            min_lr=group.min_lr,
+            step_size=group.step_size,
+            milestones=group.milestones,
+            gamma=group.gamma,
         ),
-        seed=s.seed,
+        seed=seed,
         precision=precision,
-        accumulate=s.accumulate,
-        clip_grad=s.clip_grad,
+        accumulate=group.accumulate,
+        clip_grad=group.clip_grad,
         distillation=distillation,
         smallest_batch=smallest_batch,
-        roll_back=s.on_nonfinite == "rollback",
+        roll_back=group.on_nonfinite == "rollback",
     )
 
 
-def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Batches arrive in channels-last memory; without `channels_last` they are laid out anew."""
-    forward = torch.compile(model) if compile_model else model
-    if channels_last:
-        return forward
-
-    def laid_out(images: torch.Tensor) -> torch.Tensor:
-        return forward(images.contiguous())
-
-    if hasattr(model, "no_sync"):
-        laid_out.no_sync = model.no_sync
-    return laid_out
-
-
-def _shared(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
-    """The model as several processes train it, with gradients, and if asked for the statistics of batch normalisation,
-    of the whole batch."""
+def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
+    """Wraps the model in DDP if there are several processes, with synchronised batch norm if asked for."""
     if sync_bn:
         from timm.layers import convert_sync_batchnorm
 
@@ -211,3 +159,74 @@ def _shared(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
             raise BadRequest("--sync-bn needs GPUs: torch has no synchronised batch normalisation for other devices")
         model = convert_sync_batchnorm(model)
     return distributed.wrap_ddp(model, device)
+
+
+def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], Any]:
+    """The model as a function of images, which arrive in channels-last memory and are copied if that is not wanted."""
+    forward = torch.compile(model) if compile_model else model
+    if channels_last:
+        return forward
+
+    def contiguous(images: torch.Tensor) -> Any:
+        return forward(images.contiguous())
+
+    if hasattr(model, "no_sync"):
+        contiguous.no_sync = model.no_sync
+    return contiguous
+
+
+def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int | None:
+    """The smallest number of readable images that a batch needs for a step. None unless --on-bad-image skip.
+
+    Args:
+        sizes: of this process's parts of the batches.
+
+    Raises BadRequest if there are batches of one image, and the model needs two.
+    """
+    chans = data.dataset.in_chans
+    if 1 in sizes:
+        cost.check_batch_of_one(model, data.img_size, chans)
+    if not data.skip_bad:
+        return None
+    return 2 if cost.unfit_for_one_image(model, data.img_size, chans) else 1
+
+
+def trial_step(
+    model: Model, optimization: Optimization, hardware: Hardware, data: RunData, device: torch.device, count: int
+) -> None:
+    """One training step on `count` blank images with a throwaway model, to probe memory. Leaves out the teacher."""
+    chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
+    module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
+    if model.freeze == "backbone":
+        freeze_backbone(module)
+    precision = devices.choose_precision(hardware.precision, device, module)
+    state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
+    train_mode(state.model)
+    if count == 1:
+        state.model.eval()  # batch norm of one image may be undefined; `smallest_batch_of` says so
+    forward = make_forward(state.model, hardware.channels_last, compile_model=False)
+    images = torch.zeros(count, chans, *sides(data.img_size), device=device)
+    with devices.autocast(device, precision):
+        outputs = forward(images.contiguous(memory_format=torch.channels_last))
+    heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.stack([logits.float().mean() for logits in heads]).sum().backward()
+    state.optimizer.step()
+
+
+def settle_batch_size(given: int | str, images: int, device: torch.device, step: Callable[[int], None]) -> int:
+    """The number of images that --batch-size auto comes to; any other is returned as it is.
+
+    Args:
+        images: in the training split.
+        step: makes a training step of so many images.
+    """
+    if given != "auto":
+        return int(given)
+    if device.type == "cpu" and batch_size.available_memory() is None:
+        raise BadRequest("--batch-size auto: this system does not tell how much memory is free; give a number")
+    first = min(batch_size.LARGEST, 2 ** int(math.log2(images)))
+    size = -distributed.all_reduce_max(-(batch_size.largest_that_fits(step, first, device) or 0))
+    if not size:
+        raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
+    say(f"batch size    {size}, the largest power of two up to {first} that fits")
+    return size

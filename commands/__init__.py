@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-from settings import checks, resume
+from records.run_directory import RunDirectory
+from settings import resume
+from settings.checks import Asked
+from settings.locate import locate_data
 from settings.stored import blaming
 
 
-def start_training(s: SimpleNamespace, given: dict[str, Any]) -> None:
+def start_training(asked: Asked) -> None:
     """Trains, unless the run to be resumed is finished. Imports torch once the data are found."""
-    directory = Path(s.runs_dir) / s.run_name
-    taken_up = {key: value for key, value in vars(s).items() if key not in given} if s.resume else {}
-    with blaming(directory / "settings.json", taken_up):
-        found = checks.check_data(s, given)
-        if s.resume and resume.is_finished(s):
-            print(f"{directory}: finished already, see summary.json there")
+    settings, given = asked.settings, asked.given
+    directory = RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name)
+    stored = {key: value for key, value in settings.flat().items() if key not in given} if settings.run.resume else {}
+    with blaming(directory.settings, stored):
+        data, found = locate_data(settings.data, given)
+        if settings.run.resume and resume.is_finished(settings):
+            print(f"{directory.path}: finished already, see summary.json there")
             return
         from commands.train import run_training
 
-        run_training(s, found)
+        run_training(settings.replace(**vars(data)), found)

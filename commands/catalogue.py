@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 import image_datasets
 import models
 from analysis import cost
-from models import registry
+from settings.checks import Asked
 from training import devices
 from utils import BadRequest, human, in_px, sides
 
@@ -36,21 +35,22 @@ def build(
         return create()
 
 
-def print_models(
-    pattern: str, dataset: str, data_path: str | None, img_size: int | Sequence[int] | None, in_chans: int | None
-) -> None:
-    """A table of this suite's models that match: parameters and FLOPs per image as they are built for the data set,
-    year and paper. Of timm's and torchvision's, of which there are over a thousand, the names alone."""
+def print_models(asked: Asked) -> None:
+    """Prints a table of the models that match: parameters, FLOPs per image for the data set, year and paper.
+
+    Of timm and torchvision, which have over a thousand, it prints the names alone.
+    """
+    data, pattern = asked.settings.data, str(asked.request.to_do.list_models)
     names = models.list_models(pattern)
     if models.find_model(names[0]) is None:
         print("\n".join(names))
         return
-    num_classes, side, chans = image_datasets.describe(dataset, data_path)
-    chans = in_chans or chans
+    num_classes, side, chans = image_datasets.describe(data.dataset, data.data_path)
+    chans = data.in_chans or chans
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
     for name in names:
         entry = models.find_model(name)
-        size = registry.image_size(img_size, name, side)
+        size = models.image_size(data.img_size, name, side)
         try:
             model, flops = build(name, num_classes, size, chans)
             costs = f"{cost.count_parameters(model):>12,}  {human(flops).strip():>8}"
@@ -58,22 +58,24 @@ def print_models(
             costs = f"{'not for this size':>22}"
         px = size if isinstance(size, int) else "x".join(map(str, size))
         print(f"{name:20}  {px:>4}  {costs}  {entry.year}  {entry.paper}", flush=True)
-    print(f"for {dataset}: {num_classes} classes, {'grey' if chans == 1 else 'colour'}; another data set: --dataset;"
+    colour = "grey" if chans == 1 else "colour"
+    print(f"for {data.dataset}: {num_classes} classes, {colour}; another data set: --dataset;"
           " FLOPs: a multiplication and an addition are two")  # fmt: skip
     print("and timm/NAME or torchvision/NAME: --list-models 'timm/*', --list-models 'torchvision/*'")
 
 
-def print_summary(s: SimpleNamespace) -> None:
-    """The layers of a model with the shapes of their outputs and their parameters."""
+def print_summary(asked: Asked) -> None:
+    """Prints the layers of a model with the shapes of their outputs and their parameters."""
+    data, group = asked.settings.data, asked.settings.model
     try:
         import torchinfo
     except ImportError:
         raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
-    num_classes, side, chans = image_datasets.describe(s.dataset, s.data_path)
-    chans = s.in_chans or chans
-    size = registry.image_size(s.img_size, s.model, side)
-    with devices.machine_errors_as_run_failed(f"{s.model} of this size"):
-        model, flops = build(s.model, num_classes, size, chans, **s.model_args)
+    num_classes, side, chans = image_datasets.describe(data.dataset, data.data_path)
+    chans = data.in_chans or chans
+    size = models.image_size(data.img_size, group.model, side)
+    with devices.machine_errors_as_run_failed(lambda: f"{group.model} of this size"):
+        model, flops = build(group.model, num_classes, size, chans, **group.model_args)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,
                               verbose=0, depth=4, col_names=("output_size", "num_params"),
@@ -82,8 +84,8 @@ def print_summary(s: SimpleNamespace) -> None:
     print(str(table).partition("Total params:")[0], end="")
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
     colour = "grey" if chans == 1 else "colour"
-    print(f"{s.model} for {s.dataset}: {num_classes} classes, {colour} images of {in_px(size)}")
-    if s.model_args:
-        print(f"arguments: {', '.join(f'{name}={value}' for name, value in s.model_args.items())}")
+    print(f"{group.model} for {data.dataset}: {num_classes} classes, {colour} images of {in_px(size)}")
+    if group.model_args:
+        print(f"arguments: {', '.join(f'{name}={value}' for name, value in group.model_args.items())}")
     print(f"Total params: {params:,}{'' if trained == params else f' ({trained:,} trained)'}")
     print(f"{human(flops)}FLOPs per image, a multiplication and an addition counting as two")

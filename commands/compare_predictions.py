@@ -1,4 +1,4 @@
-"""What two trained models answer to the same images, as text and as a picture."""
+"""What two trained models predict for the same images, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from analysis import answer_sheet, explain
-from assembly.trained import batches_for, check_stored_data, read_for_use
+from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
@@ -20,6 +19,7 @@ from image_datasets.registry import Dataset
 from image_datasets.splits import Split
 from records import checkpoint, membership
 from records.log import say
+from settings.two_models import TwoModels
 from training import devices
 from utils import RunFailed, derive_seed, sides
 
@@ -32,16 +32,20 @@ class TrainedModel:
     path: str
     model: torch.nn.Module
     content: dict[str, Any]
-    precision: str
+    request: TwoModels
 
-    def batches(self, dataset: Dataset, index: torch.Tensor, s: SimpleNamespace, device: torch.device) -> EvalBatches:
-        workers = s.num_workers if len(index) >= s.batch_size else 0  # a handful is decoded before they have started
-        return batches_for(self.content, dataset.test.subset(index.numpy()), device, s.batch_size, workers)
+    def batches(self, dataset: Dataset, index: torch.Tensor, device: torch.device) -> EvalBatches:
+        """Some images of the test split, by their index (N,), as the model wants them."""
+        machine = self.request.hardware
+        workers = (
+            machine.num_workers if len(index) >= machine.batch_size else 0
+        )  # decodes a handful sooner than workers
+        return batches_for(self.content, dataset.test.subset(index.numpy()), device, machine.batch_size, workers)
 
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:
         """(N, K), on the CPU."""
-        with devices.autocast(batches.device, self.precision):
+        with devices.autocast(batches.device, self.request.hardware.eval_precision):
             return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
 
     def maps(self, batches: EvalBatches, classes: torch.Tensor) -> tuple[str, torch.Tensor]:
@@ -53,60 +57,74 @@ class TrainedModel:
         return kind, torch.cat(found)
 
 
-def show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Prints what the models s.first and s.second answer to s.num_images random images, and draws it into s.output."""
-    with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}; try half of it"):
-        _show_answers(s, given)
+def show_predictions(request: TwoModels, given: dict[str, Any]) -> None:
+    """Prints what two models predict for random images, and draws it.
+
+    Args:
+        given: the flags of the command line.
+    """
+    need = f"--batch-size {request.hardware.batch_size}; try half of it"
+    with devices.machine_errors_as_run_failed(lambda: need):
+        _show(request, given)
 
 
 @devices.without_tf32()
-def _show_answers(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    device = devices.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
-    pair = [TrainedModel("", path, *read_for_use(path, None), s.eval_precision) for path in (s.first, s.second)]
+def _show(request: TwoModels, given: dict[str, Any]) -> None:
+    machine, images = request.hardware, request.images
+    device = devices.set_up(machine.device, machine.gpu, eval_precision=machine.eval_precision)
+    paths = (request.models.first, request.models.second)
+    pair = [TrainedModel("", path, *read_trained(path), request) for path in paths]
     _name(pair)
-    named = "dataset" in given or "data_path" in given
-    found = check_stored_data(s, given, pair[0].content["settings"], s.first)
-    dataset, known = membership.load_scored(
-        found, s.first, pair[0].content, named, s.accept_changed_data, s.num_workers
-    )
-    for note in known["notes"]:
-        say(f"note: {note}")
+    dataset = _load(pair, request, given)
     for one in pair:
         checkpoint.match_classes(one.path, one.content, dataset.class_names, dataset.name)
         one.model = one.model.to(device)
-
-    if s.on_bad_image == "skip":
+    if images.on_bad_image == "skip":
         readable = _Readable(dataset.test)
-        index, looked_at = _choose(s, pair, dataset, device, readable)
+        index, looked_at = _choose(request, pair, dataset, device, readable)
         for path, reason in readable.bad:
             say(f"left out: {path!r} ({' '.join(reason.split())})")
     else:
-        index, looked_at = _choose(s, pair, dataset, device, lambda index: index)
+        index, looked_at = _choose(request, pair, dataset, device, lambda index: index)
     targets = torch.from_numpy(dataset.test.targets)[index]
-    answers = [one.probabilities(one.batches(dataset, index, s, device)).max(1) for one in pair]
+    predictions = [one.probabilities(one.batches(dataset, index, device)).max(1) for one in pair]
     where = f"{dataset.test_name} of {dataset.name}"
-    if s.disagreements:
+    if images.disagreements:
         title = f"{len(index)} images of {where} on which the two differ"
-        say(f"{title} (found among {looked_at:,}), seed {s.seed}")
+        say(f"{title} (found among {looked_at:,}), seed {images.seed}")
     else:
         title = f"{len(index)} random images of {where}"
-        say(f"{title}, seed {s.seed}")
-    _print_answers(pair, dataset, index, targets, answers)
+        say(f"{title}, seed {images.seed}")
+    _print_predictions(pair, dataset, index, targets, predictions)
     maps = None
-    if s.attention:
-        maps = [one.maps(one.batches(dataset, index, s, device), values.indices)
-                for one, values in zip(pair, answers, strict=True)]  # fmt: skip
+    if request.picture.attention:
+        maps = [one.maps(one.batches(dataset, index, device), values.indices)
+                for one, values in zip(pair, predictions, strict=True)]  # fmt: skip
     names = dataset.class_names
     answer_sheet.plot_answers(
-        _pixels(pair, dataset, index, s),
+        _pixels(pair, dataset, index),
         [names[target] for target in targets],
         [one.name for one in pair],
-        [[(names[c], float(p), bool(c == t)) for p, c, t in zip(*values, targets, strict=True)] for values in answers],
-        f"{title}, seed {s.seed}",
-        Path(s.output),
+        [[(names[c], float(p), bool(c == t)) for p, c, t in zip(*values, targets, strict=True)]
+         for values in predictions],
+        f"{title}, seed {images.seed}",
+        Path(request.picture.output),
         maps=maps and [(kind, values.numpy()) for kind, values in maps],
+    )  # fmt: skip
+    say(f"wrote {request.picture.output}")
+
+
+def _load(pair: list[TrainedModel], request: TwoModels, given: dict[str, Any]) -> Dataset:
+    """The data set that is named, or else that of the first model's run."""
+    first = pair[0]
+    data, found = locate_stored(request.data(), given, first.content["settings"], first.path)
+    named = "dataset" in given or "data_path" in given
+    dataset, known = membership.load_scored(
+        found, first.path, first.content, named, data.accept_changed_data, data.num_workers
     )
-    say(f"wrote {s.output}")
+    for note in known["notes"]:
+        say(f"note: {note}")
+    return dataset
 
 
 def _name(pair: list[TrainedModel]) -> None:
@@ -143,7 +161,7 @@ class _Readable:
 
 
 def _choose(
-    s: SimpleNamespace,
+    request: TwoModels,
     pair: list[TrainedModel],
     dataset: Dataset,
     device: torch.device,
@@ -154,26 +172,27 @@ def _choose(
     Args:
         readable: gives those of some indices whose images may be drawn.
     """
-    generator = torch.Generator().manual_seed(derive_seed("answers", s.seed))
+    generator = torch.Generator().manual_seed(derive_seed("answers", request.images.seed))
     order = torch.randperm(len(dataset.test), generator=generator)
     found, looked_at = torch.empty(0, dtype=torch.int64), 0
-    if not s.disagreements:
-        for index in order.split(s.num_images):
-            found = torch.cat([found, readable(index)])[: s.num_images]
-            if len(found) == s.num_images:
+    wanted = request.images.num_images
+    if not request.images.disagreements:
+        for index in order.split(wanted):
+            found = torch.cat([found, readable(index)])[:wanted]
+            if len(found) == wanted:
                 break
         if not len(found):
             raise RunFailed(f"not one of the {len(order):,} images can be read")
         return found, len(found)
-    for index in map(readable, order.split(s.batch_size)):
+    for index in map(readable, order.split(request.hardware.batch_size)):
         if not len(index):
             continue
-        first, second = (one.probabilities(one.batches(dataset, index, s, device)).argmax(1) for one in pair)
+        first, second = (one.probabilities(one.batches(dataset, index, device)).argmax(1) for one in pair)
         differ = (first != second).nonzero()[:, 0]
-        missing = s.num_images - len(found)
+        missing = wanted - len(found)
         looked_at += len(index) if len(differ) < missing else int(differ[missing - 1]) + 1
         found = torch.cat([found, index[differ[:missing]]])
-        if len(found) == s.num_images:
+        if len(found) == wanted:
             break
     if not len(found):
         raise RunFailed(f"--disagreements: both models give the same answer to all {looked_at:,} images, so there is"
@@ -181,25 +200,27 @@ def _choose(
     return found, looked_at
 
 
-def _print_answers(pair: list[TrainedModel], dataset: Dataset, index, targets, answers) -> None:
+def _print_predictions(
+    pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor, targets: torch.Tensor, predictions: list[Any]
+) -> None:
     width = max(len(one.name) for one in pair)
     names = dataset.class_names
     for i, (image, target) in enumerate(zip(index.tolist(), targets.tolist(), strict=True)):
         file = f"  {Path(*Path(dataset.test.paths[image]).parts[-2:])}" if dataset.test.paths else ""
         say(f"{i + 1:3}  {names[target]}{file}")
-        for one, values in zip(pair, answers, strict=True):
+        for one, values in zip(pair, predictions, strict=True):
             answer = int(values.indices[i])
             mark = "right" if answer == target else "wrong"
             say(f"     {one.name:{width}}  {mark}  {100 * float(values.values[i]):5.1f} %  {names[answer]}")
-    right = [values.indices == targets for values in answers]
+    right = [values.indices == targets for values in predictions]
     for one, hits in zip(pair, right, strict=True):
         say(f"{one.name:{width}}  {int(hits.sum())} of {len(hits)} right  ({one.path})")
     say(f"{'both':{width}}  {int((right[0] & right[1]).sum())} of {len(targets)} right")
 
 
-def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor, s: SimpleNamespace) -> list:
+def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor) -> list:
     """The images as the model with the larger ones sees them, (H, W, C) from 0 to 1."""
     viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
     mean, std = (torch.tensor(viewer.content[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    batches = viewer.batches(dataset, index, s, torch.device("cpu"))
+    batches = viewer.batches(dataset, index, torch.device("cpu"))
     return [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for images, _ in batches for image in images]

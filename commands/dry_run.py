@@ -12,24 +12,24 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from analysis import cost
 from analysis.timing import synchronizer
 from assembly import trainee
-from assembly.data import Data, batch_arguments, load_data, make_train_batches
-from image_datasets.batches import EvalBatches
+from assembly.data import RunData, make_data, read_dataset
 from image_datasets.registry import Found
-from records.run_directory import RunDirectory
-from settings import checks
+from settings.groups import Settings
+from settings.locate import locate_data
 from settings.scripts import SCRIPTS
+from settings.settle import settle
 from settings.terminal import run_script
 from training import devices
+from training.devices import machine_errors_as_run_failed
 from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.progress import Progress
@@ -65,60 +65,80 @@ class StepTimer:
         return statistics.median(took[WARM_UP:] if len(took) > WARM_UP else took)
 
 
-def _evaluation_seconds(model: nn.Module, data: Data, precision: str, workers: int, arguments: dict[str, Any]) -> float:
+def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device: torch.device, images: int) -> float:
     """Per image, from the first few batches of the reported split."""
-    count = min(len(data.dataset.test), EVAL_BATCHES * arguments["batch_size"])
-    batches = EvalBatches(data.dataset.test.subset(np.arange(count)), workers=workers, **arguments)
+    count = min(len(data.dataset.test), EVAL_BATCHES * images)
+    batches = data.eval_batches("test", device, images, data.dataset.test.subset(np.arange(count)))
     model.eval()
+    began = 0.0
     for _ in range(2):  # the first is a warm-up
         began = time.perf_counter()
         evaluate(model, batches, len(data.dataset.class_names), precision)
-        synchronizer(arguments["device"])()
+        synchronizer(device)()
     return (time.perf_counter() - began) / count
 
 
-def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
+def try_steps(settings: Settings, found: Found) -> dict[str, Any]:
     """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
     image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
     averaged weights are scored too) and test_images. Writes nothing.
 
     A teacher, which need not be trained yet, and a resized copy of the images, which need not be there, are left out.
     """
-    s.teacher, s.cache_resized = None, None
-    with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}"):
-        device = devices.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
-        data = load_data(s, found)
-        trainee.settle_batch_size(s, data, device, functools.partial(trainee.trial_step, s, data, device))
-        state, *_ = trainee.make_state(s, data, device, RunDirectory(Path(s.runs_dir) / s.run_name))
-        batches = make_train_batches(s, data, device)
-        smallest = None if s.on_bad_image == "error" else 1
-        recipe = trainee.make_recipe(s, data, s.precision, len(batches.sizes), None, smallest)
-        forward = trainee.make_forward(state.model, s.channels_last, s.compile)
-        timer = StepTimer(device)
-        with contextlib.suppress(EnoughSteps):
-            progress = Progress()
-            progress.start_epoch(0, 1, len(data.train), 0)
-            train_epoch(state, forward, batches, recipe, progress, timer)
-        eval_seconds = _evaluation_seconds(
-            state.model, data, s.precision, s.num_workers, batch_arguments(s, data, device, "test")
-        )
+    settings = settings.replace(teacher=None, cache_resized=None)
+    hardware = settings.hardware
+    with machine_errors_as_run_failed(lambda: f"--batch-size {settings.optimization.batch_size}"):
+        device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision,
+                                hardware.deterministic)  # fmt: skip
+        dataset = read_dataset(settings.data, found)
+        settings = settle(settings, dataset)
+        averaged = settings.optimization.ema is not None
+        data = make_data(settings.data, dataset, found, settings.model.model, hardware.seed_of_split, averaged)
+        step = functools.partial(trainee.trial_step, settings.model, settings.optimization, hardware, data, device)
+        images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, step)
+        trained, timer = _first_steps(settings.replace(batch_size=images), data, device)
+        state, precision = trained.state, trained.config.precision
+        eval_seconds = _evaluation_seconds(state.model, data, precision, device, images)
         return {
             "step_seconds": timer.seconds(),
-            "step_images": s.batch_size * s.accumulate,
+            "step_images": images * settings.optimization.accumulate,
             "eval_seconds": eval_seconds,
             "measuring_seconds": time.perf_counter() - timer.ends[0],
             "peak_memory": devices.peak_memory(device),
             "train_images": len(data.train),
-            "val_images": len(data.val or ()) * (1 if s.ema is None else 2),
+            "val_images": len(data.val or ()) * (2 if averaged else 1),
             "test_images": len(data.dataset.test),
         }
+
+
+def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tuple[trainee.Trainee, StepTimer]:
+    """Builds the training and makes its first steps."""
+    optimization, hardware = settings.optimization, settings.hardware
+    num_classes = len(data.dataset.class_names)
+    module = trainee.build_model(settings.model, optimization, data, hardware.seed).module
+    cost.count_flops(module, data.img_size, data.dataset.in_chans, settings.model.model)  # does it take such images?
+    precision = devices.choose_precision(hardware.precision, device, module)
+    state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
+    batches = data.train_batches(settings.augmentation, device, optimization.batch_size, hardware.seed)
+    config = trainee.make_config(
+        optimization, settings.loss, settings.augmentation, num_classes, len(batches.sizes), hardware.seed, precision,
+        smallest_batch=1 if data.skip_bad else None,
+    )  # fmt: skip
+    forward = trainee.make_forward(state.model, hardware.channels_last, hardware.compile)
+    timer = StepTimer(device)
+    with contextlib.suppress(EnoughSteps):
+        progress = Progress()
+        progress.start_epoch(0, 1, len(data.train), 0)
+        train_epoch(state, forward, batches, config, progress, timer)
+    return trainee.Trainee(state, forward, config), timer
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measures the run that a script's command line describes."""
     script, *flags = sys.argv[1:] if argv is None else argv
-    _, settings, given = SCRIPTS[script].parse([*flags, "--overwrite"])  # nothing is deleted
-    print(json.dumps(measure(settings, checks.check_data(settings, given))))
+    asked = SCRIPTS[script].ask([*flags, "--overwrite"])  # nothing is deleted
+    data, found = locate_data(asked.settings.data, asked.given)
+    print(json.dumps(try_steps(asked.settings.replace(**vars(data)), found)))
     return 0
 
 

@@ -1,90 +1,103 @@
-"""Using a trained checkpoint: scoring it on a data set, and naming what is in an image."""
+"""Scoring a trained checkpoint on the test split of a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 from analysis import cost
-from assembly.trained import batches_for, check_stored_data, read_for_use
+from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImages
-from records import checkpoint, lock, membership, run_directory, summary
+from records import checkpoint, lock, membership, summary
 from records.log import logged, open_log, say
-from records.run_directory import RunDirectory, this_attempt
+from records.run_directory import RunDirectory, check_run_directory, this_attempt
 from records.wandb_run import Wandb
+from settings.checks import Asked
+from settings.groups import Settings
 from training import devices, evaluation
+from training.devices import machine_errors_as_run_failed
 
 
 @logged()
-def run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    """Scores a checkpoint on the test split of a data set, its own if no other is named."""
-    with devices.machine_errors_as_run_failed(lambda: f"--batch-size {s.batch_size}; try half of it"):
-        _run_evaluation(s, given)
+def run_evaluation(asked: Asked) -> None:
+    """Scores a checkpoint on the test split of a data set, its own if no other is named, and writes a run directory."""
+    need = f"--batch-size {asked.settings.optimization.batch_size}; try half of it"
+    with machine_errors_as_run_failed(lambda: need):
+        _evaluate(asked.settings, str(asked.request.to_do.evaluate), asked.given)
 
 
-def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
-    model, content = read_for_use(s.evaluate, given.get("model"))
+def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
+    model, content = read_trained(path, given.get("model"))
     stored = content["settings"]
-    found = check_stored_data(s, given, stored, s.evaluate)
-    named = s.run_name is not None
-    if not named:
-        s.run_name = f"{stored['run_name']}-on-{s.dataset}"
-    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    run_directory.check_run_directory(directory.path, None, s.overwrite, needed=s.evaluate)
-    device = devices.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
+    data, found = locate_stored(settings.data, given, stored, path)
+    hardware, run = settings.hardware, settings.run
+    name = run.run_name or f"{stored['run_name']}-on-{data.dataset}"
+    directory = RunDirectory(Path(run.runs_dir) / name)
+    check_run_directory(directory.path, None, run.overwrite, needed=path)
+    device = devices.set_up(hardware.device, hardware.gpu, eval_precision=hardware.eval_precision)
     other = "dataset" in given or "data_path" in given
-    dataset, known = membership.load_scored(found, s.evaluate, content, other, s.accept_changed_data, s.num_workers)
-    checkpoint.match_classes(s.evaluate, content, dataset.class_names, dataset.name)
+    dataset, known = membership.load_scored(found, path, content, other, data.accept_changed_data, data.num_workers)
+    checkpoint.match_classes(path, content, dataset.class_names, dataset.name)
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     bad_images = BadImages()
-    report = bad_images.of("test") if s.on_bad_image == "skip" else None
-    batches = batches_for(content, dataset.test, device, s.batch_size, s.num_workers, report)
-    say(f"model         {stored['model']} from {s.evaluate}, epoch {content['best']['epoch']}")
+    report = bad_images.of("test") if data.on_bad_image == "skip" else None
+    batches = batches_for(content, dataset.test, device, settings.optimization.batch_size, data.num_workers, report)
+    say(f"model         {stored['model']} from {path}, epoch {content['best']['epoch']}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     for note in known["notes"]:
         say(f"note          {note}")
-    say(f"device        {devices.describe_device(device)}, {s.eval_precision}")
+    say(f"device        {devices.describe_device(device)}, {hardware.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
-    scores = evaluation.score(model, content, batches, dataset.class_names, s.eval_precision)
-    settings = {
+    scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision)
+    evaluated = {
         **stored,
-        "run_name": s.run_name,
-        "dataset": s.dataset,
-        "data_path": s.data_path,
-        "on_bad_image": s.on_bad_image,
-        "eval_precision": s.eval_precision,
-        "evaluated": s.evaluate,
+        "max_pixels": data.max_pixels,
+        "run_name": name,
+        "dataset": data.dataset,
+        "data_path": data.data_path,
+        "on_bad_image": data.on_bad_image,
+        "eval_precision": hardware.eval_precision,
+        "evaluated": path,
     }
     facts = {
         "split": dataset.test_name,
-        "selected_on": content["selected_on"],
-        "selected_by": stored["select_by"] if content["best"].get("score") else None,
-        **summary.precisions(stored.get("precision"), bool(content["best"].get("score")), s.eval_precision),
-        "params": cost.count_parameters(model),
-        "flops": flops,
-        "epochs": stored["epochs"],
-        "best_epoch": content["best"]["epoch"],
-        "weights": content["best"]["weights"],
-        "train_seconds": content["train_seconds"] and round(content["train_seconds"], 3),
+        **_facts_of_checkpoint(model, content, flops, hardware.eval_precision),
         "peak_memory": devices.peak_memory(device),
         "images": {"test": len(batches.split)},
         "notes": dataset.notes + known.pop("notes"),
         **known,
-        "settings": settings,
+        "settings": evaluated,
     }
     with lock.locked(directory.path):
-        run_directory.check_run_directory(
-            directory.path, None, s.overwrite, needed=s.evaluate
-        )  # another may have come first
+        check_run_directory(directory.path, None, run.overwrite, needed=path)  # another may have come first
         attempt = this_attempt(devices.device_name(device))
-        run_id = directory.create(settings, s.overwrite, attempt)
+        run_id = directory.create(evaluated, run.overwrite, attempt)
         open_log(directory.log, attempt)
-        if s.on_bad_image == "skip":
+        if data.on_bad_image == "skip":
             bad_images.keep_in(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
-        wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group, named)
+        wandb = Wandb(run.wandb, run.wandb_project, name, run_id, directory.path, evaluated, run.wandb_group,
+                      run.run_name is not None)  # fmt: skip
         written = summary.write(directory, scores, facts, dataset.class_names)
     wandb.finish(summary.scalars(written), {"confusion": directory.confusion})
+
+
+def _facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:
+    """What the summary says of the model and its training."""
+    stored, best = content["settings"], content["best"]
+    selected = bool(best.get("score"))
+    seconds = content["train_seconds"]
+    return {
+        "selected_on": content["selected_on"],
+        "selected_by": stored["select_by"] if selected else None,
+        **summary.precisions(stored.get("precision"), selected, eval_precision),
+        "params": cost.count_parameters(model),
+        "flops": flops,
+        "epochs": stored["epochs"],
+        "best_epoch": best["epoch"],
+        "weights": best["weights"],
+        "train_seconds": seconds and round(seconds, 3),
+    }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import torch
 
-from assembly.data import Data, load_data, make_mix, make_train_batches
+from assembly.data import RunData, make_data, make_mix, read_dataset
 from image_datasets.constant import describe_constant
 from image_datasets.folder import channel_statistics
-from image_datasets.registry import Dataset, Found
+from image_datasets.registry import Dataset
 from image_datasets.splits import Split
 from records import plots
 from records.log import say
+from settings.checks import Asked
+from settings.groups import Settings
+from settings.locate import locate_data
+from settings.settle import settle
 from utils import RunFailed, derive_seed, in_px
 
 SAMPLES = 25
@@ -21,10 +26,21 @@ MANY = 200  # classes: of more than these only the smallest and the largest are 
 LONG = 26  # characters: longer titles would run into those of the neighbours
 
 
-def inspect_data(s: SimpleNamespace, found: Found) -> None:
-    """Prints the counts of every split and draws `SAMPLES` training images, augmented and perhaps mixed as in training,
-    into the file s.inspect_data. `s` becomes complete on the way."""
-    data = load_data(s, found)
+def inspect_data(asked: Asked) -> None:
+    """Prints the counts of every split, and draws augmented training images into the file that is named."""
+    file = Path(str(asked.request.to_do.inspect_data))
+    group, found = locate_data(asked.settings.data, asked.given)
+    dataset = read_dataset(group, found)
+    settings = settle(asked.settings.replace(**vars(group)), dataset)
+    data = make_data(settings.data, dataset, found, settings.model.model, settings.hardware.seed_of_split)
+    _print_facts(settings, data)
+    images, targets = _samples(settings, data)
+    titles = [_title(target, data.dataset.class_names) for target in targets]
+    plots.plot_samples(_pixels(images, data.dataset), titles, _headline(settings, data.dataset), file)
+    say(f"wrote       {file}")
+
+
+def _print_facts(settings: Settings, data: RunData) -> None:
     dataset = data.dataset
     colour = "colour" if dataset.in_chans == 3 else "grey"
     say(f"{dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()}")
@@ -34,39 +50,44 @@ def inspect_data(s: SimpleNamespace, found: Found) -> None:
     if data.resident:
         mean, std = channel_statistics(dataset.train.images)
         say(f"pixels      mean {_numbers(mean)}; deviation {_numbers(std)} (of all training images, from 0 to 1)")
-    kind = s.normalization if data.resident or s.normalization == "half" else "imagenet"  # streamed sets have no own
+    kind = settings.data.normalization
+    kind = kind if data.resident or kind == "half" else "imagenet"  # streamed sets have none of their own
     say(f"normalised  by mean {_numbers(dataset.mean)}; deviation {_numbers(dataset.std)} ({kind})")
     for note in dataset.notes:
         say(f"note        {note}")
     for name, split in _splits(data).items():
-        for line in describe_constant(name, split, dataset.class_names, dataset.in_chans, s.num_workers):
+        for line in describe_constant(name, split, dataset.class_names, dataset.in_chans, data.workers):
             say(f"warning     {line}")
 
-    s.batch_size = SAMPLES
-    s.num_workers = 0  # for one batch
-    images, targets = next(iter(make_train_batches(s, data, torch.device("cpu")).epoch(0)))
+
+def _samples(settings: Settings, data: RunData) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first images of a training, augmented and mixed. Raises RunFailed if none of them can be read."""
+    seed, augmentation = settings.hardware.seed, settings.augmentation
+    batches = dataclasses.replace(data, workers=0).train_batches(augmentation, torch.device("cpu"), SAMPLES, seed)
+    images, targets = next(iter(batches.epoch(0)))
     bad = data.bad_images.finish()["train"]
     if bad:
         where = "the training images" if data.resident else "those looked at"
         say(f"bad images  {bad:,} of {where} cannot be read, and are left out")
     if not len(images):
         raise RunFailed("not one of the images to be drawn can be read")
-    torch.manual_seed(derive_seed(s.seed, "step", 0, 0))  # as the loop does
-    images, targets = make_mix(s, data)(images, targets)
-    images, targets = images[:SAMPLES], targets[:SAMPLES]
+    torch.manual_seed(derive_seed(seed, "step", 0, 0))  # as the loop does
+    images, targets = make_mix(augmentation, len(data.dataset.class_names))(images, targets)
+    return images[:SAMPLES], targets[:SAMPLES]
+
+
+def _pixels(images: torch.Tensor, dataset: Dataset) -> np.ndarray:
+    """(N, H, W, C), from 0 to 1."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
-    pixels = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    titles = [_title(target, dataset.class_names) for target in targets]
-    plots.plot_samples(pixels, titles, _headline(s, dataset), Path(s.inspect_data))
-    say(f"wrote       {s.inspect_data}")
+    return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def _splits(data: Data) -> dict[str, Split]:
+def _splits(data: RunData) -> dict[str, Split]:
     splits = {"train": data.train, "validation": data.val, data.dataset.test_name: data.dataset.test}
     return {name: split for name, split in splits.items() if split is not None}
 
 
-def _print_counts(data: Data) -> None:
+def _print_counts(data: RunData) -> None:
     names = data.dataset.class_names
     counts = {
         split: torch.bincount(torch.from_numpy(part.targets), minlength=len(names)).tolist()
@@ -88,19 +109,22 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _headline(s: SimpleNamespace, dataset: Dataset) -> str:
+def _headline(settings: Settings, dataset: Dataset) -> str:
     """What the picture shows, and what was done to its images."""
-    name = dataset.name if s.data_path is None or dataset.name != "folder" else Path(s.data_path).resolve().name
+    data, augmentation = settings.data, settings.augmentation
+    name = dataset.name
+    if data.data_path is not None and name == "folder":
+        name = Path(data.data_path).resolve().name
     steps = {
-        s.resize_mode: s.resize_mode != "crop",
-        f"crop {s.crop}": s.crop != "none",
-        "flip": s.flip,
-        "RandAugment": s.rand,
-        f"erasing {s.random_erasing:g}": s.random_erasing > 0,
-        s.augmentation: s.augmentation != "none",
+        data.resize_mode: data.resize_mode != "crop",
+        f"crop {augmentation.crop}": augmentation.crop != "none",
+        "flip": augmentation.flip,
+        "RandAugment": augmentation.rand,
+        f"erasing {augmentation.random_erasing:g}": augmentation.random_erasing > 0,
+        augmentation.augmentation: augmentation.augmentation != "none",
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
-    return f"{plots.plain(name)}: training images of {in_px(s.img_size)}\n{done or 'not augmented'}"
+    return f"{plots.plain(name)}: training images of {in_px(data.img_size)}\n{done or 'not augmented'}"
 
 
 def _title(target: torch.Tensor, class_names: list[str]) -> str:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 
-from assembly.trained import read_alike, read_for_use
+from assembly.trained import read_alike, read_trained
 from data_transform import Fit, Normalize, image_transform
 from image_datasets.decode import read_pixels
 from image_datasets.reading import Reading
+from settings.checks import Asked
 from training import devices
+
+SHOWN = 5  # classes
 
 
 @torch.inference_mode()
 @devices.without_tf32()
-def run_prediction(s: SimpleNamespace) -> None:
+def run_prediction(asked: Asked) -> None:
     """Prints the most probable classes of image files, with their probabilities."""
-    path, *files = s.predict
-    model, content = read_for_use(path, None)
-    device = devices.set_up(s.device, s.gpu, eval_precision=s.eval_precision)
+    hardware = asked.settings.hardware
+    path, *files = asked.request.to_do.predict or []
+    model, content = read_trained(path)
+    device = devices.set_up(hardware.device, hardware.gpu, eval_precision=hardware.eval_precision)
     fit = Fit.of(content["settings"]["resize_mode"], content["mean"])
     transform = image_transform(None, content["img_size"], content["eval_crop"], fit)
-    read_alike(s, content["settings"])
-    reading = Reading.of(vars(s))
+    reading = Reading.of(vars(read_alike(asked.settings.data, content["settings"])))
     images = [transform(read_pixels(file, content["in_chans"], reading)) for file in files]
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), device)
-    with devices.autocast(device, s.eval_precision):
+    with devices.autocast(device, hardware.eval_precision):
         logits = model.to(device)(normalize(torch.stack(images).to(device)))
     probabilities = logits.float().softmax(1).cpu()
     names = content["class_names"]
-    top = probabilities.topk(min(5, probabilities.shape[1]))
+    top = probabilities.topk(min(SHOWN, probabilities.shape[1]))
     for file, values, classes in zip(files, top.values.tolist(), top.indices.tolist(), strict=True):
         print(file)
         for value, index in zip(values, classes, strict=True):

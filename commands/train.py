@@ -1,166 +1,237 @@
-"""From checked settings to a finished run directory: the one place where settings become the arguments of all below."""
+"""A training, from checked settings to a finished run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
 from analysis import cost
-from assembly import teaching
-from assembly.data import Data, batch_arguments, load_data, make_train_batches
-from assembly.trainee import (
-    _shared,
-    _smallest_batch,
-    make_forward,
-    make_recipe,
-    make_state,
-    settle_batch_size,
-    stored_settings,
-    trial_step,
-)
-from image_datasets.batches import EvalBatches
-from image_datasets.registry import Found
-from models import weights as model_weights
-from records import checkpoint, lock, membership, run_directory, summary
+from assembly import teaching, trainee
+from assembly.data import RunData, make_data, read_dataset
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.registry import Dataset, Found
+from models.weights import KINDS
+from records import checkpoint, lock, membership, summary
 from records.log import logged, open_log, say
-from records.run_directory import RunDirectory, this_attempt
+from records.run_directory import RunDirectory, check_run_directory, this_attempt
 from records.wandb_run import Wandb
-from settings import recipes, resume
+from settings import defaults, resume
+from settings.groups import Settings
+from settings.settle import settle
 from training import batch_size, devices, distributed, evaluation, loop
+from training.devices import machine_errors_as_run_failed
 from training.progress import Progress
 from training.saving import Saver
 from training.state import RunState
+from training.state import resume as resume_state
 from training.stopping import Stop
-from utils import (
-    Stopped,
-    human,
-    is_distributed,
-    is_main_process,
-    world_size,
-)
+from utils import Stopped, human, is_distributed, is_main_process, world_size
 
 
-def run_training(s: SimpleNamespace, found: Found) -> None:
-    """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way.
+@dataclass(frozen=True)
+class Site:
+    """What a run shares with the training of its teacher: the device, the images as they are stored, when to stop."""
 
-    Raises Stopped where it is told to leave before that (see training/stopping.py).
+    device: torch.device
+    found: Found
+    dataset: Dataset
+    stop: Stop
+
+
+def run_training(settings: Settings, found: Found) -> None:
+    """Trains, scores the test split once, and fills the run directory.
+
+    Raises Stopped if the run has to leave before that (see training/stopping.py).
     """
-    stop = Stop(s.max_minutes)
-    with stop.listening():
+    stop = Stop(settings.run.max_minutes)
+    with stop.listening(), logged():
         try:
-            _train_in_memory(s, found, stop)
+            hardware, notes = settings.hardware, []
+            with machine_errors_as_run_failed(lambda: "the data set"):
+                device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision,
+                                        hardware.deterministic)  # fmt: skip
+                distributed.start(device)
+                with stop.at_once(), distributed.main_process_first():
+                    if settings.run.resume:
+                        found, notes = membership.of_resumed(found, directory_of(settings), settings.data.num_workers)
+                    dataset = read_dataset(settings.data, found)
+            _train(settings, Site(device, found, dataset, stop), notes)
         finally:
             distributed.finish()
 
 
-@logged()
-def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
-    """`run_training`, with a batch size that fits, or a line that says which one would."""
-    with devices.machine_errors_as_run_failed(lambda: "the data set"):
-        device = devices.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
-        distributed.start(device)
-        with stop.at_once(), distributed.main_process_first():
-            notes = []
-            if s.resume:
-                found, notes = membership.of_resumed(found, RunDirectory(Path(s.runs_dir) / s.run_name), s.num_workers)
-            data = load_data(s, found)
-            data.dataset.notes += notes
+def directory_of(settings: Settings) -> RunDirectory:
+    """Where the run is."""
+    return RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name)
+
+
+def _train(settings: Settings, site: Site, notes: list[str]) -> None:
+    """Trains on data that have been read. If memory runs out, reports the largest batch size that fits."""
+    device, stop = site.device, site.stop
+    with machine_errors_as_run_failed(lambda: "the data set"), stop.at_once(), distributed.main_process_first():
+        settings = settle(settings, site.dataset)
+        averaged = settings.optimization.ema is not None
+        model, seed = settings.model.model, settings.hardware.seed_of_split
+        data = make_data(settings.data, site.dataset, site.found, model, seed, averaged)
+        data.dataset.notes += notes
     stop.check()
-    step = functools.partial(trial_step, s, data, device)
-    settle_batch_size(s, data, device, step)
+    step = functools.partial(trainee.trial_step, settings.model, settings.optimization, settings.hardware, data, device)
+    images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, step)
+    settings = settings.replace(batch_size=images)
 
     def advice() -> str:
-        fitting = batch_size.largest_that_fits(step, s.batch_size // 2, device)
-        return f"--batch-size {s.batch_size}; {fitting or 'not even 1'} would fit"
+        fitting = batch_size.largest_that_fits(step, images // 2, device)
+        return f"--batch-size {images}; {fitting or 'not even 1'} would fit"
 
-    with devices.machine_errors_as_run_failed(advice), contextlib.ExitStack() as holding:
-        _run_training(s, found, data, device, stop, holding)
+    with machine_errors_as_run_failed(advice), contextlib.ExitStack() as resources:
+        _train_in_memory(settings, site, data, resources)
 
 
-def _run_training(
-    s: SimpleNamespace,
-    found: Found,
-    data: Data,
-    device: torch.device,
-    stop: Stop,
-    holding: contextlib.ExitStack,
-) -> None:
-    """Args: holding: what is let go of when the run ends."""
-    directory = RunDirectory(Path(s.runs_dir) / s.run_name)
-    if s.resume and is_main_process():
-        holding.enter_context(lock.locked(directory.path))
-        directory.sweep()
-    state, flops, continued = make_state(s, data, device, directory)
-    if s.resume and not continued and is_main_process():
-        data.write_list(directory.images)  # the run may have been killed before it wrote that
-    model, precision = state.model, s.precision
-    _print_overview(s, data, model, flops, device, precision)
-    train_batches = make_train_batches(s, data, device)
-    val_batches = None
-    if data.val is not None:
-        val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
-    smallest_batch = _smallest_batch(s, data, model, train_batches.own_sizes)
-    stored = stored_settings(s)
-    run_id = None
+def _train_teacher(settings: Settings, site: Site) -> str:
+    """Trains the teacher as a run of its own, unless that is finished. Returns its checkpoint."""
+    teacher = teaching.teacher_settings(settings)
+    if not (teacher.run.resume and resume.is_finished(teacher)):
+        say(f"teacher       {teacher.model.model} is trained first, for {teacher.optimization.epochs} epochs")
+        say()
+        with logged():
+            _train(teacher, site, [])
+        say()
+    return str(directory_of(teacher).best)
 
-    def begin() -> str:
-        """Puts this attempt on record; of a new run that is the first file."""
-        if not is_main_process():
-            return ""
-        attempt = this_attempt(devices.device_name(device))
-        if s.resume:
-            own_id = directory.add(attempt)
+
+class Record:
+    """The run directory while a run works on it: it is locked, and each attempt is put on record once.
+
+    Args:
+        resources: closed when the run ends; releases the lock.
+    """
+
+    def __init__(self, settings: Settings, data: RunData, device: torch.device, resources: contextlib.ExitStack):
+        self.run, self.directory, self.data = settings.run, directory_of(settings), data
+        self.device, self.resources, self.run_id = device, resources, None
+        self.continued = False  # whether there is a checkpoint to continue from
+        if self.run.resume:
+            if is_main_process():
+                resources.enter_context(lock.locked(self.directory.path))
+                self.directory.sweep()
+            self.continued = self.directory.last.is_file() or self.directory.previous.is_file()
+            if is_main_process() and not self.continued:
+                data.write_list(self.directory.images)  # the run may have been killed before it wrote that
+
+    def begin(self, stored: dict[str, Any]) -> str:
+        """Puts this attempt on record, for a new run as its first file. Returns the run's id at wandb."""
+        if self.run_id is None:
+            self.run_id = self._begin(stored) if is_main_process() else ""
+        return self.run_id
+
+    def _begin(self, stored: dict[str, Any]) -> str:
+        directory, run = self.directory, self.run
+        attempt = this_attempt(devices.device_name(self.device))
+        if run.resume:
+            run_id = directory.add(attempt)
         else:
-            holding.enter_context(lock.locked(directory.path))
-            run_directory.check_run_directory(
-                directory.path, s.resume, s.overwrite
-            )  # it may have come into being since
-            own_id = directory.create(stored, s.overwrite, attempt)
-            data.write_list(directory.images)
+            self.resources.enter_context(lock.locked(directory.path))
+            check_run_directory(directory.path, run.resume, run.overwrite)  # it may have come into being since
+            run_id = directory.create(stored, run.overwrite, attempt)
+            self.data.write_list(directory.images)
         open_log(directory.log, attempt)
-        return own_id
+        return run_id
 
-    teacher_file = s.teacher_weights
-    if s.teacher_epochs is not None:
-        # Here already: a run that is stopped while its teacher trains can be resumed then.
-        run_id = begin()
-        teacher_file = teaching.train_teacher(s, lambda teacher: _train_in_memory(teacher, found, stop))
-    distillation, teacher_facts = teaching.make_distillation(
-        s, teacher_file, data, device, precision, train_batches, val_batches, stop
+
+def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: contextlib.ExitStack) -> None:
+    """Builds everything, trains and reports.
+
+    Args:
+        resources: closed when the run ends.
+    """
+    device, hardware, optimization = site.device, settings.hardware, settings.optimization
+    record = Record(settings, data, device, resources)
+    build = functools.partial(
+        trainee.build_model, settings.model, optimization, data, hardware.seed, with_weights=not record.continued
     )
-    recipe = make_recipe(s, data, precision, len(train_batches.sizes), distillation, smallest_batch)
-    if continued and not state.batch:
-        _adapt_step(state, math.ceil(len(train_batches.sizes) / s.accumulate))
-    forward = make_forward(_shared(model, s.sync_bn, device), s.channels_last, s.compile)
-    if s.resume:
-        say(f"resumed       {_position(state, s.epochs)}" if continued else "resumed       from the start")
+    built, images = build(), optimization.batch_size
+    flops = cost.count_flops(built.module, data.img_size, data.dataset.in_chans, settings.model.model)
+    precision = devices.choose_precision(hardware.precision, device, built.module)
+    settings = settings.replace(precision=precision, weights_kind=built.weights_kind)
+    train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed)
+    val_batches = None if data.val is None else data.eval_batches("val", device, images)
+    smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.own_sizes)
+    teacher_file = settings.distillation.teacher_weights
+    if settings.distillation.teacher_epochs is not None:
+        # The run is on record from here on: one that is stopped while its teacher trains can be resumed.
+        record.begin(settings.stored())
+        del built  # all that would refuse the student has been tried; the teacher has the memory for itself
+        teacher_file = _train_teacher(settings, site)
+        built = build()
+    for note in built.notes:
+        say(f"weights       {note}")
+    num_classes = len(data.dataset.class_names)
+    state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
+    if record.continued:
+        with distributed.main_process_first():
+            resume_state(state, record.directory, data.dataset.class_names, data.image_digests)
+    _print_overview(settings, data, state.model, flops, device)
+    distillation, teacher_facts = teaching.make_distillation(
+        settings.distillation, teacher_file, data, settings.augmentation, precision, train_batches, val_batches,
+        site.stop,
+    )  # fmt: skip
+    batches = len(train_batches.sizes)
+    config = trainee.make_config(
+        optimization, settings.loss, settings.augmentation, num_classes, batches, hardware.seed, precision,
+        distillation, smallest_batch,
+    )  # fmt: skip
+    if record.continued and not state.batch:
+        _adapt_step(state, math.ceil(batches / optimization.accumulate))
+    forward = trainee.make_forward(
+        trainee.share(state.model, hardware.sync_bn, device), hardware.channels_last, hardware.compile
+    )
+    trained = trainee.Trainee(state, forward, config)
+    _train_and_report(settings, site, data, record, trained, train_batches, val_batches,
+                      {"flops": flops, "teacher": teacher_facts})  # fmt: skip
+
+
+def _train_and_report(
+    settings: Settings,
+    site: Site,
+    data: RunData,
+    record: Record,
+    trained: trainee.Trainee,
+    train_batches: ResidentTrainBatches | StreamedTrainBatches,
+    val_batches: EvalBatches | None,
+    facts: dict[str, Any],
+) -> None:
+    """Runs the loop, then scores the test split, while wandb listens."""
+    run, state, directory, stop = settings.run, trained.state, record.directory, site.stop
+    if run.resume:
+        position = _position(state, settings.optimization.epochs) if record.continued else "from the start"
+        say(f"resumed       {position}")
     stop.check()
-    run_id = run_id or begin()
-    _list_bad_images(s, data, directory)
-    named = s.run_name != resume.default_name(s, {"model": s.model})
-    wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, stored, s.wandb_group, named)
+    stored = settings.stored()
+    run_id = record.begin(stored)
+    if data.skip_bad:
+        distributed.barrier()  # the main process has made the folder
+        data.bad_images.keep_in(directory.bad_images, is_main_process())
+    named = run.run_name != resume.default_name(settings, {"model": settings.model.model})
+    wandb = Wandb(run.wandb, run.wandb_project, run.run_name, run_id, directory.path, stored, run.wandb_group, named)
     say()
-    saver = Saver(directory, state, stored, data.for_checkpoint(), s.checkpoint_every, stop, wandb.log)
-    progress = Progress("agreement" if recipe.mix.mixers else "top-1")
+    saver = Saver(directory, state, stored, data.for_checkpoint(), run.checkpoint_every, stop, wandb.log)
+    progress = Progress("agreement" if trained.config.mix.mixers else "top-1")
     try:
-        if recipe.roll_back and not continued:
+        if trained.config.roll_back and not record.continued:
             saver.save()  # somewhere to go back to
-        num_classes = len(data.dataset.class_names)
-        loop.train(
-            state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, saver, s.select_by
-        )
+        loop.train(state, trained.forward, train_batches, val_batches, trained.config, settings.optimization.epochs,
+                   len(data.dataset.class_names), progress, saver, settings.optimization.select_by)  # fmt: skip
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
-        distributed.barrier()  # best.pth is the first process's to write
-        facts = {"flops": flops, "teacher": teacher_facts}
-        written = _score_and_report(s, data, directory, state, device, facts, stop)
+        distributed.barrier()  # best.pth is the main process's to write
+        written = _score_and_report(settings, data, directory, state, site, facts)
     except BaseException as error:
         progress.close()
         wandb.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
@@ -169,14 +240,8 @@ def _run_training(
     wandb.finish(summary.scalars(written), {"curves": directory.curves, "confusion": directory.confusion})
 
 
-def _list_bad_images(s: SimpleNamespace, data: Data, directory: RunDirectory) -> None:
-    if s.on_bad_image == "skip":
-        distributed.barrier()  # the first process has made the folder
-        data.bad_images.keep_in(directory.bad_images, is_main_process())
-
-
 def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
-    """At the end of an epoch: among another number of processes one has another number of steps."""
+    """At the end of an epoch another number of processes may take over, which has another number of steps."""
     step = state.epoch * steps_per_epoch
     if step != state.step:
         say(f"note          an epoch has {steps_per_epoch} steps with {world_size()} process(es) instead of"
@@ -189,78 +254,73 @@ def _position(state: RunState, epochs: int) -> str:
     return f"after epoch {state.epoch} of {epochs}{within}"
 
 
-def _note_on_weights(s: SimpleNamespace) -> list[str]:
-    if s.weights_kind is None:
-        return []
-    return [f"training started from the {model_weights.KINDS[s.weights_kind]} weights in {s.weights}"]
-
-
-def _print_overview(
-    s: SimpleNamespace, data: Data, model: nn.Module, flops: int, device: torch.device, precision: str
-) -> None:
-    dataset = data.dataset
+def _print_overview(settings: Settings, data: RunData, model: nn.Module, flops: int, device: torch.device) -> None:
+    dataset, hardware = data.dataset, settings.hardware
+    name, images = settings.model.model, settings.optimization.batch_size
     colour = "colour" if dataset.in_chans == 3 else "grey"
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
-    say(f"model         {s.model}: {params:,} parameters{'' if trained == params else f' ({trained:,} trained)'},"
+    say(f"model         {name}: {params:,} parameters{'' if trained == params else f' ({trained:,} trained)'},"
         f" {human(flops)}FLOPs per image")  # fmt: skip
     say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()},"
-        f" {'kept on the device' if data.resident else f'streamed by {s.num_workers} processes'}")  # fmt: skip
+        f" {'kept on the device' if data.resident else f'streamed by {data.workers} processes'}")  # fmt: skip
     val = "none" if data.val is None else f"{len(data.val):,}"
     say(f"splits        train {len(data.train):,}, validation {val}, {dataset.test_name} {len(dataset.test):,};"
         f" selected on: {data.selected_on}")  # fmt: skip
     for note in dataset.notes:
         say(f"note          {note}")
-    if s.recipe:
-        say(f"recipe        {recipes.describe(s)}")
-    if s.teacher is None and len(model.head_names) > 1:
-        say(f"note          {s.model} has a distillation token, but no --teacher is given: both heads learn the labels")
-    tested = "" if precision == s.eval_precision else f"; tested in {s.eval_precision}"
-    say(f"device        {devices.describe_device(device)}, {precision}{tested}")
+    if settings.optimization.recipe:
+        say(f"recipe        {defaults.describe_recipe(settings)}")
+    if settings.distillation.teacher is None and len(model.head_names) > 1:
+        say(f"note          {name} has a distillation token, but no --teacher is given: both heads learn the labels")
+    tested = "" if hardware.precision == hardware.eval_precision else f"; tested in {hardware.eval_precision}"
+    say(f"device        {devices.describe_device(device)}, {hardware.precision}{tested}")
     if is_distributed():
         ranks = world_size()
-        lr = f", learning rate {s.lr * ranks:g}" if s.scale_lr else ""
-        say(f"processes     {ranks}: batches of {s.batch_size} images each, {s.batch_size * ranks} in all{lr}")
-    say(f"run           {Path(s.runs_dir) / s.run_name}, seed {s.seed}")
+        lr = f", learning rate {settings.optimization.lr * ranks:g}" if settings.optimization.scale_lr else ""
+        say(f"processes     {ranks}: batches of {images} images each, {images * ranks} in all{lr}")
+    say(f"run           {directory_of(settings).path}, seed {hardware.seed}")
 
 
 def _score_and_report(
-    s: SimpleNamespace,
-    data: Data,
-    directory: RunDirectory,
-    state: RunState,
-    device: torch.device,
-    more_facts: dict[str, Any],
-    stop: Stop,
+    settings: Settings, data: RunData, directory: RunDirectory, state: RunState, site: Site, more_facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Scores the test split with the selected weights, once, and writes all results."""
-    arguments = batch_arguments(s, data, device, "test")
-    test_batches = EvalBatches(data.dataset.test, workers=s.num_workers, **arguments)
+    hardware, optimization = settings.hardware, settings.optimization
+    selected = bool(state.best.get("score"))
+    test_batches = data.eval_batches("test", site.device, optimization.batch_size)
     best = checkpoint.load_checkpoint(directory.best)
     facts = {
         "split": data.dataset.test_name,
         "selected_on": data.selected_on,
-        "selected_by": s.select_by if state.best.get("score") else None,
-        **summary.precisions(s.precision, bool(state.best.get("score")), s.eval_precision),
+        "selected_by": optimization.select_by if selected else None,
+        **summary.precisions(hardware.precision, selected, hardware.eval_precision),
         "params": cost.count_parameters(state.model),
         "trained_params": cost.count_parameters(state.model, trainable=True),
         **more_facts,
-        "epochs": s.epochs,
+        "epochs": optimization.epochs,
         "best_epoch": state.best["epoch"],
         "weights": state.best["weights"],
         "train_seconds": round(state.train_seconds, 3),
-        "peak_memory": devices.peak_memory(device),
+        "peak_memory": devices.peak_memory(site.device),
         "rollbacks": state.rollbacks,
         "processes": world_size(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
-        "notes": [*data.dataset.notes, *_note_on_weights(s)],
+        "notes": [*data.dataset.notes, *_note_on_weights(settings)],
         "image_digests": data.image_digests,
-        "settings": stored_settings(s),
+        "settings": settings.stored(),
     }
-    scores = evaluation.score(state.model, best, test_batches, data.dataset.class_names, s.eval_precision, stop)
-    title = f"{s.model} on {data.dataset.name}"
+    scores = evaluation.score(
+        state.model, best, test_batches, data.dataset.class_names, hardware.eval_precision, site.stop
+    )
+    title = f"{settings.model.model} on {data.dataset.name}"
     facts["bad_images"] = data.bad_images.finish()
-    selected_there = s.select_on == "reported"
     if not is_main_process():
         return {}
+    selected_there = settings.data.select_on == "reported"
     summary.plot_history(directory, state.history, state.best, title, facts["split"], scores, selected_there)
     return summary.write(directory, scores, facts, data.dataset.class_names)
+
+
+def _note_on_weights(settings: Settings) -> list[str]:
+    kind = settings.model.weights_kind
+    return [] if kind is None else [f"training started from the {KINDS[kind]} weights in {settings.model.weights}"]

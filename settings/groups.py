@@ -277,6 +277,11 @@ class Hardware:
     seed: int = flag("seed of every random draw: split, initialisation, order, augmentation, dropout", 0, check=SEED,
         metavar="N", modes=EVERY_AUGMENTER)
 
+    @property
+    def seed_of_split(self) -> int:
+        """Seed of the carved validation split and of --train-fraction's images."""
+        return self.seed if self.split_seed is None else self.split_seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:

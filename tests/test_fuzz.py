@@ -25,18 +25,20 @@ import main
 import models
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
-from assembly import trained, trainee
+from assembly import trained
 from commands import catalogue, compare_predictions, evaluate, inspect_data, predict, train
 from image_datasets.splits import Split
 from records import checkpoint
-from settings import checks, model_flags, terminal
-from settings.flags import FLAGS
+from settings import model_flags, terminal
+from settings.groups import FLAGS
+from settings.request import Request
+from settings.scripts import SCRIPTS as TRAINING
+from settings.two_models import TwoModels
 from training.metrics import Totals
 from training.state import RunState, restore
 
 MORE = int(os.environ.get("FUZZ_MORE", "1"))  # times as many examples, and other ones each time
 SCRIPTS = (main, main, main, train_deit_imagenet100, viz_random_10_vit_vs_deit)
-VIZ = {flag.key: flag for flags in viz_random_10_vit_vs_deit.GROUPS.values() for flag in flags}
 PLAIN_WORDS = """0 -1 1 2 3.5 1e-3 1e400 nan -inf 0x10 1_0 १ -- - -x a=b = stem=cifar depth=1 é图☃ ../.. / . /dev/null
     {x} $HOME * [ timm/* [! none true auto 1,2,3 3,2 , 64,128,256,512 digits folder cifar10 imagenet100 tiny-imagenet
     images broken shards notes.txt runs/a runs/a/last.pth images/train/class0/0.png resnet18 resnet20 vit_tiny
@@ -52,7 +54,7 @@ VALUE = st.one_of(st.sampled_from(WORDS), st.integers(-2, 300).map(str), st.floa
 def accepted() -> dict[str, list[str]]:
     """The words that are a value of each flag, for its names; of switches and their opposites none."""
     found: dict[str, list[str]] = {}
-    for flag in {**model_flags.flags_of(None), **FLAGS, **VIZ}.values():
+    for flag in {**model_flags.flags_of(None), **Request.flags(), **FLAGS, **TwoModels.flags()}.values():
         right = []
         for word in WORDS if flag.check else ():
             with contextlib.suppress(ValueError, argparse.ArgumentTypeError):
@@ -112,15 +114,15 @@ def place(workdir, image_folder, shards, monkeypatch) -> Path:
     shards(per_class=1).rename(workdir / "shards")
     (workdir / "broken/train/a").mkdir(parents=True)
     (workdir / "notes.txt").write_text("no image")
-    _, made, _ = checks.parse(["--model", "vit_tiny", "--epochs", "9", "--run-name", "a"], "")
-    made.in_chans, made.img_size = 1, 8
+    made = TRAINING["main.py"].ask(["--model", "vit_tiny", "--epochs", "9", "--run-name", "a"]).settings
+    made = made.replace(in_chans=1, img_size=8)
     (workdir / "runs/a").mkdir(parents=True)
-    stored = {"settings": trainee.stored_settings(made), "wandb_run_id": "0123abcd"}
+    stored = {"settings": made.stored(), "wandb_run_id": "0123abcd"}
     for name in ("settings", "runs/a/settings.json"):
         (workdir / name).write_text(json.dumps(stored))
     (workdir / "runs/a/last.pth").write_bytes(b"no checkpoint")
     for module, name in ((train, "run_training"), (evaluate, "run_evaluation"), (predict, "run_prediction"),
-                         (inspect_data, "inspect_data"), (compare_predictions, "show_answers"),
+                         (inspect_data, "inspect_data"), (compare_predictions, "show_predictions"),
                          (catalogue, "print_summary"), (catalogue, "print_models")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *args: None)
     return workdir
@@ -235,10 +237,10 @@ def whole(tmp_path_factory) -> bytes:
         "--run-name",
         "a",
     ]
-    _, made, _ = checks.parse(words, "")
+    made = TRAINING["main.py"].ask(words).settings
     data = {"class_names": [str(i) for i in range(10)], "wnids": None, "mean": (0.5,), "std": (0.2,), "img_size": 8,
             "in_chans": 1, "eval_crop": 1.0, "selected_on": "validation"}  # fmt: skip
-    stored = {**trainee.stored_settings(made), "data_path": None}
+    stored = {**made.stored(), "data_path": None}
     state = make_state({"settings": stored})
     state.best = {"epoch": 1, "weights": "raw", "top1": 0.5, "score": [0.5, -1.0]}
     file = io.BytesIO()
@@ -248,11 +250,10 @@ def whole(tmp_path_factory) -> bytes:
 
 def use_it(file: Path, resumed: bool) -> int:
     """What --evaluate and the picture do with a checkpoint, or --resume."""
-    content = checkpoint.load_checkpoint(file)
     if resumed:
-        restore(STATE["state"], content, file)
+        restore(STATE["state"], checkpoint.load_checkpoint(file), file)
         return 0
-    model, content = trained.read_for_use(str(file), None)
+    model, content = trained.read_trained(str(file))
     checkpoint.match_classes(str(file), content, [str(i) for i in range(10)], "digits")
     batches = trained.batches_for(
         content, Split(np.zeros(1, int), np.zeros((1, 8, 8, 1), np.uint8)), torch.device("cpu"), 1, 0

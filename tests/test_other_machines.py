@@ -20,12 +20,12 @@ import compare
 import models
 import utils
 from analysis import speed
+from commands.measure import steady_trainer
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, corrupt
 from image_datasets.splits import Split
 from records import plots
-from settings.checks import complete
-from settings.flags import GROUPS
+from settings.groups import Settings
 from training import batch_size, devices
 from training.evaluation import evaluate
 
@@ -245,10 +245,10 @@ def test_on_mps_auto_means_fp32(monkeypatch):
 
 @pytest.mark.parametrize("model", ["resnet20", "vit_tiny", "mobilenet_v3_small", "mobilevit_xxs", "resnet9"])
 def test_training_and_evaluation_do_without_float64(like_mps, model):
-    settings = complete({"model": model, "lr": 0.1, "weight_decay": 0.05, "optimizer": "adamw", "ema": 0.9,
-                         "augmentation": "cutmix+mixup", "clip_grad": 1.0}, GROUPS)  # fmt: skip
+    settings = Settings.of({"model": model, "lr": 0.1, "weight_decay": 0.05, "optimizer": "adamw", "ema": 0.9,
+                            "augmentation": "cutmix+mixup", "clip_grad": 1.0})  # fmt: skip
     network = models.create_model(model, 10, 32, 3)
-    trainer = speed.make_trainer(speed.CostSubject(network, settings, 10, 32, 3, CPU, "fp32"))
+    trainer = steady_trainer(settings, network, 10, CPU, "fp32")
     ready = speed.ReadyBatches(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 9]), 2)
     with like_mps():
         assert trainer.train(ready)["loss"] > 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import WNIDS, fit_head
 from PIL import Image
+from settings.flags import FLAGS
 from simulated import write_study
 from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
@@ -22,7 +23,6 @@ from data_transform import Normalize, image_transform
 from image_datasets.folder import read_image
 from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
 from settings import model_flags
-from settings.flags import FLAGS
 from viz_random_10_vit_vs_deit import GROUPS
 
 REPO = Path(__file__).resolve().parent.parent

@@ -1,5 +1,6 @@
 """main.py --measure: robustness.json and cost.json of finished runs."""
 
+import copy
 import json
 import shutil
 import time
@@ -14,14 +15,13 @@ import image_datasets
 import main
 from analysis import speed
 from analysis.robustness import measure_robustness
-from assembly.trained import read_for_use
+from assembly.trained import read_trained
 from commands import measure
 from data_transform import Normalize
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from image_datasets.splits import Split
-from settings import checks
-from settings.flags import GROUPS
+from settings.groups import Settings
 
 TINY = "--model vit_tiny --patch-size 4 --depth 1 --embed-dim 32 --num-heads 2"
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_a_run_is_measured_with_its_selected_weights_on_the_split_it_reported(le
     assert found["seed"] == 0 and found["versions"]["torch"]
     assert not (run / "cost.json").exists()
 
-    model, content = read_for_use(str(run / "best.pth"), None)
+    model, content = read_trained(str(run / "best.pth"))
     split = digits_test()
     images, targets = torch.from_numpy(split.images).permute(0, 3, 1, 2), torch.from_numpy(split.targets)
     normalize = Normalize(tuple(content["mean"]), tuple(content["std"]), CPU)
@@ -171,8 +171,12 @@ class Slow(nn.Module):
 @pytest.fixture
 def slow(monkeypatch) -> speed.CostSubject:
     monkeypatch.setattr(time, "perf_counter", lambda: Slow.now)
-    settings = checks.complete({"model": "slow", "lr": 0.1, "weight_decay": 0.0}, GROUPS)
-    return speed.CostSubject(Slow().eval(), settings, 3, 2, 3, CPU, "fp32")
+    settings, model = Settings.of({"model": "slow", "lr": 0.1, "weight_decay": 0.0}), Slow().eval()
+
+    def make_trainer() -> speed.SteadyTrainer:
+        return measure.steady_trainer(settings, copy.deepcopy(model), 3, CPU, "fp32")
+
+    return speed.CostSubject(model, make_trainer, "slow", 3, 2, 3, CPU, "fp32")
 
 
 def test_rates_count_images_and_latency_is_of_one(slow):

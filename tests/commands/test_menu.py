@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from commands import menu
-from settings import checks
+from settings.scripts import SCRIPTS
 from settings.terminal import run_script
 from utils import RunFailed
 
@@ -213,10 +213,11 @@ def test_the_printed_command_is_accepted_and_says_what_was_asked_for(terminal, w
     terminal.type(*answers)
     terminal.until(MENU)
     (line,) = commands(terminal.shown)
-    mode, parsed, given = checks.parse(shlex.split(line), "")
+    asked = SCRIPTS["main.py"].ask(shlex.split(line))
+    parsed, given = asked.settings.flat(), asked.given
     expected = {"schedule": "constant", **COMMON, **settings}
-    assert mode == "train" and {key: getattr(parsed, key) for key in expected} == expected
-    assert ("step_size" in given) == ("gamma" in given) == (parsed.epochs > 10)
+    assert asked.mode == "train" and {key: parsed[key] for key in expected} == expected
+    assert ("step_size" in given) == ("gamma" in given) == (parsed["epochs"] > 10)
 
 
 def test_defaults_are_shown_and_the_last_folder_becomes_one(terminal):

@@ -26,9 +26,9 @@ from test_main import QUICK as DIGITS
 
 import compare
 import study
-import viz_random_10_vit_vs_deit
 from image_datasets import copying, decode, image_check
 from settings import scripts, terminal
+from settings.two_models import TwoModels
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPTS = ("main.py", "train_deit_imagenet100.py", "viz_random_10_vit_vs_deit.py", "study.py", "compare.py")
@@ -243,9 +243,9 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_every_flag_that_takes_a_path_knows_the_home_folder(home):
-    groups = [viz_random_10_vit_vs_deit.GROUPS, study.GROUPS, compare.GROUPS]
-    groups += [script.groups for script in scripts.SCRIPTS.values()]
-    flags = [flag for group in groups for flags in group.values() for flag in flags]
+    titles = [TwoModels.titles(), study.GROUPS, compare.GROUPS]
+    titles += [script.titles for script in scripts.SCRIPTS.values()]
+    flags = [flag for groups in titles for flags in groups.values() for flag in flags]
     words = ("PATH", "FILE", "PNG", "DIR", "CHECKPOINT", "RUN", "STUDY")
     paths = [flag for flag in flags if flag.metavar and any(word in flag.metavar for word in words)]
     paths += [flag for flag in flags if isinstance(flag.metavar, tuple)]

@@ -16,8 +16,7 @@ from models.weights import check_sums, read_checkpoint
 from records import checkpoint
 from records.checkpoint import load_newest
 from records.run_directory import RunDirectory
-from settings import checks
-from settings.flags import GROUPS
+from settings.groups import Settings
 from training.metrics import Totals
 from training.saving import save_newest
 from training.state import RunState, resume
@@ -39,8 +38,8 @@ FACTS = {
 
 def save(directory: RunDirectory, state: RunState, step: int) -> None:
     state.step = step
-    settings = checks.complete({"model": "resnet20", "dataset": "digits", "run_name": "a"}, GROUPS)
-    save_newest(directory, state, {**vars(settings), "model_args": {}}, FACTS)
+    settings = Settings.of({"model": "resnet20", "dataset": "digits", "run_name": "a", "model_args": {}})
+    save_newest(directory, state, settings.flat(), FACTS)
 
 
 def truncate(data: bytes) -> bytes:

@@ -7,7 +7,8 @@ import pytest
 import models
 from models.arguments import KINDS
 from settings import model_flags
-from settings.flags import FLAGS
+from settings.groups import FLAGS
+from settings.request import Request
 from utils import BadRequest
 
 ENTRIES = [models.find_model(name) for name in models.list_models()]
@@ -24,7 +25,11 @@ def test_a_name_means_the_same_in_all_models():
 
 
 def test_no_flag_of_a_model_hides_one_of_training():
-    taken = {name.replace("-", "_") for flag in FLAGS.values() for name in (flag.name, *flag.aliases)}
+    taken = {
+        name.replace("-", "_")
+        for flag in (*Request.flags().values(), *FLAGS.values())
+        for name in (flag.name, *flag.aliases)
+    }
     assert not taken & set(models.all_arguments())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import checks
+from settings.scripts import SCRIPTS
 
 SMALL = "--dataset digits --recipe cifar-fast --widths 8,16 --depths 1,1 --train-fraction 0.2"
 
@@ -42,8 +42,8 @@ def test_given_flags_win_over_cifar_fast(learns, workdir):
     ("flags", "rate"), [("--batch-size 256", 0.3), ("--batch-size 64", 0.15), ("--batch-size 256 --accumulate 4", 0.6)]
 )
 def test_the_rate_of_cifar_fast_grows_with_the_root_of_the_batch(workdir, flags, rate):
-    _, asked, _ = checks.parse(f"{SMALL} {flags}".split(), "")
-    assert asked.lr == pytest.approx(rate)
+    asked = SCRIPTS["main.py"].ask(f"{SMALL} {flags}".split())
+    assert asked.settings.optimization.lr == pytest.approx(rate)
 
 
 def test_a_metric_cannot_select_where_cifar_fast_holds_nothing_out(cli, workdir):

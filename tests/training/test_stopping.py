@@ -17,7 +17,7 @@ from test_main import QUICK, REPO, assert_same_run
 
 from commands import train
 from records import lock
-from settings import checks
+from settings.scripts import SCRIPTS
 from training import stopping
 from training.progress import Progress
 from training.stopping import Stop
@@ -67,6 +67,9 @@ def test_a_signal_saves_after_the_step_and_the_run_ends_with_the_same_bits(signa
     assert "after epoch 1 of 2, batch 2 of the next" in learns("--resume --run-name left").out
     assert_same_run(workdir / "runs/whole", workdir / "runs/left")
     assert signal.getsignal(number) == before
+
+
+ask = SCRIPTS["main.py"].ask
 
 
 def test_a_signal_while_validating_loses_no_step(cli, learns, workdir, monkeypatch):
@@ -174,11 +177,11 @@ def test_resume_finds_a_run_that_was_named_automatically(signalled, cli, learns,
 
 def test_a_recipe_that_names_the_model_names_the_run_for_every_kind_of_start(workdir, cifar100_folder):
     words = ["--data-path", str(cifar100_folder), "--recipe", "cifar-fast"]
-    names = [checks.parse([*words, *more], "")[1].run_name for more in ([], ["--resume", "auto"])]
+    names = [ask([*words, *more]).settings.run.run_name for more in ([], ["--resume", "auto"])]
     assert names == ["cifar100-resnet9-seed0"] * 2
     with pytest.raises(BadRequest, match="no run in runs/cifar100-resnet9-seed0, the name"):
-        checks.parse([*words, "--resume"], "")
-    assert checks.parse([*words, "--model", "resnet20", "--resume", "auto"], "")[1].run_name.startswith(
+        ask([*words, "--resume"])
+    assert ask([*words, "--model", "resnet20", "--resume", "auto"]).settings.run.run_name.startswith(
         "cifar100-resnet20"
     )
 

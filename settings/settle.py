@@ -1,0 +1,30 @@
+"""Settings that the data set decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+from image_datasets.registry import Dataset
+from settings.groups import Settings
+from utils import BadRequest, sides
+
+
+def settle(settings: Settings, dataset: Dataset) -> Settings:
+    """The settings with image size, channels, normalisation, crop and flip as they follow from the data set.
+
+    Raises BadRequest for --crop-padding without effect.
+    """
+    data, augmentation = settings.data, settings.augmentation
+    img_size = models.image_size(data.img_size, settings.model.model, dataset.natural_side)
+    values: dict[str, Any] = {"img_size": img_size, "in_chans": data.in_chans or dataset.in_chans}
+    if data.normalization == "dataset" and dataset.train.images is None:
+        values["normalization"] = "imagenet"  # nobody has looked at all pixels of a set that is streamed
+    if augmentation.flip is None:
+        values["flip"] = dataset.flip
+    crop = augmentation.crop or ("resized" if augmentation.rand or dataset.side is None else "pad")
+    if augmentation.crop_padding is not None and crop != "pad":
+        raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
+    if augmentation.crop_padding is None and crop == "pad":
+        values["crop_padding"] = (dataset.side or min(sides(img_size))) // 8
+    return settings.replace(**values, crop=crop)
