@@ -10,7 +10,6 @@ import models
 from models.arguments import BASIC, Argument
 from settings.flag import EVERY_BUILDER, Flag
 from settings.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
-from settings.groups import FLAGS
 from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
@@ -49,7 +48,7 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
     own = {argument.name: argument for argument in entry.arguments} if entry else {}
     settled = models.default_arguments(model)
     for key in given:
-        if key in FLAGS:
+        if key not in models.all_arguments():
             continue
         if key not in own:
             raise BadRequest(f"--{key.replace('_', '-')} has no effect: {_refusal(model, key, entry is None)}")

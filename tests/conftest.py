@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 import main
-import study
+study = None
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
 from settings import terminal
