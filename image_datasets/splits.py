@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
 from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, derive_seed, shorten
 
-if TYPE_CHECKING:
-    from image_datasets.copies import Copies
-
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow makes grey from red, green and blue with
 HELD_OUT = 0.2  # share of a data set without a test split that is held out as its test split
+
+
+class ImageReader(Protocol):
+    """The images of a split, read from elsewhere than their files; image_datasets/resized has one."""
+
+    def subset(self, index: np.ndarray) -> ImageReader:
+        """Those at `index`."""
+
+    def __getitem__(self, i: int) -> Any:
+        """What `data_transform.image_transform` takes, or None where only the file has the image."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Split:
     targets: np.ndarray
     images: np.ndarray | None = None
     paths: Sequence[str] | None = None
-    copies: Copies | None = None
+    copies: ImageReader | None = None
     reasons: np.ndarray | None = None
     reading: Reading = CURRENT
     facts: np.ndarray | None = None

@@ -19,10 +19,9 @@ from data_transform import Augment
 from image_datasets import check_dataset, load_dataset
 from image_datasets.bad_images import BadImage, BadImages
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.copying import complete
 from image_datasets.decode import as_array, read_pixels
-from image_datasets.reading import OLDEST, Reading
-from image_datasets.registry import Found
+from image_datasets.reading import CURRENT, OLDEST, Reading
+from image_datasets.resized.making import Form, complete
 from image_datasets.splits import Split
 from training.loop import evaluate
 from utils import BadRequest, RunFailed
@@ -310,8 +309,8 @@ def test_a_split_of_which_nothing_can_be_read_is_an_error(files, small):
 
 def test_a_resized_copy_lacks_the_bad_files_and_no_other_image_changes(tmp_path, files):
     def batches(skip_bad: bool) -> list:
-        found = Found("folder", None, skip_bad=skip_bad)
-        copies = complete(tmp_path / "copies", "raw", 20, 3, str(tmp_path), files.paths, 0, found)
+        form = Form("raw", 20, 3, CURRENT)
+        copies = complete(tmp_path / "copies", form, str(tmp_path), files.paths, 0, skip_bad)
         split = Split(files.targets, paths=files.paths, copies=copies)
         return collect(train_batches(split, bad if skip_bad else None).epoch(1))
 

@@ -16,7 +16,7 @@ from test_main import assert_same_run, stop_after
 import image_datasets
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
-from image_datasets import resized
+from image_datasets.resized.place import short_side
 from image_datasets.splits import Split
 from training import options
 from training.use import batches_for
@@ -95,7 +95,7 @@ def test_damage_stops_a_run_in_one_line_and_is_repaired_by_the_next_command(cli,
 
 
 def test_the_short_side_is_what_evaluation_resizes_to_and_not_below_256():
-    assert [resized.short_side(size) for size in (32, 224, 280, 384)] == [256, 256, 320, 439]
+    assert [short_side(size) for size in (32, 224, 280, 384)] == [256, 256, 320, 439]
 
 
 def test_the_study_of_imagenet_100_has_it_too(cli, shards):

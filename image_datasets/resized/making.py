@@ -15,19 +15,19 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from image_datasets import tiles
 from image_datasets.batches import let_the_main_process_decide
-from image_datasets.copies import RECORD, Copies, scan, seal
 from image_datasets.decode import read_pixels
 from image_datasets.reading import OLDEST, Reading
-from image_datasets.registry import Found
-from image_datasets.resized import KINDS
+from image_datasets.resized import tiles
+from image_datasets.resized.place import KINDS
+from image_datasets.resized.store import RECORD, Copies, scan, seal
 from utils import BadRequest, RunFailed, human, shorten, take_lock, thread_pool
 
 VERSION = 1  # of what the copies hold: another number, and all are made anew
@@ -35,21 +35,37 @@ COMMIT_BYTES, COMMIT_SECONDS = 1 << 25, 2.0  # what a process that is killed los
 LOADED = 8  # images that a process hands over at once
 
 
-def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: list[str], workers: int,
-             found: Found) -> Copies:  # fmt: skip
+@dataclass(frozen=True)
+class Form:
+    """What the copies in a folder have in common.
+
+    Attributes:
+        kind: one of KINDS.
+        side: of longer ones the short side becomes so many pixels.
+        reading: the rules that the files are read by.
+    """
+
+    kind: str
+    side: int
+    chans: int
+    reading: Reading
+
+    def __str__(self) -> str:
+        """A part of every copy's key: another text, and all are made anew."""
+        rules = f" {self.reading}" if self.reading.rules > OLDEST else ""
+        return f"{VERSION} {KINDS[self.kind]} {tiles.TILE} {self.side} {self.chans}{rules}"
+
+
+def complete(place: Path, form: Form, root: str, paths: list[str], workers: int, skip_bad: bool) -> Copies:
     """The copies of the images `paths` below the folder `root`, after making those that are not in `place` yet.
 
     Args:
-        side: of longer ones the short side becomes so many pixels.
         workers: processes that decode and encode.
-        found: says how files are read, and whether images that cannot be read have no copy.
+        skip_bad: images that cannot be read have no copy.
 
     Raises BadRequest, after all others are made, where images cannot be read, and RunFailed where the disk is full.
     """
-    form = f"{VERSION} {KINDS[kind]} {tiles.TILE} {side} {chans}"
-    if found.reading.rules > OLDEST:
-        form += f" {found.reading}"
-    keys = _keys(form, root, paths, workers, found.skip_bad)
+    keys = _keys(str(form), root, paths, workers, skip_bad)
     files, known, entries = scan(place)
     at = _find(keys, known)
     made = broken = 0
@@ -58,7 +74,7 @@ def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: li
             if alone:
                 _clean(place)
             missing = np.flatnonzero(_find(keys, scan(place)[1]) < 0)  # what another process has not made meanwhile
-            broken = _copy(place, kind, side, chans, [paths[i] for i in missing], keys[missing], workers, found)
+            broken = _copy(place, form, [paths[i] for i in missing], keys[missing], workers, skip_bad)
         made = len(missing) - broken
         files, known, entries = scan(place)
         at = _find(keys, known)
@@ -66,10 +82,10 @@ def complete(place: Path, kind: str, side: int, chans: int, root: str, paths: li
             raise RunFailed(f"{place}: {(at < 0).sum() - broken:,} copies cannot be read after they were written")
     own = np.zeros(len(paths), entries.dtype)
     own[at >= 0] = entries[at[at >= 0]]
-    copies = Copies(kind, chans, files, own)
+    copies = Copies(form.kind, form.chans, files, own)
     others = len(entries) - (len(paths) - broken)  # of files that changed or are gone, or that other runs use
     _say(f"copy          {f'{made:,} of {len(paths):,}' if made or broken else f'all {len(paths):,}'} training images"
-         f" {'were copied to' if made else 'are in'} {place} ({KINDS[kind]}, short side {side} px,"
+         f" {'were copied to' if made else 'are in'} {place} ({KINDS[form.kind]}, short side {form.side} px,"
          f" {human(int(copies.entries['size'].sum(dtype=np.int64)))}B)"
          f"{f'; {broken:,} cannot be read and have no copy' if broken else ''}"
          f"{f'; {others:,} more are there that this run does not need' if others > 0 else ''}")  # fmt: skip
@@ -143,15 +159,13 @@ def _clean(place: Path) -> None:
             index.unlink(missing_ok=True)
 
 
-def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys: np.ndarray, workers: int,
-          found: Found) -> int:  # fmt: skip
-    """Returns how many could not be read, with `found.skip_bad`; else these raise BadRequest at the end."""
+def _copy(place: Path, form: Form, paths: list[str], keys: np.ndarray, workers: int, skip_bad: bool) -> int:
+    """Returns how many could not be read, with `skip_bad`; else these raise BadRequest at the end."""
     from tqdm import tqdm
 
     if not paths:
         return 0
-    sources = _Sources(paths, kind, side, chans, found.reading)
-    loader = DataLoader(sources, LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is,
+    loader = DataLoader(_Sources(paths, form), LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is,
                         worker_init_fn=let_the_main_process_decide)  # fmt: skip
     broken = []
     with (
@@ -165,7 +179,7 @@ def _copy(place: Path, kind: str, side: int, chans: int, paths: list[str], keys:
                 bar.write(" ".join(made.splitlines()), file=sys.stdout)
             else:
                 writer.add(key, *made)
-    if broken and not found.skip_bad:
+    if broken and not skip_bad:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
         raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them"
                          " (the others are copied)")  # fmt: skip
@@ -179,31 +193,31 @@ def _as_it_is(samples: list) -> list:
 class _Sources(torch.utils.data.Dataset):
     """The copy of each image: (content, height, width, checksum), or a line that says why there is none."""
 
-    def __init__(self, paths: list[str], kind: str, side: int, chans: int, reading: Reading):
-        self.paths, self.kind, self.side, self.chans, self.reading = paths, kind, side, chans, reading
+    def __init__(self, paths: list[str], form: Form):
+        self.paths, self.form = paths, form
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[bytes, int, int, int] | str:
         try:
-            pixels = resized(self.paths[i], self.side, self.chans, self.reading)
+            pixels = read_resized(self.paths[i], self.form)
         except BadRequest as error:
             return str(error)
         try:
-            content = tiles.encode(pixels) if self.kind == "jpeg" else pixels.tobytes()
+            content = tiles.encode(pixels) if self.form.kind == "jpeg" else pixels.tobytes()
         except (OSError, ValueError) as error:
-            return f"{self.paths[i]}: cannot be copied as {KINDS[self.kind]} ({error})"
+            return f"{self.paths[i]}: cannot be copied as {KINDS[self.form.kind]} ({error})"
         return content, *pixels.shape[:2], zlib.crc32(content)
 
 
-def resized(path: str, side: int, chans: int, reading: Reading) -> np.ndarray:
-    """The pixels of an image, uint8 (H, W, C), after shrinking its short side to `side` with antialiasing."""
+def read_resized(path: str, form: Form) -> np.ndarray:
+    """The pixels of an image, uint8 (H, W, C), after shrinking its short side to `form.side` with antialiasing."""
     from torchvision.transforms.v2 import functional
 
-    image = read_pixels(path, chans, reading)
-    if min(functional.get_size(image)) > side:
-        image = functional.resize(image, [side], antialias=True)
+    image = read_pixels(path, form.chans, form.reading)
+    if min(functional.get_size(image)) > form.side:
+        image = functional.resize(image, [form.side], antialias=True)
     if not isinstance(image, torch.Tensor):
         image = functional.pil_to_tensor(image)
     return image.permute(1, 2, 0).contiguous().numpy()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from image_datasets.tiles import TiledImage
+from image_datasets.resized.tiles import TiledImage
 from utils import BadRequest
 
 RECORD = np.dtype([("key", "<u8", 2), ("offset", "<u8"), ("size", "<u4"), ("height", "<u4"), ("width", "<u4"),

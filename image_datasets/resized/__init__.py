@@ -1,0 +1,41 @@
+"""Copies of the training images with a short side of about 256 px, which are quicker to read than the files.
+
+place.py says where they lie, making.py makes them, store.py reads them, tiles.py decodes a part of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from image_datasets.registry import Found
+from image_datasets.resized.place import KINDS, check, copy_folder, short_side
+
+if TYPE_CHECKING:
+    from image_datasets.splits import Split
+
+__all__ = ["KINDS", "check", "short_side", "with_copies"]
+
+
+def with_copies(splits: list[Split], found: Found, kind: str, cache_dir: str | None, img_size: int | Sequence[int],
+                chans: int, workers: int) -> list[Split]:  # fmt: skip
+    """The same splits, read from the copy. What it lacks is made first, by `workers` processes, and a line is printed.
+
+    Args:
+        kind: one of KINDS.
+        img_size: side of the images that the model gets in pixels, or their height and width.
+        chans: 1: the copy is grey, 3: in colour.
+
+    Raises BadRequest that names the image where one cannot be read, RunFailed where the copy cannot be written.
+    """
+    import numpy as np
+
+    from image_datasets.resized.making import Form, complete  # the checks do without torch
+
+    form = Form(kind, short_side(img_size), chans, found.reading)
+    paths = [path for split in splits for path in split.paths]
+    place = copy_folder(found, cache_dir, kind, form.side)
+    copies = complete(place, form, str(found.layout.root), paths, workers, found.skip_bad)
+    parts = np.split(np.arange(len(paths)), np.cumsum([len(split) for split in splits])[:-1])
+    return [replace(split, copies=copies.subset(part)) for split, part in zip(splits, parts, strict=True)]
