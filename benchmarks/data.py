@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 import image_datasets
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split
 
 CLASSES = 100

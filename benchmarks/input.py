@@ -31,7 +31,7 @@ from utils import BadRequest
 if TYPE_CHECKING:
     import torch
 
-    from image_datasets.registry import Dataset
+    from image_datasets.dataset import Dataset
 
 DESCRIPTION = """Images per second of the input: Pillow, torchvision's transforms and a DataLoader of 2 workers, and
 timm's loader, against the suite's batches. Setting up, to the first batch, is measured apart."""

@@ -22,7 +22,7 @@ from training.timing import Repeated
 if TYPE_CHECKING:
     import torch
 
-    from image_datasets.registry import Dataset
+    from image_datasets.dataset import Dataset
 
 DESCRIPTION = """The suite with itself: some images or classes against ten times as many. What is shown counts per image
 or per class, so that 1 in the column "times better" means that cost grows in proportion, and more that it grows less.

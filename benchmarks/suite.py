@@ -11,7 +11,7 @@ from torch import nn
 
 from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from training import processes
 from training.checkpoint import RunState
 from training.loop import Recipe

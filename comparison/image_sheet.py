@@ -12,8 +12,8 @@ from comparison.document import Picture
 from comparison.groups import Cohort, Model
 from comparison.pairs import Pair, matched
 from comparison.sections import Context
+from image_datasets.dataset import Dataset
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset
 from training import answer_sheet, membership
 from training.stored import blaming
 from utils import BadRequest

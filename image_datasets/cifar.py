@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image_datasets.dataset import Dataset, Found
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest
 
 # Folder, archive, files that must be there, mean and std of the 50,000 training images.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from image_datasets.dataset import Dataset, Found
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest, require
 
 

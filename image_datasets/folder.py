@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets.bad_images import BadImage
+from image_datasets.dataset import Dataset, Found, statistics_for
 from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
 from image_datasets.orientation import of_file, of_image, turned
 from image_datasets.pixels import by_meaning
 from image_datasets.reading import CURRENT, OLDEST, Reading
-from image_datasets.registry import Dataset, Found, statistics_for
 from utils import BadRequest, in_utf8, readable, shorten, thread_pool
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")

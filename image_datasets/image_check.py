@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 
+from image_datasets.dataset import Found
 from image_datasets.folder import read_image
 from image_datasets.orientation import of_file
 from image_datasets.reading import Reading
-from image_datasets.registry import Found
 from utils import BadRequest, shorten, thread_pool
 
 

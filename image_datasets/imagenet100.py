@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets import folder
+from image_datasets.dataset import Dataset, Found
 from image_datasets.discovery import is_hidden, is_image
 from image_datasets.reading import OLDEST, Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest, read_json, shorten, write_json
 
 VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"

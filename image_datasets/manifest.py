@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from image_datasets.dataset import Found
 from image_datasets.facts import hexadecimal, is_known, look_at, of_images
-from image_datasets.registry import Found
 from image_datasets.splits import Split
 from utils import BadRequest, readable, replacing, shorten
 

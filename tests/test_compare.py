@@ -20,7 +20,7 @@ from scipy import stats
 from simulated import write_run, write_study
 
 import compare
-from image_datasets.registry import check_dataset, load_dataset
+from image_datasets import check_dataset, load_dataset
 
 REPO = Path(__file__).resolve().parents[1]
 MODELS = {"resnet20": 0.95, "50%_of {a}&b": 0.9, "vit_tiny": 0.8}

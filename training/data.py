@@ -18,10 +18,10 @@ from data_transform import EVAL_CROP, Augment, Mix, shown_share
 from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.folder import stored_size
 from image_datasets.image_check import check_images
 from image_datasets.reading import OLDEST
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from training import distributed, options
 from utils import BadRequest, in_px, shorten, sides

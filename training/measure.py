@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from training import checkpoint, membership, options, processes
 from training.flags import GROUPS
 from training.measurable import Measurable

@@ -11,9 +11,9 @@ import numpy as np
 import image_datasets
 from image_datasets import manifest
 from image_datasets.bad_images import unreadable
+from image_datasets.dataset import Dataset, Found
 from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
-from image_datasets.registry import Dataset, Found
 from training.run_directory import RunDirectory
 from utils import BadRequest, shorten
 

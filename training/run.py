@@ -15,7 +15,7 @@ from torch import nn
 
 import models
 from image_datasets.batches import EvalBatches
-from image_datasets.registry import Found
+from image_datasets.dataset import Found
 from models import weights as model_weights
 from training import (
     batch_size,

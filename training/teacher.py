@@ -12,7 +12,7 @@ from torch import nn
 
 import models
 from image_datasets.batches import ResidentTrainBatches
-from image_datasets.registry import Dataset, statistics_for
+from image_datasets.dataset import Dataset, statistics_for
 from models.weights import load, read_weights
 from training import options
 from training.checkpoint import is_checkpoint, settle_classes

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
-from image_datasets.registry import Found
+from image_datasets.dataset import Found
 from training import processes, run
 from training.data import Data, batch_arguments, load_data, make_train_batches
 from training.loop import evaluate, train_epoch

@@ -14,9 +14,9 @@ import models
 from data_transform import Fit, Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
+from image_datasets.dataset import Found
 from image_datasets.decode import read_pixels
 from image_datasets.reading import SETTINGS, Reading
-from image_datasets.registry import Found
 from image_datasets.splits import Split
 from training import checkpoint, cost, lock, membership, options, processes, results
 from training.run_directory import RunDirectory, this_attempt

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from image_datasets.registry import Found
+from image_datasets.dataset import Found
 from image_datasets.resized.place import KINDS, check, copy_folder, short_side
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from image_datasets.registry import Found
+from image_datasets.dataset import Found
 from utils import BadRequest, sides
 
 KINDS = {"jpeg": "JPEG 4:2:0, quality 90", "raw": "uncompressed"}

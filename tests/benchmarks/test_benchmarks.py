@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks import cases, common, data, suite, usual, ways
 from benchmarks.common import SUITE, TIMM, USUAL, Row, alternate, images_per_second
 from image_datasets.batches import EvalBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
 from training.loop import evaluate
 from training.speed import ReadyBatches

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from image_datasets import check_dataset, load_dataset
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
 from utils import BadRequest
 
 REPO = Path(__file__).resolve().parents[2]

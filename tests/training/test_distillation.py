@@ -13,7 +13,7 @@ from torch import nn
 import models
 from data_transform import Augment
 from image_datasets.batches import EvalBatches, ResidentTrainBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
 from training.distillation import Distillation, distillation_loss
 from training.losses import make_criterion

@@ -1,0 +1,98 @@
+"""What is known of a data set: once it is read, and before, when only its folder was looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from image_datasets.reading import CURRENT, Reading
+
+if TYPE_CHECKING:
+    from image_datasets.splits import Split
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def statistics_for(
+    in_chans: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) per channel from those of three colours; of grey images, the mean of the three."""
+    if in_chans == 3:
+        return tuple(mean), tuple(std)
+    return (sum(mean) / 3,), (sum(std) / 3,)
+
+
+@dataclass
+class Dataset:
+    """What a training run needs to know of its data.
+
+    Attributes:
+        train, val, test: `val` is None where the data set has no validation split of its own.
+        test_name: what the data set calls the split that results are reported on.
+        mean, std: per channel, of pixel values in [0, 1].
+        side: height and width of images that are kept in memory; None: they are streamed.
+        streamed_side: of images that are streamed, where all are squares of one size and keep it.
+        flip: whether a mirror image still shows the same class.
+        notes: what a user should know of how it was read, a sentence each.
+        wnids: the classes' WordNet ids, where the data set names them.
+    """
+
+    name: str
+    class_names: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    side: int | None
+    train: Split
+    test: Split
+    test_name: str = "test"
+    val: Split | None = None
+    flip: bool = True
+    notes: list[str] = field(default_factory=list)
+    wnids: list[str] | None = None
+    streamed_side: int | None = None
+
+    @property
+    def natural_side(self) -> int | None:
+        """The side of the images that a model gets where nothing else is asked for."""
+        return self.side or self.streamed_side
+
+    @property
+    def in_chans(self) -> int:
+        return len(self.mean)
+
+    def with_channels(self, in_chans: int) -> Dataset:
+        """The same data set in grey (1) or colour (3); grey is ITU-R 601 luma, as Pillow's."""
+        if in_chans == self.in_chans:
+            return self
+        from image_datasets.splits import LUMA
+
+        if in_chans == 3:
+            mean, std = self.mean * 3, self.std * 3
+        else:  # channels of natural images are nearly equal, so their means are close to the luma's
+            mean, std = ((sum(w * v for w, v in zip(LUMA, values, strict=True)),) for values in (self.mean, self.std))
+        splits = {part: split and split.with_channels(in_chans) for part, split in
+                  (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
+        return replace(self, mean=mean, std=std, **splits)
+
+    def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+        """The same data set with another mean and deviation, of three channels; grey images get the mean of these."""
+        mean, std = statistics_for(self.in_chans, mean, std)
+        return replace(self, mean=mean, std=std)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `check_dataset` saw.
+
+    Attributes:
+        layout: for the data set's own `load`.
+        has_val: there is a validation split besides the one that is reported on.
+        skip_bad: image files that cannot be read are left out, and do not stop the run.
+        reading: the rules that image files are read by.
+    """
+
+    name: str
+    layout: Any
+    has_val: bool = False
+    skip_bad: bool = False
+    reading: Reading = CURRENT
