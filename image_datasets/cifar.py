@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from image_datasets.dataset import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import Reading
 from utils import BadRequest
 
@@ -27,7 +27,9 @@ FACTS = {
 }
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def check(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")
@@ -41,10 +43,10 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
         verb = "lacks" if (root / folder).is_dir() else "has"
         raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
-    return Found(name, layout=(root, verify, bool(missing), download))
+    return LocatedDataset(name, layout=(root, verify, bool(missing), download))
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(found: LocatedDataset, workers: int) -> Dataset:
     import numpy as np
     from torchvision import datasets
 

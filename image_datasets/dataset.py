@@ -81,7 +81,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Found:
+class LocatedDataset:
     """What `check_dataset` saw.
 
     Attributes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from image_datasets.dataset import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import Reading
 from utils import BadRequest, require
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def check(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
     if download:
@@ -15,10 +17,10 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     if not verify:
         raise BadRequest("--no-verify-checksum has no effect with --dataset digits: its images come with scikit-learn")
     require("sklearn")
-    return Found(name, layout=None)
+    return LocatedDataset(name, layout=None)
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(found: LocatedDataset, workers: int) -> Dataset:
     import numpy as np
     from sklearn.datasets import load_digits
 

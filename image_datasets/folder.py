@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets.bad_images import BadImage
-from image_datasets.dataset import Dataset, Found, statistics_for
+from image_datasets.dataset import Dataset, LocatedDataset, statistics_for
 from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
 from image_datasets.orientation import of_file, of_image, turned
 from image_datasets.pixels import by_meaning
@@ -69,13 +69,15 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
     return Path(path)
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def check(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
     root = check_root(name, path, download, verify, "train/")
     class_names, splits, notes = (_find_as_before if reading.rules == OLDEST else _find)(name, root)
     side, grey = peek(splits["train"], skip_bad, reading)
     layout = Layout(root, class_names, splits, side, grey, common_side(splits, side, reading), tuple(notes))
     has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
+    return LocatedDataset(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
 
 
 FoundFiles = tuple[list[str], dict[str, tuple[list[str], list[int]]], list[str]]  # classes, splits, notes
@@ -143,7 +145,7 @@ def _find_as_before(name: str, root: Path) -> FoundFiles:
     return class_names, splits, [OLD_RULES]
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(found: LocatedDataset, workers: int) -> Dataset:
     import numpy as np
 
     from image_datasets.splits import Split, split_test
@@ -379,7 +381,7 @@ def _open(path: str, reading: Reading):
         raise BadImage(path, str(error) or type(error).__name__) from None
 
 
-def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Found):
+def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: LocatedDataset):
     """(uint8 (N, side, side, chans), why each image cannot be read), or twice None where one is of another size.
 
     The decoders let go of the interpreter lock, so threads do.

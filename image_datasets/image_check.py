@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from image_datasets.folder import read_image
 from image_datasets.orientation import of_file
 from image_datasets.reading import Reading
 from utils import BadRequest, shorten, thread_pool
 
 
-def check_images(found: Found, workers: int) -> None:
+def check_images(found: LocatedDataset, workers: int) -> None:
     """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
     that cannot be read. Raises BadRequest that counts them, if they are not to be skipped.
 

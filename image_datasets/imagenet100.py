@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_datasets import folder
-from image_datasets.dataset import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.discovery import is_hidden, is_image
 from image_datasets.reading import OLDEST, Reading
 from utils import BadRequest, read_json, shorten, write_json
@@ -67,7 +67,9 @@ class Sharded:
         return self.layout.splits
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def check(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
@@ -101,10 +103,10 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     side, grey = folder.peek(splits["train"], skip_bad, reading)
     streamed_side = folder.common_side(splits, side, reading)
     layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side)
-    return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
+    return LocatedDataset(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(found: LocatedDataset, workers: int) -> Dataset:
     sharded: Sharded = found.layout
     dataset = folder.load(replace(found, layout=sharded.layout), workers)
     notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on"]

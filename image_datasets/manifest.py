@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from image_datasets.facts import hexadecimal, is_known, look_at, of_images
 from image_datasets.splits import Split
 from utils import BadRequest, readable, replacing, shorten
@@ -120,7 +120,7 @@ class Changes:
         return {"missing": len(self.missing), "changed": len(self.changed)}
 
 
-def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Found, Changes]:
+def restrict(found: LocatedDataset, listed: dict[str, Listed], workers: int) -> tuple[LocatedDataset, Changes]:
     """(what `check_dataset` found without what is not in the list, how the files differ from the list).
 
     Labels follow the list's classes, so that a class that was added moves none. What is missing stays missing; what is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import NamedTuple
 
-from image_datasets.dataset import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, suggestion
 
@@ -14,7 +14,8 @@ class Entry(NamedTuple):
     """What is known of a data set before it is seen.
 
     Attributes:
-        module: has check(name, path, download, verify, skip_bad, reading) -> Found and load(found, workers) -> Dataset.
+        module: has check(name, path, download, verify, skip_bad, reading) -> LocatedDataset
+            and load(found, workers) -> Dataset.
         num_classes, side, in_chans: None where the folder tells, or where images differ in size.
     """
 
@@ -66,7 +67,7 @@ def check_dataset(
     verify: bool,
     skip_bad: bool = False,
     reading: Reading = CURRENT,
-) -> Found:
+) -> LocatedDataset:
     """Raises BadRequest for an unknown name, and for data that is missing or not laid out as it should be.
 
     Args:
@@ -80,7 +81,7 @@ def check_dataset(
     return _module(name).check(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
 
 
-def load_dataset(found: Found, workers: int = 0) -> Dataset:
+def load_dataset(found: LocatedDataset, workers: int = 0) -> Dataset:
     """Reads what `check_dataset` found. `workers` threads decode image files where the images are kept in memory."""
     return _module(found.name).load(found, workers=workers)
 

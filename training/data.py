@@ -18,7 +18,7 @@ from data_transform import EVAL_CROP, Augment, Mix, shown_share
 from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, LocatedDataset
 from image_datasets.folder import stored_size
 from image_datasets.image_check import check_images
 from image_datasets.reading import OLDEST
@@ -92,7 +92,7 @@ class Data:
             manifest.write(file, self.root, splits, self.dataset.class_names)
 
 
-def load_data(s: SimpleNamespace, found: Found) -> Data:
+def load_data(s: SimpleNamespace, found: LocatedDataset) -> Data:
     """Reads the data set and settles what was left to it: image size, channels, flip, crop."""
     if s.check_images:
         check_images(found, s.num_workers)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from image_datasets.constant import describe_constant
-from image_datasets.dataset import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.folder import channel_statistics
 from image_datasets.splits import Split
 from training import plots
@@ -21,7 +21,7 @@ MANY = 200  # classes: of more than these only the smallest and the largest are 
 LONG = 26  # characters: longer titles would run into those of the neighbours
 
 
-def inspect_data(s: SimpleNamespace, found: Found) -> None:
+def inspect_data(s: SimpleNamespace, found: LocatedDataset) -> None:
     """Prints the counts of every split and draws `SAMPLES` training images, augmented and perhaps mixed as in training,
     into the file s.inspect_data. `s` becomes complete on the way."""
     data = load_data(s, found)

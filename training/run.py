@@ -15,7 +15,7 @@ from torch import nn
 
 import models
 from image_datasets.batches import EvalBatches
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from models import weights as model_weights
 from training import (
     batch_size,
@@ -49,7 +49,7 @@ from utils import BadRequest, RunFailed, Stopped, derive_seed, human, sides
 NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes")
 
 
-def run_training(s: SimpleNamespace, found: Found) -> None:
+def run_training(s: SimpleNamespace, found: LocatedDataset) -> None:
     """Trains, scores the test split once, and fills the run directory. `s` becomes complete on the way.
 
     Raises Stopped where it is told to leave before that (see training/stopping.py).
@@ -63,7 +63,7 @@ def run_training(s: SimpleNamespace, found: Found) -> None:
 
 
 @logged()
-def _train_in_memory(s: SimpleNamespace, found: Found, stop: Stop) -> None:
+def _train_in_memory(s: SimpleNamespace, found: LocatedDataset, stop: Stop) -> None:
     """`run_training`, with a batch size that fits, or a line that says which one would."""
     with processes.one_line_failures(lambda: "the data set"):
         device = processes.set_up(s.device, s.gpu, s.precision, s.eval_precision, s.deterministic)
@@ -124,7 +124,7 @@ def _to_device(s: SimpleNamespace, model: nn.Module, device: torch.device) -> nn
 
 def _run_training(
     s: SimpleNamespace,
-    found: Found,
+    found: LocatedDataset,
     data: Data,
     device: torch.device,
     stop: Stop,

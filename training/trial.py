@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from training import processes, run
 from training.data import Data, batch_arguments, load_data, make_train_batches
 from training.loop import evaluate, train_epoch
@@ -66,7 +66,7 @@ def _evaluation_seconds(model: nn.Module, data: Data, precision: str, workers: i
     return (time.perf_counter() - began) / count
 
 
-def measure(s: SimpleNamespace, found: Found) -> dict[str, Any]:
+def measure(s: SimpleNamespace, found: LocatedDataset) -> dict[str, Any]:
     """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
     image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
     averaged weights are scored too) and test_images. Writes nothing.

@@ -14,7 +14,7 @@ import models
 from data_transform import Fit, Normalize, image_transform
 from image_datasets.bad_images import BadImages, Report
 from image_datasets.batches import EvalBatches
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from image_datasets.decode import read_pixels
 from image_datasets.reading import SETTINGS, Reading
 from image_datasets.splits import Split
@@ -79,7 +79,7 @@ def batches_for(
     )
 
 
-def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> Found:
+def check_stored_data(s: SimpleNamespace, given: dict[str, Any], stored: dict[str, Any], source: str) -> LocatedDataset:
     """`options.check_data`; where no data set is named it is that of the run whose checkpoint is `source`."""
     own = {}
     if s.dataset is None and s.data_path is None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from image_datasets.resized.place import KINDS, check, copy_folder, short_side
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "check", "short_side", "with_copies"]
 
 
-def with_copies(splits: list[Split], found: Found, kind: str, cache_dir: str | None, img_size: int | Sequence[int],
-                chans: int, workers: int) -> list[Split]:  # fmt: skip
+def with_copies(splits: list[Split], found: LocatedDataset, kind: str, cache_dir: str | None,
+                img_size: int | Sequence[int], chans: int, workers: int) -> list[Split]:  # fmt: skip
     """The same splits, read from the copy. What it lacks is made first, by `workers` processes, and a line is printed.
 
     Args:

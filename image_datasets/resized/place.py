@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from image_datasets.dataset import Found
+from image_datasets.dataset import LocatedDataset
 from utils import BadRequest, sides
 
 KINDS = {"jpeg": "JPEG 4:2:0, quality 90", "raw": "uncompressed"}
@@ -22,16 +22,16 @@ def short_side(img_size: int | Sequence[int]) -> int:
     return max(SHORT, round(max(sides(img_size)) / EVAL_CROP))
 
 
-def copy_folder(found: Found, cache_dir: str | None, kind: str, side: int) -> Path:
+def copy_folder(found: LocatedDataset, cache_dir: str | None, kind: str, side: int) -> Path:
     """Where copies of this kind and short side lie."""
     return _base_folder(found, cache_dir) / f"{kind}-{side}"
 
 
-def _base_folder(found: Found, cache_dir: str | None) -> Path:
+def _base_folder(found: LocatedDataset, cache_dir: str | None) -> Path:
     return found.layout.root / FOLDER if cache_dir is None else Path(cache_dir)
 
 
-def check(found: Found, cache_dir: str | None) -> None:
+def check(found: LocatedDataset, cache_dir: str | None) -> None:
     """Raises BadRequest for a data set whose images are kept in memory, and for a folder that can hold no copy. Writes
     nothing. A copy that is there already may be read-only."""
     if found.layout.side is not None:
