@@ -60,7 +60,7 @@ def read(argv: list[str] | None, description: str, flags: list[Flag], quick: dic
     s.found = None
     if getattr(s, "data", None) is not None:
         try:
-            s.found = image_datasets.check_dataset("folder", s.data, download=False, verify=True)
+            s.found = image_datasets.locate_dataset("folder", s.data, download=False, verify=True)
         except BadRequest as error:
             raise BadRequest(str(error).replace("--datapath", "--data")) from None
     return s

@@ -121,7 +121,7 @@ def _epoch(root: Path, batch_size: int, device: torch.device):
     import image_datasets
     from benchmarks import suite
 
-    found = image_datasets.check_dataset("folder", str(root), download=False, verify=True)
+    found = image_datasets.locate_dataset("folder", str(root), download=False, verify=True)
     dataset: Dataset = image_datasets.load_dataset(found)
     return suite.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
 

@@ -30,7 +30,7 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
     with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
-        found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
+        found = image_datasets.locate_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
     content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
     try:
         dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)

@@ -27,7 +27,7 @@ FACTS = {
 }
 
 
-def check(
+def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
     folder, archive, files, _, _ = FACTS[name]

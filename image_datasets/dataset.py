@@ -82,7 +82,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class LocatedDataset:
-    """What `check_dataset` saw.
+    """What `locate_dataset` saw.
 
     Attributes:
         layout: for the data set's own `load`.

@@ -7,7 +7,7 @@ from image_datasets.reading import Reading
 from utils import BadRequest, require
 
 
-def check(
+def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
     if path is not None:

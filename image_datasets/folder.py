@@ -69,7 +69,7 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
     return Path(path)
 
 
-def check(
+def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
     root = check_root(name, path, download, verify, "train/")

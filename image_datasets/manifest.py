@@ -121,7 +121,7 @@ class Changes:
 
 
 def restrict(found: LocatedDataset, listed: dict[str, Listed], workers: int) -> tuple[LocatedDataset, Changes]:
-    """(what `check_dataset` found without what is not in the list, how the files differ from the list).
+    """(what `locate_dataset` found without what is not in the list, how the files differ from the list).
 
     Labels follow the list's classes, so that a class that was added moves none. What is missing stays missing; what is
     changed stays in.

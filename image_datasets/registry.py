@@ -1,4 +1,4 @@
-"""Data sets by name. `check_dataset` looks at the disk without importing anything heavy; `load_dataset` reads."""
+"""Data sets by name. `locate_dataset` looks at the disk without importing anything heavy; `load_dataset` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Entry(NamedTuple):
     """What is known of a data set before it is seen.
 
     Attributes:
-        module: has check(name, path, download, verify, skip_bad, reading) -> LocatedDataset
+        module: has locate(name, path, download, verify, skip_bad, reading) -> LocatedDataset
             and load(found, workers) -> Dataset.
         num_classes, side, in_chans: None where the folder tells, or where images differ in size.
     """
@@ -49,18 +49,18 @@ def check_name(name: str) -> None:
 
 def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
     """(classes, side of the images or None where a model gets another, channels). No folder is needed where the name
-    tells, but one that is given must hold the data set: else BadRequest, like `check_dataset`."""
+    tells, but one that is given must hold the data set: else BadRequest, like `locate_dataset`."""
     check_name(name)
     entry = DATASETS[name]
     if entry.num_classes is not None:
         if path is not None:
-            check_dataset(name, path, download=False, verify=True)
+            locate_dataset(name, path, download=False, verify=True)
         return entry.num_classes, entry.side, entry.in_chans
-    layout = check_dataset(name, path, download=False, verify=True).layout
+    layout = locate_dataset(name, path, download=False, verify=True).layout
     return len(layout.class_names), layout.side or layout.streamed_side, 1 if layout.grey else 3
 
 
-def check_dataset(
+def locate_dataset(
     name: str,
     path: str | None,
     download: bool,
@@ -78,11 +78,11 @@ def check_dataset(
         reading: the rules that image files are found and read by.
     """
     check_name(name)
-    return _module(name).check(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
+    return _module(name).locate(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
 
 
 def load_dataset(found: LocatedDataset, workers: int = 0) -> Dataset:
-    """Reads what `check_dataset` found. `workers` threads decode image files where the images are kept in memory."""
+    """Reads what `locate_dataset` found. `workers` threads decode image files where the images are kept in memory."""
     return _module(found.name).load(found, workers=workers)
 
 

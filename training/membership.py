@@ -22,7 +22,7 @@ OTHER_IMAGES = "these are other images than those that the run was tested on"
 
 
 def of_resumed(found: LocatedDataset, directory: RunDirectory, workers: int) -> tuple[LocatedDataset, list[str]]:
-    """(what `check_dataset` found, without the images that were added since the run began; notes).
+    """(what `locate_dataset` found, without the images that were added since the run began; notes).
 
     Raises:
         BadRequest: images or classes of the run are missing or changed.
@@ -55,7 +55,7 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
 def _of_scored(
     found: LocatedDataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
 ) -> tuple[LocatedDataset, dict[str, Any]]:
-    """What `check_dataset` found, with the test images of the run's list as its test split."""
+    """What `locate_dataset` found, with the test images of the run's list as its test split."""
     file = RunDirectory(Path(checkpoint).parent).images
     if not content.get("image_digests") or not hasattr(found.layout, "splits") or not file.is_file():
         return found, {"notes": []}

@@ -242,7 +242,7 @@ def _check_use(s: SimpleNamespace) -> None:
         if not Path(file).is_file():
             raise BadRequest(f"{file}: no such {what} file")
     if s.dataset is not None and s.dataset not in image_datasets.list_datasets():
-        image_datasets.check_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
+        image_datasets.locate_dataset(s.dataset, s.data_path, s.download, s.verify_checksum)
     if s.run_name is not None:
         check_run_directory(Path(s.runs_dir) / s.run_name, None, s.overwrite, needed=s.evaluate)
 
@@ -301,7 +301,7 @@ def check_data(s: SimpleNamespace, given: dict[str, Any]):
         s.exif_orientation = s.data_rules > OLDEST
     skip_bad = s.on_bad_image == "skip"
     try:
-        found = image_datasets.check_dataset(
+        found = image_datasets.locate_dataset(
             s.dataset, s.data_path, s.download, s.verify_checksum, skip_bad or s.check_images, Reading.of(vars(s))
         )
         found = replace(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from data_transform import Augment
-from image_datasets import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 from image_datasets.bad_images import BadImage, BadImages
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.decode import as_array, read_pixels
@@ -176,7 +176,7 @@ def small(tmp_path):
 
 
 def load(root: Path, skip_bad: bool = True):
-    return load_dataset(check_dataset("folder", str(root), download=False, verify=True, skip_bad=skip_bad))
+    return load_dataset(locate_dataset("folder", str(root), download=False, verify=True, skip_bad=skip_bad))
 
 
 def train_batches(split: Split, bad: BadImages | None, workers: int = 0, augment: Augment = EVERYTHING):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_datasets import check_dataset, describe, imagenet100, load_dataset
+from image_datasets import describe, imagenet100, load_dataset, locate_dataset
 from utils import BadRequest
 
 NAMES = {"n03": "crane, lifting machine", "n01": "tench, Tinca tinca", "n02": "crane, a bird"}
@@ -44,7 +44,7 @@ def whole(make) -> Path:
 
 
 def check(root: Path):
-    return check_dataset("imagenet100", str(root), download=False, verify=True)
+    return locate_dataset("imagenet100", str(root), download=False, verify=True)
 
 
 def test_shards_are_merged_under_the_sorted_wnids(make):

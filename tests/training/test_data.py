@@ -182,10 +182,10 @@ def test_what_is_asked_for_and_the_architecture_win(learns, workdir, large, flag
 
 @pytest.mark.parametrize("side", [79, 81, 225])
 def test_one_image_of_another_size_and_all_are_224_px(workdir, large, side):
-    found = image_datasets.check_dataset("folder", str(large), False, True)
+    found = image_datasets.locate_dataset("folder", str(large), False, True)
     assert found.layout.streamed_side == 80
     Image.new("RGB", (side, 80)).save(large / "test/class2/3.png")  # the last one
-    dataset = image_datasets.load_dataset(image_datasets.check_dataset("folder", str(large), False, True))
+    dataset = image_datasets.load_dataset(image_datasets.locate_dataset("folder", str(large), False, True))
     assert dataset.natural_side is None and options.image_size(None, "resnet20", dataset.natural_side) == 224
 
 
