@@ -47,7 +47,7 @@ def check_name(name: str) -> None:
         raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}")
 
 
-def describe(name: str, path: str | None) -> tuple[int, int | None, int]:
+def dimensions(name: str, path: str | None) -> tuple[int, int | None, int]:
     """(classes, side of the images or None where a model gets another, channels). No folder is needed where the name
     tells, but one that is given must hold the data set: else BadRequest, like `locate_dataset`."""
     check_name(name)

@@ -43,7 +43,7 @@ def print_models(
     if models.find_model(names[0]) is None:
         print("\n".join(names))
         return
-    num_classes, side, chans = image_datasets.describe(dataset, data_path)
+    num_classes, side, chans = image_datasets.dimensions(dataset, data_path)
     chans = in_chans or chans
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
     for name in names:
@@ -67,7 +67,7 @@ def print_summary(s: SimpleNamespace) -> None:
         import torchinfo
     except ImportError:
         raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
-    num_classes, side, chans = image_datasets.describe(s.dataset, s.data_path)
+    num_classes, side, chans = image_datasets.dimensions(s.dataset, s.data_path)
     chans = s.in_chans or chans
     size = options.image_size(s.img_size, s.model, side)
     with processes.one_line_failures(f"{s.model} of this size"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_datasets import describe, imagenet100, load_dataset, locate_dataset
+from image_datasets import dimensions, imagenet100, load_dataset, locate_dataset
 from utils import BadRequest
 
 NAMES = {"n03": "crane, lifting machine", "n01": "tench, Tinca tinca", "n02": "crane, a bird"}
@@ -62,7 +62,7 @@ def test_shards_are_merged_under_the_sorted_wnids(make):
     assert "3 of 3 classes live in some of the shards only" in notes
     assert "10 images in the training shards; the full set has 130,000" in notes
     assert "4 images in val.X; the full set has 5,000" in notes
-    assert describe("imagenet100", str(root)) == (3, 16, 3)
+    assert dimensions("imagenet100", str(root)) == (3, 16, 3)
 
 
 def test_training_files_that_stand_in_val_are_left_out(make):
