@@ -80,7 +80,7 @@ def _pixels(dataset: Dataset, index: int) -> np.ndarray:
     """(H, W, C) from 0 to 1."""
     if dataset.test.images is not None:
         return dataset.test.images[index] / 255
-    from image_datasets.folder import read_image
+    from image_datasets.image_files import read_image
 
     image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans, dataset.test.reading)
     image.thumbnail((SIDE, SIDE))

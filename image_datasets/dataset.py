@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from image_datasets.reading import CURRENT, Reading
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from image_datasets.splits import Split
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,6 +22,21 @@ def statistics_for(
     if in_chans == 3:
         return tuple(mean), tuple(std)
     return (sum(mean) / 3,), (sum(std) / 3,)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images (N, H, W, C), for pixel values in [0, 1]."""
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(images)  # torch counts bytes as they are, NumPy turns each into 8 bytes first
+    counts = [torch.bincount(pixels[..., c].flatten(), minlength=256).numpy() for c in range(images.shape[-1])]
+    values = np.arange(256) / 255
+    means = [float((count * values).sum() / count.sum()) for count in counts]
+    variances = [
+        float((count * (values - mean) ** 2).sum() / count.sum()) for count, mean in zip(counts, means, strict=True)
+    ]
+    return tuple(means), tuple(max(variance, 1e-12) ** 0.5 for variance in variances)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from image_datasets.folder import SLIMMEST, read_image
+from image_datasets.image_files import SLIMMEST, read_image
 from image_datasets.orientation import JPEG_START, of_jpeg, segments
 from image_datasets.reading import CURRENT, Reading
 

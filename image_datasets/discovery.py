@@ -11,18 +11,35 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from image_datasets.image_files import EXTENSIONS
 from utils import BadRequest, in_utf8, readable, shorten
 
 # The first is the name in what is said; a folder may have one of each line.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")  # taken unopened
 # What systems, editors and programs leave behind, besides names that begin with a dot.
 LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
           "__pycache__", "icon\r"}  # fmt: skip
 # How files of the formats begin that Pillow reads: JPEG, PNG, GIF, TIFF, JPEG 2000; `is_image` knows some more.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
               b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # fmt: skip
+
+
+Files = tuple[list[str], list[int]]  # paths of a split's images, and their class indices
+
+
+class FoundImages(NamedTuple):
+    """The images below a folder.
+
+    Attributes:
+        splits: the files of each split that the folder has.
+        notes: what a user should know of how they were found, a sentence each.
+    """
+
+    class_names: list[str]
+    splits: dict[str, Files]
+    notes: list[str]
 
 
 @dataclass
@@ -44,6 +61,69 @@ class LeftOut:
             found.append(f"folders whose names differ only in how Unicode spells them are one class:"
                          f" {shorten(self.spellings)}")  # fmt: skip
         return found
+
+
+def find_images(name: str, root: Path) -> FoundImages:
+    """The classes and image files of each split, and what a user should know of how they were found."""
+    left_out = LeftOut()
+    folders = find_splits(root)
+    if "train" not in folders:
+        raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
+    wanted = {"imagenet1k": ("train", "val"), "tiny-imagenet": ("train",)}.get(name, tuple(folders))
+    if name == "imagenet1k" and "val" not in folders:
+        raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
+    found = {part: class_folders(folders[part], left_out) for part in wanted}
+    class_names = sorted(found["train"])
+    check_classes(folders["train"], class_names)
+    splits = {}
+    for part in wanted:
+        if not found[part]:
+            raise BadRequest(f"{folders[part]}: has no class folders (images must lie in {folders[part]}/<class>/)")
+        unknown = sorted(found[part].keys() - set(class_names))
+        if unknown:
+            raise BadRequest(f"{folders[part]}: has classes that train/ lacks: {shorten(unknown)}")
+        paths, labels = [], []
+        for label, class_name in enumerate(class_names):
+            if class_name not in found[part] and part != "train":
+                continue
+            inside = found[part][class_name]
+            if name == "tiny-imagenet":
+                inside = [str(Path(folder, "images")) for folder in inside if Path(folder, "images").is_dir()]
+            files = images_in(inside, left_out)
+            if not files:
+                raise BadRequest(f"{folders[part] / class_name}: a class folder without images")
+            paths += files
+            labels += [label] * len(files)
+        splits[part] = paths, labels
+    if name == "tiny-imagenet":
+        splits["test"] = tiny_imagenet_val(root / "val", class_names)
+    beside = unused(root, list(folders.values())) if name == "folder" else []
+    return FoundImages(class_names, splits, [*left_out.notes(), *beside])
+
+
+def check_classes(folder: Path, class_names: list[str]) -> None:
+    if len(class_names) < 2:
+        found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
+        raise BadRequest(f"{folder}: has {found}; images must lie in train/<class>/, of at least two classes")
+
+
+def tiny_imagenet_val(folder: Path, class_names: list[str]) -> Files:
+    """val/images/*.JPEG, their classes in val/val_annotations.txt: file name, WNID and a box, tab-separated."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise BadRequest(f"{annotations}: no such file; it names the class of each image in val/images/")
+    index = {name: label for label, name in enumerate(class_names)}
+    paths, labels = [], []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        file, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in index:
+            raise BadRequest(f"{annotations} line {number}: class {wnid!r} is not in train/")
+        paths.append(str(folder / "images" / file))
+        labels.append(index[wnid])
+    if not paths:
+        raise BadRequest(f"{annotations}: names no images")
+    return paths, labels
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -121,7 +201,7 @@ def is_image(entry: os.DirEntry) -> bool:
     """Whether a file, or a link to one, has an image's ending, or begins as images do."""
     if entry.is_dir():
         return False
-    if entry.name.lower().endswith(ENDINGS):
+    if entry.name.lower().endswith(EXTENSIONS):
         return True
     try:
         with open(entry.path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)

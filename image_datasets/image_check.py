@@ -6,7 +6,7 @@ import functools
 import sys
 
 from image_datasets.dataset import LocatedDataset
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from image_datasets.orientation import of_file
 from image_datasets.reading import Reading
 from utils import BadRequest, shorten, thread_pool

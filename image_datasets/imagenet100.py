@@ -11,60 +11,18 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from image_datasets import folder
+from image_datasets import discovery_v1, folder
 from image_datasets.dataset import Dataset, LocatedDataset
-from image_datasets.discovery import is_hidden, is_image
+from image_datasets.discovery import Files, is_hidden, is_image
+from image_datasets.image_files import EXTENSIONS
 from image_datasets.reading import OLDEST, Reading
 from utils import BadRequest, read_json, shorten, write_json
 
 VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"
 FULL = {"train": 130_000, "val": 5_000}  # images in the published set
-
-
-@dataclass(frozen=True)
-class Sharded:
-    """What lies in the folder.
-
-    Attributes:
-        layout: all shards as one training split, and val.X.
-        wnids: of each class, sorted.
-        notes: what a user should know of it, a sentence each.
-    """
-
-    layout: folder.Layout
-    wnids: list[str]
-    notes: list[str]
-
-    def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Sharded:
-        kept = [wnid for wnid, name in zip(self.wnids, self.class_names, strict=True) if name in set(class_names)]
-        return replace(self, layout=self.layout.with_splits(splits, class_names), wnids=kept)
-
-    @property
-    def root(self) -> Path:
-        return self.layout.root
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.layout.class_names
-
-    @property
-    def side(self) -> int | None:
-        return self.layout.side
-
-    @property
-    def streamed_side(self) -> int | None:
-        return self.layout.streamed_side
-
-    @property
-    def grey(self) -> bool:
-        return self.layout.grey
-
-    @property
-    def splits(self) -> dict[str, tuple[list[str], list[int]]]:
-        return self.layout.splits
 
 
 def locate(
@@ -79,7 +37,7 @@ def locate(
     if not (root / VAL).is_dir():
         raise BadRequest(f"--datapath {path}: has no {VAL}/ with one folder of images per class")
     content = _scan([*shards, root / VAL], wnids, root, reading)
-    notes = [folder.OLD_RULES] if reading.rules == OLDEST else []
+    notes = [discovery_v1.NOTE] if reading.rules == OLDEST else []
     notes += [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
     partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in wnids)
     if partial:
@@ -102,15 +60,15 @@ def locate(
                          f" the full set has {FULL[part]:,}")  # fmt: skip
     side, grey = folder.peek(splits["train"], skip_bad, reading)
     streamed_side = folder.common_side(splits, side, reading)
-    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side)
-    return LocatedDataset(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
+    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side, tuple(notes), wnids)
+    return LocatedDataset(name, layout, skip_bad=skip_bad, reading=reading)
 
 
-def load(found: LocatedDataset, workers: int) -> Dataset:
-    sharded: Sharded = found.layout
-    dataset = folder.load(replace(found, layout=sharded.layout), workers)
-    notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on"]
-    return replace(dataset, test_name=VAL, wnids=sharded.wnids, notes=notes)
+def load(located: LocatedDataset, workers: int) -> Dataset:
+    """As `folder.load`; val.X is the split that results are reported on."""
+    layout: folder.Layout = located.layout
+    notes = [*layout.notes, f"there is no test split: {VAL} is what is reported on"]
+    return replace(folder.load(located, workers), test_name=VAL, wnids=layout.wnids, notes=notes)
 
 
 def _read_labels(file: Path) -> dict[str, str]:
@@ -171,11 +129,11 @@ def _old(reading: Reading) -> bool:
 
 def _images(where: Path, reading: Reading) -> list[str]:
     if _old(reading):
-        files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
+        files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
     else:
         files = sorted(entry.name for entry in os.scandir(where) if not is_hidden(entry.name) and is_image(entry))
     if not files:
-        raise BadRequest(f"{where}: a class folder without images ({', '.join(folder.EXTENSIONS)})")
+        raise BadRequest(f"{where}: a class folder without images ({', '.join(EXTENSIONS)})")
     return files
 
 
@@ -205,7 +163,7 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _split(root: Path, parts: list[str], files: dict, wnids: list[str], without: set[str]):
+def _split(root: Path, parts: list[str], files: dict, wnids: list[str], without: set[str]) -> Files:
     """Paths and class indices, class by class."""
     paths, labels = [], []
     for label, wnid in enumerate(wnids):

@@ -20,7 +20,7 @@ import models
 import study
 from data_transform import Normalize, image_transform
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from training import model_flags
 from training.flags import FLAGS
 from viz_random_10_vit_vs_deit import GROUPS

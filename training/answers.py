@@ -14,7 +14,7 @@ import torch
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from image_datasets.splits import Split
 from training import answer_sheet, checkpoint, explain, membership, processes
 from training.tracking import say

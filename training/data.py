@@ -19,8 +19,8 @@ from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, LocatedDataset
-from image_datasets.folder import stored_size
 from image_datasets.image_check import check_images
+from image_datasets.image_files import stored_size
 from image_datasets.reading import OLDEST
 from image_datasets.splits import Split, split_train
 from training import distributed, options

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from image_datasets.constant import describe_constant
-from image_datasets.dataset import Dataset, LocatedDataset
-from image_datasets.folder import channel_statistics
+from image_datasets.dataset import Dataset, LocatedDataset, channel_statistics
 from image_datasets.splits import Split
 from training import plots
 from training.data import Data, load_data, make_mix, make_train_batches

@@ -13,7 +13,7 @@ from PIL import Image
 from data_transform import Augment, image_transform
 from image_datasets import decode
 from image_datasets.decode import read_pixels
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from image_datasets.reading import Reading
 from utils import BadRequest
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from image_datasets import constant
 from image_datasets.bad_images import BadImage
 from image_datasets.decode import as_array, read_pixels
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from image_datasets.orientation import of_file
 from image_datasets.reading import MAX_PIXELS, Reading
 
