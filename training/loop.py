@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from data_transform import Mix
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, own
+from image_datasets.batch_plan import own
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from training import distributed, metrics
 from training.checkpoint import Diverged, RunState, check_weights
 from training.distillation import Distillation

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from image_datasets.batches import let_the_main_process_decide
 from image_datasets.decode import read_pixels
+from image_datasets.file_loader import as_it_is, leave_signals_to_main_process
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.resized import tiles
 from image_datasets.resized.place import KINDS
@@ -165,8 +165,8 @@ def _copy(place: Path, form: Form, paths: list[str], keys: np.ndarray, workers: 
 
     if not paths:
         return 0
-    loader = DataLoader(_Sources(paths, form), LOADED, num_workers=min(workers, len(paths)), collate_fn=_as_it_is,
-                        worker_init_fn=let_the_main_process_decide)  # fmt: skip
+    loader = DataLoader(_Sources(paths, form), LOADED, num_workers=min(workers, len(paths)), collate_fn=as_it_is,
+                        worker_init_fn=leave_signals_to_main_process)  # fmt: skip
     broken = []
     with (
         _Writer(place, len(paths)) as writer,
@@ -184,10 +184,6 @@ def _copy(place: Path, form: Form, paths: list[str], keys: np.ndarray, workers: 
         raise BadRequest(f"{len(broken)} of {len(paths):,} images are broken: {names}; repair or delete them"
                          " (the others are copied)")  # fmt: skip
     return len(broken)
-
-
-def _as_it_is(samples: list) -> list:
-    return samples
 
 
 class _Sources(torch.utils.data.Dataset):

@@ -203,8 +203,8 @@ def test_cached_answers_stay_with_their_images_where_some_cannot_be_read():
     reasons[[2, 7, 8]] = "broken"
     paths = [str(i) for i in range(13)]
     split = Split(np.arange(13), rng.integers(0, 256, (13, 4, 4, 3), dtype=np.uint8), paths, reasons=reasons)
-    more = {"device": CPU, "batch_size": 4, "seed": 0, "report": lambda path, reason: None}
-    batches = ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.25,) * 3, **more)
+    more = {"device": CPU, "batch_size": 4, "report": lambda path, reason: None}
+    batches = ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.25,) * 3, seed=0, **more)
     in_order = EvalBatches(split, 4, (0.5,) * 3, (0.25,) * 3, **more)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).requires_grad_(False)
     teacher = CachedTeacher(torch.cat([model(images) for images, _ in in_order]), in_order.given, batches)

@@ -18,7 +18,8 @@ from killing import finish, start_many, wait_for_saves
 from test_main import REPO, assert_same_run
 
 from data_transform import Augment
-from image_datasets.batches import ResidentTrainBatches, batch_bounds, share_of
+from image_datasets.batch_plan import batch_bounds, share_of
+from image_datasets.batches import ResidentTrainBatches
 from image_datasets.splits import Split
 from utils import BadRequest
 
