@@ -81,9 +81,9 @@ def test_the_scan_is_kept_until_a_folder_changes(make, monkeypatch):
         patch.setattr(imagenet100, "_images", lambda folder: pytest.fail("scanned again"))
         assert check(root).layout == first
     (root / "train.X1/n02/train.X1-n02-0.JPEG").unlink()
-    assert len(check(root).layout.layout.splits["train"][0]) == 9
+    assert len(check(root).layout.splits["train"][0]) == 9
     (root / imagenet100.SCAN).write_text("{damaged")
-    assert len(check(root).layout.layout.splits["train"][0]) == 9
+    assert len(check(root).layout.splits["train"][0]) == 9
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_scanned_each_time(make):
     root = whole(make)
     root.chmod(0o555)
     try:
-        assert len(check(root).layout.layout.splits["train"][0]) == 10
+        assert len(check(root).layout.splits["train"][0]) == 10
     finally:
         root.chmod(0o755)
     assert not (root / imagenet100.SCAN).exists()

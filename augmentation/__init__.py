@@ -1,0 +1,1 @@
+"""Parts of data_transform.py: augmentation of one image, of one batch, and of two images mixed."""

@@ -1,0 +1,106 @@
+"""Augmentation of one batch, on its device: uint8 (n, C, H, W), but for `erase`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from utils import sides
+
+
+def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What was drawn on the CPU, on the device, without waiting for what the device is doing."""
+    return drawn.to(device, non_blocking=True)
+
+
+def random_boxes(
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], fallback: str
+) -> torch.Tensor:
+    """n random rectangles (top, left, height, width), int64 (n, 4), distributed as torchvision draws them.
+
+    The area is uniform in `scale` (share of the image), the aspect ratio log-uniform in `ratio`; of ten tries the first
+    that fits is taken. Where none fits: "whole" gives the whole image, "none" a rectangle of no size.
+    """
+    tries = 10
+    area = height * width * torch.empty(n, tries).uniform_(*scale)
+    aspect = torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    if fallback == "whole":  # RandomResizedCrop: aspect is width / height
+        h, w = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
+        fits = (h > 0) & (w > 0) & (h <= height) & (w <= width)
+    else:  # RandomErasing: aspect is height / width, and the rectangle is smaller than the image
+        h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (h < height) & (w < width)
+    first = fits.float().argmax(1, keepdim=True)
+    found = fits.any(1)
+    empty = (height, width) if fallback == "whole" else (0, 0)
+    h = torch.where(found, h.gather(1, first)[:, 0], empty[0])
+    w = torch.where(found, w.gather(1, first)[:, 0], empty[1])
+    top = (torch.rand(n) * (height - h + 1)).long()
+    left = (torch.rand(n) * (width - w + 1)).long()
+    return torch.stack([top, left, h, w], 1)
+
+
+def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequence[int]) -> torch.Tensor:
+    """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
+    with antialiasing, as two matrix products. uint8 in, uint8 out."""
+    height, width = sides(img_size)
+    vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], height), images.device)
+    horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], width), images.device)
+    resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_size: int) -> torch.Tensor:
+    """Weights (n, out_size, size) of the triangle filter that resizes [start, start + length) to out_size pixels."""
+    step = (length / out_size)[:, None, None]
+    support = step.clamp(min=1.0)  # shrinking averages over all the pixels it covers
+    centre = start[:, None, None] + (torch.arange(out_size)[None, :, None] + 0.5) * step
+    pixel = torch.arange(size)[None, None, :]
+    weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
+    inside = (pixel >= start[:, None, None]) & (pixel < (start + length)[:, None, None])
+    weight = weight * inside
+    return weight / weight.sum(2, keepdim=True)
+
+
+def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
+    """torchvision's RandAugment with its own two random operations for each image of a uint8 batch (n, C, H, W).
+
+    The magnitude is fixed, so the images that drew the same operation and sign are one batch for that operation.
+    """
+    from torchvision.transforms import v2
+
+    policy = v2.RandAugment()
+    space = policy._AUGMENTATION_SPACE
+    height, width = images.shape[-2:]
+    for _ in range(policy.num_ops):
+        operation = torch.randint(len(space), (len(images),))
+        negative = torch.rand(len(images)) <= 0.5
+        result = images.clone()
+        for i, (name, (magnitudes, signed)) in enumerate(space.items()):
+            table = magnitudes(policy.num_magnitude_bins, height, width)
+            magnitude = 0.0 if table is None else float(table[policy.magnitude])
+            groups = [(operation == i, magnitude)]
+            if signed:
+                groups = [((operation == i) & ~negative, magnitude), ((operation == i) & negative, -magnitude)]
+            for chosen, value in groups:
+                where = send(chosen.nonzero()[:, 0], images.device)
+                if len(where):
+                    result[where] = policy._apply_image_or_video_transform(
+                        images[where], name, value, interpolation=policy.interpolation, fill=policy._fill
+                    )
+        images = result
+    return images
+
+
+def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
+    """Sets a random rectangle (2 % to 33 % of the area) of normalised images (n, C, H, W) to the mean colour, 0."""
+    n, _, height, width = images.shape
+    top, left, h, w = random_boxes(n, height, width, (0.02, 0.33), (0.3, 3.3), fallback="none").T[:, :, None]
+    chosen = (torch.rand(n) < probability)[:, None]
+    y, x = torch.arange(height), torch.arange(width)
+    in_rows = chosen & (y >= top) & (y < top + h)
+    in_cols = (x >= left) & (x < left + w)
+    mask = send(in_rows[:, None, :, None] & in_cols[:, None, None, :], images.device)
+    return torch.where(mask, 0.0, images)  # masked_fill with a broadcast mask would lose the channels-last memory
