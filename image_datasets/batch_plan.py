@@ -10,23 +10,23 @@ import torch
 from utils import derive_seed
 
 
-def batch_bounds(count: int, batch_size: int, ranks: int = 1) -> list[tuple[int, int]]:
+def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:
     """(start, end) of each batch; all images are covered. A last batch that has but one image for one of the processes
     that share it, for which batch normalisation is undefined, is joined to the one before.
 
     Args:
-        batch_size: of each of the `ranks` processes.
+        batch_size: of each of the `world_size` processes.
     """
-    starts = list(range(0, count, batch_size * ranks))
-    if len(starts) > 1 and batch_size > 1 and count - starts[-1] < 2 * ranks:
+    starts = list(range(0, count, batch_size * world_size))
+    if len(starts) > 1 and batch_size > 1 and count - starts[-1] < 2 * world_size:
         starts.pop()
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
-def share_of(bound: tuple[int, int], rank: int, ranks: int) -> tuple[int, int]:
+def share_of(bound: tuple[int, int], rank: int, world_size: int) -> tuple[int, int]:
     """The part of a batch that process `rank` has: parts are equal, or differ by one image."""
     start, end = bound
-    return start + (end - start) * rank // ranks, start + (end - start) * (rank + 1) // ranks
+    return start + (end - start) * rank // world_size, start + (end - start) * (rank + 1) // world_size
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -35,7 +35,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def own(rank: int) -> tuple[int, ...]:
+def local_seed(rank: int) -> tuple[int, ...]:
     """What the seed of a process's own draws has behind those of the first."""
     return (rank,) if rank else ()
 

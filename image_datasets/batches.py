@@ -14,7 +14,7 @@ import torch
 
 from data_transform import EVAL_CROP, Augment, Fit, Normalize, erase, image_transform, resize, send
 from image_datasets.bad_images import Report
-from image_datasets.batch_plan import batch_bounds, epoch_order, own, seed_draws, share_of
+from image_datasets.batch_plan import batch_bounds, epoch_order, local_seed, seed_draws, share_of
 from image_datasets.file_loader import EpochSampler, FileLoader
 from image_datasets.padded_images import PaddedImages, augment_batch
 from image_datasets.splits import Split
@@ -34,9 +34,9 @@ class _TrainBatches:
         resize_mode: see `data_transform.Fit`.
         report: takes each image that cannot be read, and its batch has one image fewer; None: it stops the run.
         batch_size: of each process.
-        rank, ranks: which of the processes that share each batch this is, from 0, and how many they are.
-        sizes: of the batches; own_sizes: of the parts that this process has of them, and bounds: (start, end) of these
-            in the order of the epoch; images that cannot be read are counted too.
+        rank, world_size: which of the processes that share each batch this is, from 0, and how many they are.
+        sizes: of the batches; local_sizes: of the parts that this process has of them, and bounds: (start, end) of
+            these in the order of the epoch; images that cannot be read are counted too.
     """
 
     split: Split
@@ -48,7 +48,7 @@ class _TrainBatches:
     batch_size: int
     seed: int
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
     report: Report | None = None
     eval_crop: float = EVAL_CROP
     resize_mode: str = "crop"
@@ -56,17 +56,17 @@ class _TrainBatches:
     def __post_init__(self):
         _report_known(self.split, self.report)
         self.fit = Fit.of(self.resize_mode, self.mean)
-        whole = batch_bounds(len(self.split), self.batch_size, self.ranks)
+        whole = batch_bounds(len(self.split), self.batch_size, self.world_size)
         self.sizes = [end - start for start, end in whole]
-        self.bounds = [share_of(bound, self.rank, self.ranks) for bound in whole]
-        self.own_sizes = [end - start for start, end in self.bounds]
-        if 0 in self.own_sizes:
-            raise BadRequest(f"{len(self.split)} training images cannot be shared by {self.ranks} processes")
+        self.bounds = [share_of(bound, self.rank, self.world_size) for bound in whole]
+        self.local_sizes = [end - start for start, end in self.bounds]
+        if 0 in self.local_sizes:
+            raise BadRequest(f"{len(self.split)} training images cannot be shared by {self.world_size} processes")
         self.normalize = Normalize(self.mean, self.std, self.device)
 
     def _seed(self, epoch: int, step: int) -> None:
         """Before the augmentation of a batch: each process draws for its own part."""
-        seed_draws(self.seed, "augment", epoch, step, *own(self.rank))
+        seed_draws(self.seed, "augment", epoch, step, *local_seed(self.rank))
 
     def _finish(self, images: torch.Tensor) -> torch.Tensor:
         images = self.normalize(images)
@@ -128,13 +128,13 @@ class StreamedTrainBatches(_TrainBatches):
 class EvalBatches:
     """A split in its own order, nothing random. Iterating gives (images, targets).
 
-    Of several processes each has every `ranks`-th batch, from number `rank` on: every image is in one of them.
+    Of several processes each has every `world_size`-th batch, from number `rank` on: every image is in one of them.
     Where the images are not kept in memory, `workers` processes decode them, and the centre crop keeps the share
     `eval_crop` of the short side.
 
     Attributes:
         report, resize_mode: as of the training's batches.
-        given: the indices of the images that the last iteration gave, all but those that cannot be read.
+        seen: the indices of the images that the last iteration gave, all but those that cannot be read.
     """
 
     split: Split
@@ -146,18 +146,18 @@ class EvalBatches:
     workers: int = 0
     eval_crop: float = EVAL_CROP
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
     report: Report | None = None
     resize_mode: str = "crop"
 
     def __post_init__(self):
         _report_known(self.split, self.report)
         self.fit = Fit.of(self.resize_mode, self.mean)
-        self.given = torch.empty(0, dtype=torch.int64)
+        self.seen = torch.empty(0, dtype=torch.int64)
         self.normalize = Normalize(self.mean, self.std, self.device)
         starts = range(0, len(self.split), self.batch_size)
         bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
-        self.bounds = bounds[self.rank :: self.ranks]
+        self.bounds = bounds[self.rank :: self.world_size]
         if self.split.images is not None:
             self.images = torch.from_numpy(self.split.images).to(self.device)
             self.targets = torch.from_numpy(self.split.targets).to(self.device)
@@ -173,9 +173,9 @@ class EvalBatches:
                 report=self.report,
             )
 
-    def targets_given(self) -> torch.Tensor:
+    def seen_targets(self) -> torch.Tensor:
         """The classes of the images that the last iteration gave, int64 (n,) on the CPU."""
-        return torch.from_numpy(self.split.targets)[self.given]
+        return torch.from_numpy(self.split.targets)[self.seen]
 
     def __iter__(self) -> Batches:
         for images, targets in self.unprepared():
@@ -185,11 +185,11 @@ class EvalBatches:
     def unprepared(self) -> Batches:
         """The batches in uint8 (N, C, H, W): images that are kept in memory as they are stored, others cut to
         img_size. Where none of a batch can be read N is 0."""
-        given = []
+        seen = []
         for (start, end), (images, targets, kept) in zip(self.bounds, self._batches(), strict=True):
-            given.append(torch.arange(start, end) if kept is None else start + kept)
+            seen.append(torch.arange(start, end) if kept is None else start + kept)
             yield _keep(images, targets, kept)
-        self.given = torch.cat(given) if given else self.given
+        self.seen = torch.cat(seen) if seen else self.seen
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         if self.split.images is None:

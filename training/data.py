@@ -222,7 +222,7 @@ def batch_arguments(s: SimpleNamespace, data: Data, device: torch.device, split:
     """What batches of every split, "train", "val" or "test", are made with."""
     report = data.bad_images.of(split) if s.on_bad_image == "skip" else None
     return {"img_size": data.img_size, "mean": data.dataset.mean, "std": data.dataset.std, "device": device,
-            "batch_size": s.batch_size, "rank": distributed.rank(), "ranks": distributed.ranks(), "report": report,
+            "batch_size": s.batch_size, "rank": distributed.rank(), "world_size": distributed.ranks(), "report": report,
             "eval_crop": data.eval_crop, "resize_mode": s.resize_mode}  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data_transform import Mix
-from image_datasets.batch_plan import own
+from image_datasets.batch_plan import local_seed
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from training import distributed, metrics
 from training.checkpoint import Diverged, RunState, check_weights
@@ -92,7 +92,7 @@ def train_epoch(
     scaler = state.scaler
     device = batches.device
     sizes, last = batches.sizes, len(batches.sizes) - 1
-    seeds = own(batches.rank)
+    seeds = local_seed(batches.rank)
     no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
     taken = 0  # images whose gradients wait for the step of the optimiser
     train_mode(state.model)
@@ -102,7 +102,7 @@ def train_epoch(
         group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
         together = sum(sizes[group : group + recipe.accumulate])
         count = len(images)
-        if count < min(recipe.smallest_batch or 0, batches.own_sizes[batch]):  # the others cannot be read
+        if count < min(recipe.smallest_batch or 0, batches.local_sizes[batch]):  # the others cannot be read
             count, images = 0, images.new_zeros(recipe.smallest_batch, *images.shape[1:])
         if count or distributed.many():  # black images of no weight, as all processes take part in averaging gradients
             # Mixing and dropout draw from here on, whatever was drawn before.
@@ -115,7 +115,7 @@ def train_epoch(
                 heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
                 loss = _loss(heads, images, targets, state, recipe) if count else 0 * sum(map(torch.sum, heads))
                 # Each image counts the same, in whichever batch, and with whichever process, it is.
-                scaled = loss * (max(count, 1) * batches.ranks / together)
+                scaled = loss * (max(count, 1) * batches.world_size / together)
                 (scaled if scaler is None else scaler.scale(scaled)).backward()
             taken += count
         if count:
@@ -209,7 +209,7 @@ def evaluate(
 ) -> tuple[dict[str, float | None], torch.Tensor | None]:
     """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
 
-    These are of the images that can be read, of all processes: `batches.given` says which.
+    These are of the images that can be read, of all processes: `batches.seen` says which.
 
     Raises Stopped where `stop` says so, and RunFailed where no image can be read.
     """
@@ -230,9 +230,9 @@ def evaluate(
         raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
     logits = None
     if keep_logits:
-        logits = distributed.rows(kept, batches.given, len(batches.split), num_classes)
-        batches.given = distributed.union(batches.given, len(batches.split))
-        logits = logits[batches.given]
+        logits = distributed.rows(kept, batches.seen, len(batches.split), num_classes)
+        batches.seen = distributed.union(batches.seen, len(batches.split))
+        logits = logits[batches.seen]
     return totals.means(), logits
 
 
@@ -338,7 +338,7 @@ def _validate(
     needs_logits = select_by in ("map", "f1")
     means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
     if needs_logits:
-        targets = batches.targets_given()
+        targets = batches.seen_targets()
         means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
     return means
 

@@ -44,7 +44,7 @@ def score(
             scores[name] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
-    targets = batches.targets_given()
+    targets = batches.seen_targets()
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
 
 

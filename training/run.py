@@ -144,7 +144,7 @@ def _run_training(
     val_batches = None
     if data.val is not None:
         val_batches = EvalBatches(data.val, workers=s.num_workers, **batch_arguments(s, data, device, "val"))
-    smallest_batch = _smallest_batch(s, data, model, train_batches.own_sizes)
+    smallest_batch = _smallest_batch(s, data, model, train_batches.local_sizes)
     stored = stored_settings(s)
     run_id = None
 

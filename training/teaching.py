@@ -100,7 +100,7 @@ def make_distillation(
     if s.cache_teacher:
         in_order = _in_order(s, data, device)
         _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
-        teacher = CachedTeacher(logits, in_order.given, train_batches)
+        teacher = CachedTeacher(logits, in_order.seen, train_batches)
     return Distillation(teacher, s.distill, s.distill_alpha, s.distill_temp), facts
 
 

@@ -278,7 +278,7 @@ def test_evaluation_tells_which_images_it_gave(files, workers):
         drawn = collect(batches)
         left = [0, 2, 3, 4, 10, 11, 12]
         assert torch.cat([targets for _, targets in drawn]).tolist() == left
-        assert batches.given.tolist() == batches.targets_given().tolist() == left
+        assert batches.seen.tolist() == batches.seen_targets().tolist() == left
         assert torch.equal(torch.cat([images for images, _ in drawn]), complete_[left])
         assert all(len(targets) for _, targets in drawn)
     assert bad.finish() == {"train": 0, "val": 0, "test": 6}
@@ -290,7 +290,7 @@ def test_evaluation_of_images_in_memory_tells_it_too(small):
     bad = BadImages()
     batches = EvalBatches(load(small).test, 16, MEAN, STD, CPU, 3, report=bad.of("test"))
     assert torch.cat([targets for _, targets in batches]).tolist() == [0, 1, 1, 2, 2, 3]
-    assert batches.targets_given().tolist() == [0, 1, 1, 2, 2, 3]
+    assert batches.seen_targets().tolist() == [0, 1, 1, 2, 2, 3]
     assert bad.finish()["test"] == 2
 
 

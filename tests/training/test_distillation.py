@@ -207,7 +207,7 @@ def test_cached_answers_stay_with_their_images_where_some_cannot_be_read():
     batches = ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.25,) * 3, seed=0, **more)
     in_order = EvalBatches(split, 4, (0.5,) * 3, (0.25,) * 3, **more)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).requires_grad_(False)
-    teacher = CachedTeacher(torch.cat([model(images) for images, _ in in_order]), in_order.given, batches)
+    teacher = CachedTeacher(torch.cat([model(images) for images, _ in in_order]), in_order.seen, batches)
     for epoch in (0, 1):
         for step, (images, _) in enumerate(batches.epoch(epoch)):
             torch.testing.assert_close(teacher(images, epoch, step), model(images))

@@ -162,7 +162,7 @@ def test_what_is_for_a_single_process_is_refused(together):
 def test_fewer_images_than_processes_are_refused():
     split = Split(np.zeros(5, dtype=np.int64), np.zeros((5, 4, 4, 3), dtype=np.uint8))
     with pytest.raises(BadRequest, match="5 training images cannot be shared by 8 processes"):
-        ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), 4, seed=0, ranks=8)
+        ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), 4, seed=0, world_size=8)
 
 
 def test_the_learning_rate_is_scaled_by_the_number_of_processes_where_that_is_asked_for(together, workdir):
