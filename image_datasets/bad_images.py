@@ -36,7 +36,7 @@ class BadImages:
     def __init__(self):
         self.found: dict[tuple[str, str], str] = {}
         self.file: Path | None = None
-        self.in_charge = True
+        self.is_main_process = True
 
     def add(self, split: str, path: str, reason: str) -> None:
         if (split, path) in self.found:
@@ -50,13 +50,13 @@ class BadImages:
         """What reports the files of a split, "train", "val" or "test"."""
         return functools.partial(self.add, split)
 
-    def keep_in(self, file: Path, in_charge: bool = True) -> None:
+    def write_to(self, file: Path, is_main_process: bool = True) -> None:
         """From now on they are listed in `file`, those too that it holds already.
 
         Args:
-            in_charge: of several processes, all of which add to the file, one puts it in order.
+            is_main_process: of several processes, all of which add to the file, one puts it in order.
         """
-        self.file, self.in_charge = file, in_charge
+        self.file, self.is_main_process = file, is_main_process
         self._write()
 
     def finish(self) -> dict[str, int]:
@@ -68,7 +68,7 @@ class BadImages:
     def _write(self) -> None:
         if self.file is not None:
             self.found = {**_read(self.file), **self.found}
-            if self.found and self.in_charge:
+            if self.found and self.is_main_process:
                 write_text(self.file, "".join(self._line(key) for key in sorted(self.found)))
 
     def _line(self, key: tuple[str, str]) -> str:

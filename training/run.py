@@ -206,7 +206,7 @@ def _run_training(
 def _list_bad_images(s: SimpleNamespace, data: Data, directory: RunDirectory) -> None:
     if s.on_bad_image == "skip":
         distributed.barrier()  # the first process has made the folder
-        data.bad_images.keep_in(directory.bad_images, distributed.is_first())
+        data.bad_images.write_to(directory.bad_images, distributed.is_first())
 
 
 def _smallest_batch(s: SimpleNamespace, data: Data, model: nn.Module, sizes: list[int]) -> int | None:

@@ -153,7 +153,7 @@ def _run_evaluation(s: SimpleNamespace, given: dict[str, Any]) -> None:
         run_id = directory.create(settings, s.overwrite, attempt)
         open_log(directory.log, attempt)
         if s.on_bad_image == "skip":
-            bad_images.keep_in(directory.bad_images)
+            bad_images.write_to(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
         wandb = Wandb(s.wandb, s.wandb_project, s.run_name, run_id, directory.path, settings, s.wandb_group, named)
         summary = results.write(directory, scores, facts, dataset.class_names)

@@ -334,7 +334,7 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
     names = ["b.jpg", "two\nlines.jpg", "\udcff\u2028.jpg"]
     bad = BadImages()
     bad.add("train", names[0], "broken")
-    bad.keep_in(list_)
+    bad.write_to(list_)
     for name in names * 2:
         bad.add("train", name, "broken")
     bad.add("test", names[0], "broken")
@@ -343,7 +343,7 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
     list_.write_text(list_.read_text() + '{"split": "tra')  # a process that was killed
 
     resumed = BadImages()
-    resumed.keep_in(list_)
+    resumed.write_to(list_)
     resumed.add("val", "c.jpg", "broken")
     assert resumed.finish() == {"train": 3, "val": 1, "test": 1}
     entries = [json.loads(line) for line in list_.read_text().splitlines()]
@@ -354,6 +354,6 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
 
 def test_without_bad_files_there_is_no_list(tmp_path):
     bad = BadImages()
-    bad.keep_in(tmp_path / "bad_images.txt")
+    bad.write_to(tmp_path / "bad_images.txt")
     assert bad.finish() == {"train": 0, "val": 0, "test": 0}
     assert not (tmp_path / "bad_images.txt").exists()
