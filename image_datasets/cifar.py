@@ -46,15 +46,15 @@ def locate(
     return LocatedDataset(name, layout=(root, verify, bool(missing), download))
 
 
-def load(found: LocatedDataset, workers: int) -> Dataset:
+def load(located: LocatedDataset, workers: int) -> Dataset:
     import numpy as np
     from torchvision import datasets
 
-    from image_datasets.facts import of_images
+    from image_datasets.facts import array_facts
     from image_datasets.splits import Split
 
-    root, verify, incomplete, download = found.layout
-    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[found.name]
+    root, verify, incomplete, download = located.layout
+    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[located.name]
     if incomplete or (download and verify and not _as_published(reader, root)):
         _fetch(reader, root, download)
     if verify:
@@ -62,7 +62,7 @@ def load(found: LocatedDataset, workers: int) -> Dataset:
             train, test = (reader(str(root), train=part) for part in (True, False))
         except RuntimeError:
             raise BadRequest(
-                f"{root / reader.base_folder}: the files differ from the published {found.name} (checksum);"
+                f"{root / reader.base_folder}: the files differ from the published {located.name} (checksum);"
                 " fetch it anew with --download, or accept a re-saved copy with --no-verify-checksum"
             ) from None
         parts = [(part.data, part.targets) for part in (train, test)]
@@ -70,11 +70,11 @@ def load(found: LocatedDataset, workers: int) -> Dataset:
     else:
         parts, class_names = _read_unverified(reader, root)
     splits = [
-        Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images), facts=of_images(images))
+        Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images), facts=array_facts(images))
         for images, targets in parts
     ]
-    _, _, _, mean, std = FACTS[found.name]
-    return Dataset(found.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
+    _, _, _, mean, std = FACTS[located.name]
+    return Dataset(located.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
 
 
 def _as_published(reader, root: Path) -> bool:

@@ -15,9 +15,9 @@ from utils import shorten
 
 DEVIATION = 2.0  # of 255: the largest standard deviation, in any channel, of an image that is nearly constant
 EDGE = 4  # of 255: as near to it the mean is white, or black
-LOOKED_AT = 20_000  # files that are decoded at most, evenly spread over the split: a few minutes
-ENOUGH = 1 << 20  # pixels of an image, evenly spread, that are looked at
-MANY = 5  # classes that are named
+MAX_FILES = 20_000  # files that are decoded at most, evenly spread over the split: a few minutes
+MAX_PIXELS = 1 << 20  # pixels of an image, evenly spread, that are looked at
+MAX_CLASSES = 5  # classes that are named
 
 
 def describe_constant(name: str, split: Split, class_names: list[str], chans: int, workers: int) -> list[str]:
@@ -28,7 +28,7 @@ def describe_constant(name: str, split: Split, class_names: list[str], chans: in
         name: of the split.
         workers: threads that decode the files of a split that is streamed.
     """
-    index = np.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT))) if split.images is None else None
+    index = np.arange(0, len(split), max(1, -(-len(split) // MAX_FILES))) if split.images is None else None
     kinds = _of_memory(split) if index is None else _of_files(split, index, chans, workers, name)
     found = {i: kind for i, kind in kinds.items() if kind}
     if not found:
@@ -42,12 +42,12 @@ def describe_constant(name: str, split: Split, class_names: list[str], chans: in
         by_class[int(split.targets[i])].append(i)
     sizes = Counter(int(split.targets[i]) for i in kinds)
     largest = sorted(by_class.items(), key=lambda item: -len(item[1]))
-    for label, members in largest[:MANY]:
+    for label, members in largest[:MAX_CLASSES]:
         share = f"all {sizes[label]:,}" if len(members) == sizes[label] else f"{len(members):,} of {sizes[label]:,}"
         which = shorten((split.paths[i] if split.paths else f"image {i}" for i in members), 3)
         lines.append(f"  {class_names[label]}: {share}: {which}")
-    if len(largest) > MANY:
-        lines.append(f"  and images of {len(largest) - MANY:,} more classes")
+    if len(largest) > MAX_CLASSES:
+        lines.append(f"  and images of {len(largest) - MAX_CLASSES:,} more classes")
     return lines
 
 
@@ -73,7 +73,7 @@ def _of_files(split: Split, index: np.ndarray, chans: int, workers: int, name: s
 
 def _kind(image: np.ndarray) -> str:
     """ "white", "black" or "of one colour" for a nearly constant image, uint8 (H, W, C), "" for any other."""
-    step = max(1, int((image.shape[0] * image.shape[1] / ENOUGH) ** 0.5))
+    step = max(1, int((image.shape[0] * image.shape[1] / MAX_PIXELS) ** 0.5))
     pixels = image[::step, ::step].reshape(-1, image.shape[2]).astype(np.float32)
     if pixels.std(0).max() >= DEVIATION:
         return ""

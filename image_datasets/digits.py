@@ -20,17 +20,17 @@ def locate(
     return LocatedDataset(name, layout=None)
 
 
-def load(found: LocatedDataset, workers: int) -> Dataset:
+def load(located: LocatedDataset, workers: int) -> Dataset:
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from image_datasets.facts import of_images
+    from image_datasets.facts import array_facts
     from image_datasets.splits import Split, split_test
 
     data = load_digits()
     images = (data.images * (255 / 16)).round().astype(np.uint8)[..., None]  # stored as 0 to 16
     class_names = [str(digit) for digit in range(10)]
-    train, test = split_test(Split(data.target.astype(np.int64), images, facts=of_images(images)), class_names)
+    train, test = split_test(Split(data.target.astype(np.int64), images, facts=array_facts(images)), class_names)
     pixels = train.images / 255
     return Dataset(
         name="digits",

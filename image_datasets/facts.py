@@ -26,7 +26,7 @@ FACTS = np.dtype([("digest", "<u8", 2), ("bytes", "<i8"), ("width", "<u4"), ("he
 GONE = np.zeros((), FACTS)  # of a file that cannot be read at all
 
 
-def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
+def file_facts(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
     """The facts (N,), of dtype FACTS, of files below `root`.
 
     Args:
@@ -59,7 +59,7 @@ def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
     return facts
 
 
-def of_images(images: np.ndarray) -> np.ndarray:
+def array_facts(images: np.ndarray) -> np.ndarray:
     """The facts (N,) of images that came in memory, uint8 (N, H, W, C): of their pixels."""
     facts = np.zeros(len(images), FACTS)
     digests = b"".join(hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)

@@ -43,7 +43,7 @@ class FileLoader:
             self.dataset,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=as_it_is,
+            collate_fn=identity,
             persistent_workers=workers > 0,
             worker_init_fn=leave_signals_to_main_process,
             pin_memory=device.type == "cuda",
@@ -135,7 +135,7 @@ def _take(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def as_it_is(batch):
+def identity(batch):
     """A collate function for batches that need none."""
     return batch
 

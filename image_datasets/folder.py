@@ -128,11 +128,11 @@ def _look(
         return dict.fromkeys(layout.splits), layout.grey, layout.side, layout.streamed_side
     import numpy as np
 
-    from image_datasets.facts import look_at
+    from image_datasets.facts import file_facts
 
     paths = [path for files, _ in layout.splits.values() for path in files]
     ends = np.cumsum([len(files) for files, _ in layout.splits.values()])[:-1]
-    facts = look_at(layout.root, paths, workers)
+    facts = file_facts(layout.root, paths, workers)
     grey, side, streamed_side = _judge(facts, notes)
     if layout.side is not None and side is None:
         notes.append(DIFFERING)

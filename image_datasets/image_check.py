@@ -7,12 +7,12 @@ import sys
 
 from image_datasets.dataset import LocatedDataset
 from image_datasets.image_files import read_image
-from image_datasets.orientation import of_file
+from image_datasets.orientation import file_orientation
 from image_datasets.reading import Reading
 from utils import BadRequest, shorten, thread_pool
 
 
-def check_images(found: LocatedDataset, workers: int) -> None:
+def check_images(located: LocatedDataset, workers: int) -> None:
     """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
     that cannot be read. Raises BadRequest that counts them, if they are not to be skipped.
 
@@ -21,13 +21,13 @@ def check_images(found: LocatedDataset, workers: int) -> None:
     """
     from tqdm import tqdm
 
-    paths = [path for files, _ in found.layout.splits.values() for path in files]
+    paths = [path for files, _ in located.layout.splits.values() for path in files]
     broken, turned = [], 0
     with (
         thread_pool(workers) as pool,
         tqdm(total=len(paths), desc="checking images", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar,
     ):
-        for reason, is_turned in pool.imap(functools.partial(_look, found.reading), paths, chunksize=8):
+        for reason, is_turned in pool.imap(functools.partial(_look, located.reading), paths, chunksize=8):
             bar.update()
             turned += is_turned
             if reason is not None:
@@ -36,7 +36,7 @@ def check_images(found: LocatedDataset, workers: int) -> None:
     if turned:
         text = f"upright       {turned:,} of {len(paths):,} images are turned, as their EXIF data say"
         bar.write(text, file=sys.stdout)
-    if broken and found.skip_bad:
+    if broken and located.skip_bad:
         bar.write(f"images        {len(broken):,} of {len(paths):,} files are broken, and are skipped", file=sys.stdout)
     elif broken:
         names = shorten((reason.partition(": cannot")[0] for reason in broken), 3)
@@ -52,4 +52,4 @@ def _look(reading: Reading, path: str) -> tuple[str | None, bool]:
         read_image(path, 3, reading)
     except BadRequest as error:
         return str(error), False
-    return None, reading.turns and of_file(path) != 1
+    return None, reading.turns and file_orientation(path) != 1

@@ -8,12 +8,12 @@ import re
 import warnings
 
 from image_datasets.bad_images import BadImage
-from image_datasets.orientation import of_file, of_image, turned
-from image_datasets.pixels import by_meaning
+from image_datasets.orientation import file_orientation, image_orientation, upright
+from image_datasets.pixels import convert
 from image_datasets.reading import CURRENT, OLDEST, Reading
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
+MAX_ASPECT = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
 # Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
 warnings.filterwarnings("ignore", "Palette images with Transparency")
@@ -27,8 +27,8 @@ def read_image(path: str, chans: int, reading: Reading = CURRENT):
     with open_image(path, reading) as image:
         if reading.rules == OLDEST:
             return image.convert("RGB" if chans == 3 else "L")
-        how = of_image(image) if reading.turns else 1
-        return turned(by_meaning(image, chans), how)
+        orientation = image_orientation(image) if reading.turns else 1
+        return upright(convert(image, chans), orientation)
 
 
 def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None:
@@ -38,7 +38,12 @@ def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None
             size = image.size
     except BadImage:
         return None
-    return size if reading.turns and of_file(path) > 4 else size[::-1]
+    return size if reading.turns and file_orientation(path) > 4 else size[::-1]
+
+
+def too_slim(width: int, height: int) -> bool:
+    """Whether an image of this shape is refused."""
+    return max(width, height) > MAX_ASPECT * min(width, height)
 
 
 @contextlib.contextmanager
@@ -53,8 +58,9 @@ def open_image(path: str, reading: Reading):
             width, height = image.size
             if width * height > reading.max_pixels:
                 raise ValueError(f"{width:,} x {height:,} pixels {too_many}")
-            if max(width, height) > SLIMMEST * min(width, height):
-                raise ValueError(f"of {width:,} x {height:,} pixels one side is more than {SLIMMEST:,} times the other")
+            if too_slim(width, height):
+                shape = f"{width:,} x {height:,} pixels"
+                raise ValueError(f"of {shape} one side is more than {MAX_ASPECT:,} times the other")
             yield image
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from image_datasets.dataset import LocatedDataset
-from image_datasets.facts import hexadecimal, is_known, look_at, of_images
+from image_datasets.facts import array_facts, file_facts, hexadecimal, is_known
 from image_datasets.splits import Split
 from utils import BadRequest, readable, replacing, shorten
 
@@ -120,13 +120,13 @@ class Changes:
         return {"missing": len(self.missing), "changed": len(self.changed)}
 
 
-def restrict(found: LocatedDataset, listed: dict[str, Listed], workers: int) -> tuple[LocatedDataset, Changes]:
+def restrict(located: LocatedDataset, listed: dict[str, Listed], workers: int) -> tuple[LocatedDataset, Changes]:
     """(what `locate_dataset` found without what is not in the list, how the files differ from the list).
 
     Labels follow the list's classes, so that a class that was added moves none. What is missing stays missing; what is
     changed stays in.
     """
-    layout = found.layout
+    layout = located.layout
     root, names = layout.root, layout.class_names
     class_of = dict.fromkeys(item.class_name for item in listed.values())
     kept_names = [name for name in names if name in class_of]
@@ -145,15 +145,15 @@ def restrict(found: LocatedDataset, listed: dict[str, Listed], workers: int) -> 
             inside[1].append(index[names[label]])
         if inside[0]:
             splits[part] = inside
-    facts = look_at(root, list(met.values()), workers)
+    facts = file_facts(root, list(met.values()), workers)
     contents = zip(met, hexadecimal(facts["digest"]), strict=True)
     changed = [name for name, content in contents if content != listed[name].digest]
     missing = [name for name in listed if name not in met]
     lost = [name for name in class_of if name not in set(kept_names)]
     new = [name for name in names if name not in class_of]
     layout = layout.with_splits(splits, kept_names)
-    has_val = found.has_val and {"val", "test"} <= splits.keys()
-    return replace(found, layout=layout, has_val=has_val), Changes(added, missing, changed, lost, new)
+    has_val = located.has_val and {"val", "test"} <= splits.keys()
+    return replace(located, layout=layout, has_val=has_val), Changes(added, missing, changed, lost, new)
 
 
 # -------------------------------------------------------------------------------------------------------- duplicates
@@ -163,7 +163,7 @@ def image_keys(split: Split) -> list[bytes | None]:
     """Equal where two images are: by the pixels of images in memory, else by the files' content. None for an image that
     cannot be read."""
     by_pixels = split.images is not None and split.paths is not None
-    facts = of_images(split.images) if by_pixels else split.facts
+    facts = array_facts(split.images) if by_pixels else split.facts
     readable = is_known(facts)
     readable[split.bad()] = False
     return [bytes(key) if known else None for key, known in zip(facts["digest"], readable, strict=True)]
@@ -175,4 +175,4 @@ def under_two_labels(keys: Iterable[bytes | None], targets: Iterable[int]) -> in
     for key, target in zip(keys, targets, strict=True):
         if key is not None:
             labels.setdefault(key, set()).add(target)
-    return sum(len(found) > 1 for found in labels.values())
+    return sum(len(classes) > 1 for classes in labels.values())

@@ -28,8 +28,8 @@ def segments(data: bytes) -> Iterator[tuple[int, int]]:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def of_jpeg(data: bytes) -> int | None:
-    """How a JPEG file's image is to be turned, 1 to 8 as in EXIF; None where `of_image` has to look.
+def jpeg_orientation(data: bytes) -> int | None:
+    """How a JPEG file's image is to be turned, 1 to 8 as in EXIF; None where `image_orientation` has to look.
 
     Raises struct.error where its metadata are damaged.
     """
@@ -58,7 +58,7 @@ def of_jpeg(data: bytes) -> int | None:
     return None if any(data.find(b"tiff:Orientation", *place) >= 0 for place in metadata) else 1  # in XMP
 
 
-def of_image(image: Image.Image) -> int:
+def image_orientation(image: Image.Image) -> int:
     """How an image is to be turned, 1 to 8 as in EXIF; 1, not at all, also where its metadata are damaged.
 
     Pillow itself turns TIFF files, whose orientation is part of the format.
@@ -71,14 +71,14 @@ def of_image(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def of_file(path: str) -> int:
+def file_orientation(path: str) -> int:
     """The same, from the file's header: 1 where it cannot be read, and for TIFF files. Decodes no pixels."""
     from PIL import Image
 
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(len(JPEG_START))
-            found = of_jpeg(start + file.read(HEADER)) if start == JPEG_START else None
+            found = jpeg_orientation(start + file.read(HEADER)) if start == JPEG_START else None
         if found is not None:
             return found
     except (OSError, struct.error):
@@ -92,10 +92,10 @@ def of_file(path: str) -> int:
     return found if found in range(1, 9) else 1
 
 
-def turned(image: Image.Image, how: int) -> Image.Image:
-    """The image upright. Args: how: from 1 to 8."""
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image upright. Args: orientation: from 1 to 8."""
     from PIL.Image import Transpose
 
     steps = (None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # fmt: skip
-    return image if how == 1 else image.transpose(steps[how - 1])
+    return image if orientation == 1 else image.transpose(steps[orientation - 1])

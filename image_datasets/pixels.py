@@ -13,7 +13,7 @@ WHITE_IS_ZERO, UNSIGNED = 0, 1
 SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose greys above 8 bits Pillow gives in the range of 16 bits
 
 
-def by_meaning(image: Image.Image, chans: int) -> Image.Image:
+def convert(image: Image.Image, chans: int) -> Image.Image:
     """The image in RGB or grey. Raises ValueError where its numbers do not tell which colours they stand for.
 
     Transparent pixels show white. More than 8 bits are scaled by the range of the format, not by that of the image.

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
 
     Attributes:
         module: has locate(name, path, download, verify, skip_bad, reading) -> LocatedDataset
-            and load(found, workers) -> Dataset.
+            and load(located, workers) -> Dataset.
         num_classes, side, in_chans: None where the folder tells, or where images differ in size.
     """
 
@@ -81,9 +81,9 @@ def locate_dataset(
     return _module(name).locate(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
 
 
-def load_dataset(found: LocatedDataset, workers: int = 0) -> Dataset:
+def load_dataset(located: LocatedDataset, workers: int = 0) -> Dataset:
     """Reads what `locate_dataset` found. `workers` threads decode image files where the images are kept in memory."""
-    return _module(found.name).load(found, workers=workers)
+    return _module(located.name).load(located, workers=workers)
 
 
 def _module(name: str):

@@ -96,12 +96,12 @@ def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.nda
 
 
 def hold_out(
-    targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], way_out: str
+    targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], advice: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices (kept, held out): a stratified `fraction` is held out.
 
     Args:
-        way_out: what helps where a class has too few images, for the message.
+        advice: what helps where a class has too few images, for the message.
 
     Raises:
         BadRequest: no image would be left of a class.
@@ -112,14 +112,14 @@ def hold_out(
     if len(lost):
         few = shorten((f"{class_names[label]} has {int((targets == label).sum())}" for label in lost), 3)
         classes = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
-        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {way_out}")
+        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {advice}")
     return kept, held
 
 
 def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
     """(train, test) of a set that has no test split of its own: the same images whatever the run's seed."""
-    way_out = "add images, remove such classes, or put test images into test/<class>/"
-    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, way_out)
+    advice = "add images, remove such classes, or put test images into test/<class>/"
+    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, advice)
     return train.subset(kept), train.subset(held)
 
 
@@ -133,8 +133,8 @@ def split_train(
     """
     val = None
     if val_fraction > 0:
-        way_out = "add images, remove such classes, or train on all with --val-fraction 0"
-        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed), class_names, way_out)
+        advice = "add images, remove such classes, or train on all with --val-fraction 0"
+        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed), class_names, advice)
         train, val = train.subset(kept), train.subset(held)
     if train_fraction < 1:
         train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))

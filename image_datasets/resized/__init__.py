@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "check", "short_side", "with_copies"]
 
 
-def with_copies(splits: list[Split], found: LocatedDataset, kind: str, cache_dir: str | None,
+def with_copies(splits: list[Split], located: LocatedDataset, kind: str, cache_dir: str | None,
                 img_size: int | Sequence[int], chans: int, workers: int) -> list[Split]:  # fmt: skip
     """The same splits, read from the copy. What it lacks is made first, by `workers` processes, and a line is printed.
 
@@ -33,9 +33,9 @@ def with_copies(splits: list[Split], found: LocatedDataset, kind: str, cache_dir
 
     from image_datasets.resized.making import Form, complete  # the checks do without torch
 
-    form = Form(kind, short_side(img_size), chans, found.reading)
+    form = Form(kind, short_side(img_size), chans, located.reading)
     paths = [path for split in splits for path in split.paths]
-    place = copy_folder(found, cache_dir, kind, form.side)
-    copies = complete(place, form, str(found.layout.root), paths, workers, found.skip_bad)
+    place = copy_folder(located, cache_dir, kind, form.side)
+    copies = complete(place, form, str(located.layout.root), paths, workers, located.skip_bad)
     parts = np.split(np.arange(len(paths)), np.cumsum([len(split) for split in splits])[:-1])
     return [replace(split, copies=copies.subset(part)) for split, part in zip(splits, parts, strict=True)]

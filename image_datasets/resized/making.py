@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from image_datasets.decode import read_pixels
-from image_datasets.file_loader import as_it_is, leave_signals_to_main_process
+from image_datasets.file_loader import identity, leave_signals_to_main_process
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.resized import tiles
 from image_datasets.resized.place import KINDS
@@ -70,7 +70,7 @@ def complete(place: Path, form: Form, root: str, paths: list[str], workers: int,
     at = _find(keys, known)
     made = broken = 0
     if (at < 0).any():
-        with _alone(place) as alone:
+        with _locked(place) as alone:
             if alone:
                 _clean(place)
             missing = np.flatnonzero(_find(keys, scan(place)[1]) < 0)  # what another process has not made meanwhile
@@ -134,7 +134,7 @@ def _find(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[bool]:
+def _locked(place: Path) -> Iterator[bool]:
     """Waits until no other process makes copies there. Gives False where the file system knows no locks."""
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _copy(place: Path, form: Form, paths: list[str], keys: np.ndarray, workers: 
 
     if not paths:
         return 0
-    loader = DataLoader(_Sources(paths, form), LOADED, num_workers=min(workers, len(paths)), collate_fn=as_it_is,
+    loader = DataLoader(_Sources(paths, form), LOADED, num_workers=min(workers, len(paths)), collate_fn=identity,
                         worker_init_fn=leave_signals_to_main_process)  # fmt: skip
     broken = []
     with (

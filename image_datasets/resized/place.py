@@ -22,21 +22,21 @@ def short_side(img_size: int | Sequence[int]) -> int:
     return max(SHORT, round(max(sides(img_size)) / EVAL_CROP))
 
 
-def copy_folder(found: LocatedDataset, cache_dir: str | None, kind: str, side: int) -> Path:
+def copy_folder(located: LocatedDataset, cache_dir: str | None, kind: str, side: int) -> Path:
     """Where copies of this kind and short side lie."""
-    return _base_folder(found, cache_dir) / f"{kind}-{side}"
+    return _base_folder(located, cache_dir) / f"{kind}-{side}"
 
 
-def _base_folder(found: LocatedDataset, cache_dir: str | None) -> Path:
-    return found.layout.root / FOLDER if cache_dir is None else Path(cache_dir)
+def _base_folder(located: LocatedDataset, cache_dir: str | None) -> Path:
+    return located.layout.root / FOLDER if cache_dir is None else Path(cache_dir)
 
 
-def check(found: LocatedDataset, cache_dir: str | None) -> None:
+def check(located: LocatedDataset, cache_dir: str | None) -> None:
     """Raises BadRequest for a data set whose images are kept in memory, and for a folder that can hold no copy. Writes
     nothing. A copy that is there already may be read-only."""
-    if found.layout.side is not None:
-        raise BadRequest(f"--cache-resized has no effect: images of {found.layout.side} px are kept in memory")
-    base, root = _base_folder(found, cache_dir), found.layout.root.resolve()
+    if located.layout.side is not None:
+        raise BadRequest(f"--cache-resized has no effect: images of {located.layout.side} px are kept in memory")
+    base, root = _base_folder(located, cache_dir), located.layout.root.resolve()
     below = base.resolve().parts[len(root.parts) :] if base.resolve().is_relative_to(root) else ()
     if below and below[0].startswith(SPLIT_NAMES):
         raise BadRequest(f"--cache-dir {cache_dir}: lies among the images; choose another folder")

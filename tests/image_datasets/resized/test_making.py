@@ -139,7 +139,7 @@ def test_a_complete_copy_is_read_where_nothing_can_be_written(tmp_path, sources,
     def refuse(*args, **kwargs):
         raise AssertionError("written to")
 
-    monkeypatch.setattr(making, "_alone", refuse)
+    monkeypatch.setattr(making, "_locked", refuse)
     assert_right(make(place, sources), sources)
 
 
