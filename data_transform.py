@@ -1,9 +1,7 @@
 """Augmentation: of one image (in loader processes), of one batch (on the device), and of two images mixed.
 
-All randomness comes from torch's global CPU generator, which the callers seed for each image or batch from
-(seed, epoch, position). A draw therefore never depends on the draws before it, nor on the device.
-
-This is the front of the package augmentation/, which holds the parts.
+All randomness comes from torch's global CPU generator, which callers seed for each image or batch from
+(seed, epoch, position). So no draw depends on earlier draws or on the device. The parts are in augmentation/.
 """
 
 from augmentation.buffers import Buffers

@@ -1,1 +1,1 @@
-"""Parts of data_transform.py: augmentation of one image, of one batch, and of two images mixed."""
+"""Augmentation of one image, of one batch, and of two images mixed. Import it through data_transform.py."""

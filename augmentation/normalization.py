@@ -1,4 +1,4 @@
-"""From bytes to what the model gets, and back."""
+"""Normalises images for the model, and back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 from augmentation.buffers import Buffers
 
-IN_CACHE = 200_000  # values that are normalised at once on a CPU
+IN_CACHE = 200_000  # values normalised at once on a CPU
 _BUFFERS = Buffers()
 
 
 class Normalize:
-    """uint8 images (N, C, H, W) -> float32 with zero mean and unit variance per channel, in channels-last memory.
+    """Turns uint8 images (N, C, H, W) into float32 of zero mean and unit variance per channel, in channels-last memory.
 
     Args:
         mean, std: per channel, for pixel values in [0, 1].
@@ -26,7 +26,7 @@ class Normalize:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         n, c, h, w = images.shape
-        # One row of pixels at a time: a broadcast over 3 channels alone does not vectorise.
+        # Whole rows of pixels: broadcasting over 3 channels alone does not vectorise.
         rows = images.permute(0, 2, 3, 1).reshape(n, h, w * c)
         if w != self.width:
             self.width, self.tiled = w, (self.scale.repeat(w), self.shift.repeat(w))
@@ -41,7 +41,7 @@ class Normalize:
 
 
 def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalised images (..., C, H, W) -> pixel values in [0, 1], clipped.
+    """Turns normalised images (..., C, H, W) back into pixel values, clipped to [0, 1].
 
     Args:
         mean, std: per channel, as of `Normalize`.

@@ -1,4 +1,4 @@
-"""Augmentation of one batch, on its device: uint8 (n, C, H, W), but for `erase`."""
+"""Augments a whole batch on its device: uint8 (n, C, H, W), except for `erase`."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from utils import sides
 
 
 def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """What was drawn on the CPU, on the device, without waiting for what the device is doing."""
+    """Moves a draw from the CPU to the device without waiting for the device."""
     return drawn.to(device, non_blocking=True)
 
 
 def random_boxes(
     n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], fallback: str
 ) -> torch.Tensor:
-    """n random rectangles (top, left, height, width), int64 (n, 4), distributed as torchvision draws them.
+    """Draws n rectangles (top, left, height, width), int64 (n, 4), with torchvision's distribution.
 
-    The area is uniform in `scale` (share of the image), the aspect ratio log-uniform in `ratio`; of ten tries the first
-    that fits is taken. Where none fits: "whole" gives the whole image, "none" a rectangle of no size.
+    The first of ten tries that fits is taken.
+
+    Args:
+        height, width: of the images in pixels.
+        scale: range of the area as a share of the image, drawn uniformly.
+        ratio: range of the aspect ratio, drawn log-uniformly: width / height with fallback="whole", else its inverse.
+        fallback: if no try fits, "whole" gives the whole image and "none" a rectangle of size 0.
     """
     tries = 10
     area = height * width * torch.empty(n, tries).uniform_(*scale)
     aspect = torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
-    if fallback == "whole":  # RandomResizedCrop: aspect is width / height
+    if fallback == "whole":  # as RandomResizedCrop: aspect is width / height
         h, w = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
         fits = (h > 0) & (w > 0) & (h <= height) & (w <= width)
-    else:  # RandomErasing: aspect is height / width, and the rectangle is smaller than the image
+    else:  # as RandomErasing: aspect is height / width, the rectangle smaller than the image
         h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
         fits = (h < height) & (w < width)
     first = fits.float().argmax(1, keepdim=True)
@@ -43,8 +48,15 @@ def random_boxes(
 
 
 def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequence[int]) -> torch.Tensor:
-    """Cuts boxes[i] = (top, left, height, width) out of images[i] (n, C, H, W) and resizes it to img_size, bilinear
-    with antialiasing, as two matrix products. uint8 in, uint8 out."""
+    """Crops one box from each image and resizes it, bilinear with antialiasing, as two matrix products.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        boxes: (top, left, height, width) of each crop, int64 (n, 4).
+        img_size: side of the result in pixels, or (height, width).
+
+    Returns uint8 (n, C, *img_size) in channels-last memory.
+    """
     height, width = sides(img_size)
     vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], height), images.device)
     horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], width), images.device)
@@ -55,7 +67,7 @@ def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequ
 def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_size: int) -> torch.Tensor:
     """Weights (n, out_size, size) of the triangle filter that resizes [start, start + length) to out_size pixels."""
     step = (length / out_size)[:, None, None]
-    support = step.clamp(min=1.0)  # shrinking averages over all the pixels it covers
+    support = step.clamp(min=1.0)  # shrinking averages over all covered pixels
     centre = start[:, None, None] + (torch.arange(out_size)[None, :, None] + 0.5) * step
     pixel = torch.arange(size)[None, None, :]
     weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
@@ -65,9 +77,12 @@ def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_siz
 
 
 def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
-    """torchvision's RandAugment with its own two random operations for each image of a uint8 batch (n, C, H, W).
+    """torchvision's RandAugment (arXiv:1909.13719), with two operations drawn for each image.
 
-    The magnitude is fixed, so the images that drew the same operation and sign are one batch for that operation.
+    The magnitude is fixed, so all images that drew the same operation and sign form one batch for it.
+
+    Args:
+        images: uint8 (n, C, H, W); not changed.
     """
     from torchvision.transforms import v2
 
@@ -95,7 +110,12 @@ def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
 
 
 def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
-    """Sets a random rectangle (2 % to 33 % of the area) of normalised images (n, C, H, W) to the mean colour, 0."""
+    """Random erasing (arXiv:1708.04896): sets a rectangle of 2 % to 33 % of an image's area to 0, the mean colour.
+
+    Args:
+        images: normalised (n, C, H, W); not changed.
+        probability: of erasing, for each image.
+    """
     n, _, height, width = images.shape
     top, left, h, w = random_boxes(n, height, width, (0.02, 0.33), (0.3, 3.3), fallback="none").T[:, :, None]
     chosen = (torch.rand(n) < probability)[:, None]

@@ -1,10 +1,11 @@
-"""Augmentation of one image, in loader processes: a PIL image or a uint8 tensor (C, H, W)."""
+"""Augments one image in a loader process: a PIL image, or a uint8 tensor (C, H, W)."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,17 @@ from utils import sides
 
 def image_transform(
     augment: Augment | None, img_size: int | Sequence[int], eval_crop: float = EVAL_CROP, fit: Fit = CROP
-):
-    """PIL image, or uint8 tensor (C, H, W), quickest in channels-last memory -> uint8 tensor (C, *img_size).
+) -> Callable[[Any], torch.Tensor]:
+    """Returns a function from a PIL image, or uint8 tensor (C, H, W), to a uint8 tensor (C, *img_size).
 
-    A tensor gives what the PIL image of the same pixels gives, but for a level where resizing rounds the other way; so
-    does what is sliced like a tensor and has its `shape`, of which only the crop is read. With `augment` None it is the
-    evaluation's, in which nothing is random. Where no crop is random the centre is cut out, `eval_crop` of the short
-    side of the resized image.
+    Tensors are quickest in channels-last memory. They give the pixels of the same PIL image, up to one level where
+    resizing rounds the other way. So does any object with `shape` that slices like a tensor; only its crop is read.
+
+    Args:
+        augment: None for the evaluation's transform, which has nothing random.
+        img_size: side of the result in pixels, or (height, width).
+        eval_crop: share of the resized image's short side that the centre crop keeps, if no crop is random.
+        fit: how another shape becomes that of `img_size`.
     """
     from torchvision.transforms import v2
 
@@ -37,20 +42,20 @@ def image_transform(
     if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
     if augment is not None and augment.rand:
-        steps += [_to_pil, v2.RandAugment()]  # its geometric operations take three times as long on tensors
+        steps += [_to_pil, v2.RandAugment()]  # geometric operations take three times as long on tensors
     return functools.partial(_apply, steps)
 
 
 def _apply(steps: list, image) -> torch.Tensor:
     if hasattr(image, "shape") and not isinstance(steps[0], RandomResizedCrop):
-        image = image[:, :, :]  # all of one that is read when it is sliced
+        image = image[:, :, :]  # reads all of an image that is decoded by slicing
     for step in steps:
         image = step(image)
     return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
 
 
 def _fitting(img_size: int | Sequence[int], eval_crop: float, fit: Fit) -> list:
-    """The steps that bring an image to its size without chance."""
+    """The steps that bring an image to its size, without randomness."""
     from torchvision.transforms import v2
 
     height, width = sides(img_size)
@@ -64,10 +69,10 @@ def _fitting(img_size: int | Sequence[int], eval_crop: float, fit: Fit) -> list:
 
 
 class RandomResizedCrop:
-    """torchvision's v2.RandomResizedCrop, and with `flip` its mirror image half the time: the same distributions, and
-    on tensors a third of its time. They are mirrored in the pass that cuts out the crop, before it is resized.
+    """torchvision's v2.RandomResizedCrop, mirrored half the time if `flip`.
 
-    With "squeeze" and "letterbox" the crops have the aspect ratio of the image, up to the same random factor.
+    The distributions are torchvision's. Tensors take a third of its time: mirroring is part of cropping, before the
+    resize. With "squeeze" and "letterbox" crops have the aspect ratio of the image, up to the same random factor.
     """
 
     def __init__(self, img_size: int | Sequence[int], flip: bool = False, fit: Fit = CROP):
@@ -91,14 +96,17 @@ class RandomResizedCrop:
             image = functional.resized_crop(image, top, left, h, w, size, antialias=True)
             return functional.horizontal_flip(image) if mirror else image
         crop = image[:, top : top + h, left : left + w].permute(1, 2, 0)
-        # Either lays out the crop anew; else all of `image` would be.
+        # Both copy the crop alone; without them interpolate would copy all of `image`.
         crop = (crop.flip(1) if mirror else crop.contiguous())[None].permute(0, 3, 1, 2)
         return F.interpolate(crop, size=size, mode="bilinear", antialias=True)[0]
 
 
 def random_crop(height: int, width: int, aspect: float = 1.0) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop with 8 % to 100 % of an image's area and an aspect ratio from 3/4 to 4/3 of
-    `aspect`, distributed as torchvision's; where ten tries do not fit, the largest central crop with such a ratio."""
+    """Draws (top, left, height, width) of a crop, with torchvision's distribution.
+
+    The crop has 8 % to 100 % of the image's area, and an aspect ratio (width / height) of 3/4 to 4/3 times `aspect`.
+    If none of ten tries fits, it is the largest central crop with such a ratio.
+    """
     (smallest, largest), (least, most) = CROP_SCALE, (aspect * ratio for ratio in CROP_RATIO)
     *tries, vertical, horizontal = torch.rand(22, dtype=torch.float64).tolist()
     for share, slant in zip(tries[::2], tries[1::2], strict=True):

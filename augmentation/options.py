@@ -1,4 +1,4 @@
-"""What can be chosen: how training images are changed, and how an image of any shape becomes one of the model's."""
+"""Options: how training images are augmented, and how an image of any shape gets the model's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ EVAL_CROP = 0.875  # share of the short side that the evaluation crop keeps: 256
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images are changed.
+    """How training images are augmented.
 
     Attributes:
         crop: "pad" (random crop after padding with zeros), "resized" (random area and aspect ratio, resized; Szegedy
             et al., arXiv:1409.4842), or "none".
-        padding: pixels on every side, for crop="pad".
+        padding: pixels on each side, for crop="pad".
         flip: mirror left-right with probability 1/2.
-        rand: RandAugment (Cubuk et al., arXiv:1909.13719), two operations of magnitude 9.
+        rand: apply RandAugment (Cubuk et al., arXiv:1909.13719), two operations of magnitude 9.
         erasing: probability of erasing a rectangle (Zhong et al., arXiv:1708.04896).
     """
 
@@ -31,12 +31,12 @@ class Augment:
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image of any shape becomes one of the model's.
+    """How an image of any shape gets the model's shape.
 
     Attributes:
-        mode: "crop" (keeps the aspect ratio, and loses what lies outside), "squeeze" (all of the image, in another
-            aspect ratio), or "letterbox" (all of the image in its own aspect ratio, with a margin).
-        fill: of the margin, from 0 to 255 per channel.
+        mode: "crop" (keeps the aspect ratio, loses what lies outside), "squeeze" (the whole image in another aspect
+            ratio), or "letterbox" (the whole image in its own aspect ratio, with a margin).
+        fill: colour of the margin, 0 to 255 per channel.
     """
 
     mode: str = "crop"
@@ -44,7 +44,7 @@ class Fit:
 
     @classmethod
     def of(cls, mode: str, mean: Sequence[float]) -> Fit:
-        """With a margin in the mean colour, which is 0 when it is normalised."""
+        """With a margin in the mean colour, which normalises to 0."""
         return cls(mode, tuple(round(255 * value) for value in mean))
 
 

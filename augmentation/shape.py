@@ -1,4 +1,4 @@
-"""Brings images of any shape to one shape without chance: cropped, squeezed, or with a margin."""
+"""Resizes images of any shape to one shape, without randomness: cropped, squeezed, or with a margin."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from utils import sides
 
 
 def shown_share(height: int, width: int, img_size: int | Sequence[int], eval_crop: float = EVAL_CROP) -> float:
-    """The share of an image's area that the evaluation's centre crop shows."""
+    """Share of an image's area that the evaluation's centre crop shows. Sizes are in pixels."""
     size = sides(img_size)
     scale = max(size[0] / height, size[1] / width) / eval_crop
     return size[0] * size[1] / (height * width * scale**2)
 
 
 def cover(image, size: tuple[int, int], eval_crop: float):
+    """Resizes an image, keeping its aspect ratio, so that `size` is the share `eval_crop` of its tighter side."""
     from torchvision.transforms.v2 import functional
 
     h, w = functional.get_size(image)
@@ -27,19 +28,20 @@ def cover(image, size: tuple[int, int], eval_crop: float):
 
 
 def letterbox(image, size: tuple[int, int], fill: tuple[int, ...]):
+    """Resizes an image, keeping its aspect ratio, to fit into `size`, and fills the margin."""
     from torchvision.transforms.v2 import functional
 
     return with_margin(functional.resize(image, inside(*functional.get_size(image), size), antialias=True), size, fill)
 
 
 def inside(height: int, width: int, size: tuple[int, int]) -> list[int]:
-    """[height, width] of the largest image of this aspect ratio that `size` holds."""
+    """[height, width] of the largest image with this aspect ratio that fits into `size`."""
     scale = min(size[0] / height, size[1] / width)
     return [max(1, min(size[0], round(height * scale))), max(1, min(size[1], round(width * scale)))]
 
 
 def with_margin(image, size: tuple[int, int], fill: tuple[int, ...]):
-    """A PIL image, or uint8 (..., C, h, w), in the middle of one of `size`."""
+    """Centres a PIL image, or uint8 (..., C, h, w), on a canvas of `size` in the colour `fill`."""
     if not isinstance(image, torch.Tensor):
         from PIL import Image
 
@@ -55,7 +57,7 @@ def with_margin(image, size: tuple[int, int], fill: tuple[int, ...]):
 
 
 def resize(images: torch.Tensor, img_size: int | Sequence[int], fit: Fit = CROP) -> torch.Tensor:
-    """uint8 (n, C, H, W) -> uint8 (n, C, *img_size), bilinear with antialiasing."""
+    """Resizes uint8 (n, C, H, W) to uint8 (n, C, *img_size), bilinear with antialiasing."""
     (h, w), (height, width) = images.shape[2:], sides(img_size)
     if (h, w) == (height, width):
         return images
@@ -72,5 +74,6 @@ def resize(images: torch.Tensor, img_size: int | Sequence[int], fit: Fit = CROP)
 def _resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     if images.device.type == "cpu":
         return F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)  # elsewhere not for uint8
+    # Other devices have no uint8 version.
+    resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""On what is trained: data sets by name, their splits, and how batches reach the device."""
+"""Data sets by name, their splits, and how batches reach the device."""
 
 from image_datasets.dataset import Dataset
 from image_datasets.registry import check_name, dimensions, list_datasets, load_dataset, locate_dataset

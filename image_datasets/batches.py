@@ -1,8 +1,8 @@
-"""How batches reach the device: gathered from one tensor that lives there, or streamed from image files.
+"""Batches on the device: gathered from one tensor there, or streamed from image files.
 
-Both kinds give normalised float32 images (N, C, H, W) in channels-last memory and class indices (N,). Which images are
-in batch `step` of an epoch, and how they are augmented, depends on (seed, epoch, step) and the image's index alone.
-An image that cannot be read, where that does not stop the run, is left out of its batch when all draws have been made.
+Both kinds yield normalised float32 images (N, C, H, W) in channels-last memory and class indices (N,). The images of a
+batch and their augmentation depend only on (seed, epoch, step) and the image index. An unreadable image, if it does not
+stop the run, is dropped from its batch after all draws.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class _TrainBatches:
-    """What both kinds of training batches need.
+    """What both kinds of training batches share.
 
     Attributes:
-        img_size: side of the images that the model gets, or their height and width.
-        mean, std: per channel, of pixel values in [0, 1].
-        eval_crop: share of the short side that is kept of images that are streamed and not cropped at random.
-        resize_mode: see `data_transform.Fit`.
-        report: takes each image that cannot be read, and its batch has one image fewer; None: it stops the run.
+        img_size: side in pixels of the images that the model gets, or (height, width).
+        mean, std: per channel, for pixel values in [0, 1].
         batch_size: of each process.
-        rank, world_size: which of the processes that share each batch this is, from 0, and how many they are.
-        sizes: of the batches; local_sizes: of the parts that this process has of them, and bounds: (start, end) of
-            these in the order of the epoch; images that cannot be read are counted too.
+        rank, world_size: this process, from 0, and the number of processes that share each batch.
+        report: takes each unreadable image, which is dropped from its batch; None: it stops the run.
+        eval_crop: share of the short side kept of streamed images without random crop.
+        resize_mode: see `data_transform.Fit`.
+        sizes: of the whole batches, unreadable images included.
+        local_sizes: of the parts of this process.
+        bounds: (start, end) of these parts in the order of the epoch.
     """
 
     split: Split
@@ -65,7 +66,7 @@ class _TrainBatches:
         self.normalize = Normalize(self.mean, self.std, self.device)
 
     def _seed(self, epoch: int, step: int) -> None:
-        """Before the augmentation of a batch: each process draws for its own part."""
+        """Call before augmenting a batch. Each process draws for its own part."""
         seed_draws(self.seed, "augment", epoch, step, *local_seed(self.rank))
 
     def _finish(self, images: torch.Tensor) -> torch.Tensor:
@@ -74,7 +75,7 @@ class _TrainBatches:
 
 
 class ResidentTrainBatches(_TrainBatches):
-    """All images as one uint8 tensor on the device; every step of the augmentation is done there, on whole batches."""
+    """Batches of images that live on the device as one uint8 tensor, where whole batches are augmented at once."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,15 +85,14 @@ class ResidentTrainBatches(_TrainBatches):
         self.bad = torch.from_numpy(self.split.bad())
 
     def batches(self, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """The images' indices in each batch of an epoch, int64 (n,) on the device, and which places of it are
-        kept when those that cannot be read are taken out, None: all."""
+        """Returns (image indices, int64 (n,) on the device, places of readable images or None for all) per batch."""
         order = epoch_order(len(self.split), self.seed, epoch)
         keep = ~torch.isin(order, self.bad)
         order = order.to(self.device)
         return [(order[a:b], None if keep[a:b].all() else keep[a:b].nonzero()[:, 0]) for a, b in self.bounds]
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:
-        """The epoch's batches from number `start` on."""
+        """Yields the batches of an epoch, from number `start` on."""
         for step, (index, kept) in enumerate(self.batches(epoch)[start:], start):
             self._seed(epoch, step)
             images = augment_batch(self.images, index, self.augment, self.img_size, self.fit)
@@ -100,7 +100,7 @@ class ResidentTrainBatches(_TrainBatches):
 
 
 class StreamedTrainBatches(_TrainBatches):
-    """Images are decoded, cropped and resized by `workers` processes while training, the rest is done on the device."""
+    """Batches of image files. `workers` processes decode, crop and resize them; the device does the rest."""
 
     def __init__(self, *args, workers: int, **kwargs):
         super().__init__(*args, **kwargs)
@@ -117,7 +117,7 @@ class StreamedTrainBatches(_TrainBatches):
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Batches:
-        """The epoch's batches from number `start` on."""
+        """Yields the batches of an epoch, from number `start` on."""
         self.sampler.epoch, self.sampler.start = epoch, start
         for step, (images, targets, kept) in enumerate(self.loader, start):
             self._seed(epoch, step)
@@ -126,15 +126,15 @@ class StreamedTrainBatches(_TrainBatches):
 
 @dataclass
 class EvalBatches:
-    """A split in its own order, nothing random. Iterating gives (images, targets).
+    """A split in its own order, without randomness. Iterating yields (images, targets).
 
-    Of several processes each has every `world_size`-th batch, from number `rank` on: every image is in one of them.
-    Where the images are not kept in memory, `workers` processes decode them, and the centre crop keeps the share
-    `eval_crop` of the short side.
+    Each process gets every `world_size`-th batch, from number `rank` on, so every image is in one of them.
 
     Attributes:
-        report, resize_mode: as of the training's batches.
-        seen: the indices of the images that the last iteration gave, all but those that cannot be read.
+        workers: processes that decode images that are not in memory.
+        eval_crop: share of the short side that the centre crop of these keeps.
+        report, resize_mode: as for training batches.
+        seen: indices of the images that the last iteration yielded, all but the unreadable ones.
     """
 
     split: Split
@@ -174,7 +174,7 @@ class EvalBatches:
             )
 
     def seen_targets(self) -> torch.Tensor:
-        """The classes of the images that the last iteration gave, int64 (n,) on the CPU."""
+        """Class indices of the images that the last iteration yielded, int64 (n,) on the CPU."""
         return torch.from_numpy(self.split.targets)[self.seen]
 
     def __iter__(self) -> Batches:
@@ -183,8 +183,10 @@ class EvalBatches:
                 yield self.prepare(images), targets
 
     def unprepared(self) -> Batches:
-        """The batches in uint8 (N, C, H, W): images that are kept in memory as they are stored, others cut to
-        img_size. Where none of a batch can be read N is 0."""
+        """Yields the batches in uint8 (N, C, H, W): images in memory as stored, others cropped to img_size.
+
+        N is 0 if no image of a batch is readable.
+        """
         seen = []
         for (start, end), (images, targets, kept) in zip(self.bounds, self._batches(), strict=True):
             seen.append(torch.arange(start, end) if kept is None else start + kept)
@@ -202,7 +204,7 @@ class EvalBatches:
             yield images, self.targets[start:end], None if keep.all() else keep.nonzero()[:, 0]
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What the model gets of a batch of `unprepared`."""
+        """Turns a batch of `unprepared` into the model's input: resized and normalised."""
         return self.normalize(resize(images, self.img_size, self.fit))
 
 
@@ -212,7 +214,7 @@ def _report_known(split: Split, report: Report | None) -> None:
 
 
 def _keep(images: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images (N, C, H, W), in channels-last memory, and targets (N,) at the places `kept` (n,); None: all."""
+    """The images (N, C, H, W), in channels-last memory, and targets (N,) at the places `kept` (n,); None keeps all."""
     if kept is None:
         return images, targets
     kept = send(kept, images.device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import Reading
 from utils import BadRequest
 
-# Folder, archive, files that must be there, mean and std of the 50,000 training images.
+# Folder, archive, required files, mean and std of the 50,000 training images.
 FACTS = {
     "cifar10": (
         "cifar-10-batches-py",
@@ -27,9 +28,25 @@ FACTS = {
 }
 
 
+class Layout(NamedTuple):
+    """What `load` has to know.
+
+    Attributes:
+        verify: require the published checksums.
+        incomplete: files are missing that the archive holds.
+        download: fetch a missing or damaged archive.
+    """
+
+    root: Path
+    verify: bool
+    incomplete: bool
+    download: bool
+
+
 def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")
@@ -43,10 +60,11 @@ def locate(
         what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
         verb = "lacks" if (root / folder).is_dir() else "has"
         raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
-    return LocatedDataset(name, layout=(root, verify, bool(missing), download))
+    return LocatedDataset(name, layout=Layout(root, verify, bool(missing), download))
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:
+    """See `registry.load_dataset`. Raises BadRequest for files that differ from the published ones."""
     import numpy as np
     from torchvision import datasets
 
@@ -85,7 +103,7 @@ def _as_published(reader, root: Path) -> bool:
 
 
 def _fetch(reader, root: Path, download: bool) -> None:
-    """Unpacks the archive that is there, or downloads it; torchvision verifies its checksum in both cases."""
+    """Unpacks the archive, after downloading it if it is missing. torchvision verifies its checksum either way."""
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
     archive = root / reader.filename
@@ -99,7 +117,7 @@ def _fetch(reader, root: Path, download: bool) -> None:
 
 
 def _read_unverified(reader, root: Path):
-    """The same files without their checksum, hence through an unpickler that builds plain data only."""
+    """Reads the files whatever their checksum, so through an unpickler that builds plain data only."""
     import numpy as np
 
     from image_datasets import safe_pickle

@@ -1,4 +1,4 @@
-"""What is known of a data set: once it is read, and before, when only its folder was looked at."""
+"""A data set, located (only its folder was looked at) and loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def statistics_for(
     in_chans: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) per channel from those of three colours; of grey images, the mean of the three."""
+    """Mean and standard deviation per channel, given those of RGB; grey images get the average of the three."""
     if in_chans == 3:
         return tuple(mean), tuple(std)
     return (sum(mean) / 3,), (sum(std) / 3,)
@@ -29,7 +29,7 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     import numpy as np
     import torch
 
-    pixels = torch.from_numpy(images)  # torch counts bytes as they are, NumPy turns each into 8 bytes first
+    pixels = torch.from_numpy(images)  # torch counts bytes directly, NumPy widens each to 8 bytes first
     counts = [torch.bincount(pixels[..., c].flatten(), minlength=256).numpy() for c in range(images.shape[-1])]
     values = np.arange(256) / 255
     means = [float((count * values).sum() / count.sum()) for count in counts]
@@ -41,17 +41,17 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 @dataclass
 class Dataset:
-    """What a training run needs to know of its data.
+    """A loaded data set.
 
     Attributes:
-        train, val, test: `val` is None where the data set has no validation split of its own.
-        test_name: what the data set calls the split that results are reported on.
-        mean, std: per channel, of pixel values in [0, 1].
-        side: height and width of images that are kept in memory; None: they are streamed.
-        streamed_side: of images that are streamed, where all are squares of one size and keep it.
+        mean, std: per channel, for pixel values in [0, 1].
+        side: height and width in pixels of images kept in memory; None if the images are streamed.
+        train, val, test: `val` is None if the data set has no validation split of its own.
+        test_name: the data set's own name for the split that results are reported on.
         flip: whether a mirror image still shows the same class.
-        notes: what a user should know of how it was read, a sentence each.
-        wnids: the classes' WordNet ids, where the data set names them.
+        notes: what a user should know about how it was read, a sentence each.
+        wnids: WordNet ids of the classes, if the data set has them.
+        streamed_side: side of streamed images in pixels, if all are squares of one size and keep it.
     """
 
     name: str
@@ -70,42 +70,43 @@ class Dataset:
 
     @property
     def natural_side(self) -> int | None:
-        """The side of the images that a model gets where nothing else is asked for."""
+        """Default side, in pixels, of the images that a model gets; None if the images have no common one."""
         return self.side or self.streamed_side
 
     @property
     def in_chans(self) -> int:
+        """Channels of the images: 1 or 3."""
         return len(self.mean)
 
     def with_channels(self, in_chans: int) -> Dataset:
-        """The same data set in grey (1) or colour (3); grey is ITU-R 601 luma, as Pillow's."""
+        """The same data set in grey (1) or colour (3); grey is ITU-R 601 luma, like Pillow's."""
         if in_chans == self.in_chans:
             return self
         from image_datasets.splits import LUMA
 
         if in_chans == 3:
             mean, std = self.mean * 3, self.std * 3
-        else:  # channels of natural images are nearly equal, so their means are close to the luma's
+        else:  # close to the luma's own: the channels of natural images are nearly equal
             mean, std = ((sum(w * v for w, v in zip(LUMA, values, strict=True)),) for values in (self.mean, self.std))
         splits = {part: split and split.with_channels(in_chans) for part, split in
                   (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
         return replace(self, mean=mean, std=std, **splits)
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-        """The same data set with another mean and deviation, of three channels; grey images get the mean of these."""
+        """The same data set with another mean and deviation, given for RGB (see `statistics_for`)."""
         mean, std = statistics_for(self.in_chans, mean, std)
         return replace(self, mean=mean, std=std)
 
 
 @dataclass(frozen=True)
 class LocatedDataset:
-    """What `locate_dataset` saw.
+    """A data set that `locate_dataset` has found, not read yet.
 
     Attributes:
-        layout: for the data set's own `load`.
-        has_val: there is a validation split besides the one that is reported on.
-        skip_bad: image files that cannot be read are left out, and do not stop the run.
-        reading: the rules that image files are read by.
+        layout: input of the data set's own `load`.
+        has_val: it has a validation split besides the split that results are reported on.
+        skip_bad: leave out unreadable image files instead of stopping the run.
+        reading: rules for reading image files.
     """
 
     name: str

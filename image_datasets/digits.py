@@ -1,4 +1,4 @@
-"""The UCI handwritten digits that scikit-learn carries: 1,797 grey images of 8x8 pixels, 43 writers, 10 classes."""
+"""The UCI handwritten digits, from scikit-learn: 1,797 grey images of 8x8 pixels, 43 writers, 10 classes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from utils import BadRequest, require
 def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
     if download:
@@ -21,6 +22,7 @@ def locate(
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:
+    """See `registry.load_dataset`."""
     import numpy as np
     from sklearn.datasets import load_digits
 

@@ -1,7 +1,4 @@
-"""Which folders are classes, and which files in them are images: the rules from version 2 on.
-
-What is left out is counted in the data set's notes.
-"""
+"""Finds the class folders and image files of a data set, by rules 2. Counts what it leaves out."""
 
 from __future__ import annotations
 
@@ -16,15 +13,14 @@ from typing import NamedTuple
 from image_datasets.image_files import EXTENSIONS
 from utils import BadRequest, in_utf8, readable, shorten
 
-# The first is the name in what is said; a folder may have one of each line.
+# Messages use the first name; a data set may have one folder of each line.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-# What systems, editors and programs leave behind, besides names that begin with a dot.
+# Left behind by systems, editors and programs, besides names that start with a dot.
 LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
           "__pycache__", "icon\r"}  # fmt: skip
-# How files of the formats begin that Pillow reads: JPEG, PNG, GIF, TIFF, JPEG 2000; `is_image` knows some more.
+# First bytes of formats that Pillow reads: JPEG, PNG, GIF, TIFF, JPEG 2000. `is_image` knows more.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
               b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # fmt: skip
-
 
 Files = tuple[list[str], list[int]]  # paths of a split's images, and their class indices
 
@@ -34,7 +30,7 @@ class FoundImages(NamedTuple):
 
     Attributes:
         splits: the files of each split that the folder has.
-        notes: what a user should know of how they were found, a sentence each.
+        notes: what a user should know about the search, a sentence each.
     """
 
     class_names: list[str]
@@ -44,13 +40,14 @@ class FoundImages(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """What was passed over, for the notes."""
+    """What the search passed over."""
 
     hidden: int = 0
-    no_image: Counter = field(default_factory=Counter)  # by ending
-    spellings: list[str] = field(default_factory=list)  # classes whose folders spell their name differently
+    no_image: Counter = field(default_factory=Counter)  # by file name extension
+    spellings: list[str] = field(default_factory=list)  # classes whose folders differ in Unicode spelling
 
     def notes(self) -> list[str]:
+        """A sentence for each kind."""
         found = []
         if self.hidden:
             found.append(f"left out: {self.hidden:,} files and folders that are hidden, or that programs leave behind")
@@ -64,7 +61,13 @@ class LeftOut:
 
 
 def find_images(name: str, root: Path) -> FoundImages:
-    """The classes and image files of each split, and what a user should know of how they were found."""
+    """Finds the classes and the image files of each split.
+
+    Args:
+        name: of the data set.
+
+    Raises BadRequest, naming the folder, if something is missing or unexpected.
+    """
     left_out = LeftOut()
     folders = find_splits(root)
     if "train" not in folders:
@@ -102,13 +105,17 @@ def find_images(name: str, root: Path) -> FoundImages:
 
 
 def check_classes(folder: Path, class_names: list[str]) -> None:
+    """Raises BadRequest for fewer than two classes."""
     if len(class_names) < 2:
         found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
         raise BadRequest(f"{folder}: has {found}; images must lie in train/<class>/, of at least two classes")
 
 
 def tiny_imagenet_val(folder: Path, class_names: list[str]) -> Files:
-    """val/images/*.JPEG, their classes in val/val_annotations.txt: file name, WNID and a box, tab-separated."""
+    """The files val/images/*.JPEG, whose classes are in val/val_annotations.txt.
+
+    Its lines are tab-separated: file name, WNID, bounding box. Raises BadRequest if it is missing or damaged.
+    """
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
         raise BadRequest(f"{annotations}: no such file; it names the class of each image in val/images/")
@@ -127,7 +134,7 @@ def tiny_imagenet_val(folder: Path, class_names: list[str]) -> Files:
 
 
 def find_splits(root: Path) -> dict[str, Path]:
-    """The folder of each split that `root` has. Raises BadRequest where it has two for one."""
+    """The folder of each split that `root` has. Raises BadRequest if a split has two."""
     found = {}
     for split, names in SPLITS.items():
         there = [root / name for name in names if (root / name).is_dir()]
@@ -139,7 +146,7 @@ def find_splits(root: Path) -> dict[str, Path]:
 
 
 def unused(root: Path, used: list[Path]) -> list[str]:
-    """A note where folders beside the splits look like data: they hold folders of images."""
+    """A note if folders beside the splits look like data: they hold folders of images."""
     names = []
     for entry in sorted(os.scandir(root), key=lambda entry: in_utf8(entry.name)):
         if is_hidden(entry.name) or Path(entry.path) in used or not entry.is_dir():
@@ -151,10 +158,9 @@ def unused(root: Path, used: list[Path]) -> list[str]:
 
 
 def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
-    """By name of the class (Unicode's composed form) the folders of its images, links included.
+    """Folders of each class, links included, by class name in Unicode's composed form (NFC).
 
-    Raises:
-        BadRequest: a link leads nowhere.
+    Raises BadRequest for a broken link.
     """
     found: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: in_utf8(entry.name)):
@@ -169,8 +175,10 @@ def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
 
 
 def images_in(folders: list[str], left_out: LeftOut) -> list[str]:
-    """The image files at any depth, by content where the ending does not tell, in an order that depends on their names
-    alone. Links are followed; a folder that is met twice counts once."""
+    """Image files at any depth, recognised by extension or else by content, ordered by name.
+
+    Links are followed; a folder that is reached twice counts once.
+    """
     files: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = list(folders)
@@ -193,12 +201,12 @@ def images_in(folders: list[str], left_out: LeftOut) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one that people do not see, or that systems and editors leave behind."""
+    """Whether a file name is hidden, or typical of what systems and editors leave behind."""
     return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LITTER
 
 
 def is_image(entry: os.DirEntry) -> bool:
-    """Whether a file, or a link to one, has an image's ending, or begins as images do."""
+    """Whether a file, or a link to one, has the extension of an image or starts like one."""
     if entry.is_dir():
         return False
     if entry.name.lower().endswith(EXTENSIONS):
@@ -210,7 +218,7 @@ def is_image(entry: os.DirEntry) -> bool:
         return False
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     avif = start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"heic")
-    # Texts may begin with BM or P1, too.
+    # Text may start with BM or P1 too, so look further.
     bmp = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"
     netpbm = re.match(rb"P[1-7]\s+(\d|#|WIDTH)", start) is not None
     return start.startswith(BEGINNINGS) or webp or avif or bmp or netpbm

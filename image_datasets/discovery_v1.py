@@ -1,4 +1,4 @@
-"""Finds image files by --data-rules 1, which runs keep that began by them: by ending alone, hidden ones too."""
+"""Finds image files by --data-rules 1, for older runs: by extension alone, hidden files included."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTE = "files are found and read by the rules of earlier versions (--data-rules 
 
 
 def find_images(name: str, root: Path) -> FoundImages:
-    """The classes and image files of each split."""
+    """As `discovery.find_images`."""
     if not (root / "train").is_dir():
         raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
     class_names = sorted(_class_folders(root / "train"))
@@ -31,12 +31,12 @@ def find_images(name: str, root: Path) -> FoundImages:
 
 
 def _class_folders(folder: Path) -> dict[str, str]:
-    """By name of the class the name of its folder, which differ where that is not UTF-8 (see `utils.readable`)."""
+    """Folder name of each class. The two differ if the folder's name is not UTF-8 (see `utils.readable`)."""
     return {readable(entry.name): entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
 
 def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: bool = False) -> Files:
-    """Sorted image files and their class indices. Raises BadRequest for a class that is unknown or has no image."""
+    """Sorted image files and their class indices. Raises BadRequest for an unknown class, or one without images."""
     present = _class_folders(folder)
     if not present:
         raise BadRequest(f"{folder}: has no class folders (images must lie in {folder}/<class>/)")

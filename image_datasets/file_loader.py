@@ -23,16 +23,17 @@ Keys = list[tuple[int, int]]  # (epoch, image index) of each image of a batch
 
 
 class FileLoader:
-    """Iterating gives (uint8 images (n, C, H, W), class indices (n,), the places that hold an image or None: all), on
-    the device.
+    """Loads batches of image files onto the device.
+
+    Iterating yields (uint8 images (n, C, H, W), class indices (n,), places of readable images or None for all).
 
     Args:
         transform: see `data_transform.image_transform`.
-        shape: of an image after `transform`, (C, H, W).
-        batches: an iterable that gives the keys of each batch anew for every pass.
-        workers: processes; 0: this one does the work.
-        seed: of the draws of `transform`; None: it makes none.
-        report: takes each image that cannot be read, and its place stays black; None: it stops the run.
+        shape: (C, H, W) of an image after `transform`.
+        batches: yields the keys of each batch, anew for every pass.
+        workers: processes; 0 loads in this one.
+        seed: of the draws of `transform`; None if it has none.
+        report: takes each unreadable image, whose place stays black; None: it stops the run.
     """
 
     def __init__(self, split: Split, transform: Callable, shape: tuple[int, int, int], batches: Iterable[Keys],
@@ -62,12 +63,11 @@ class FileLoader:
 
 
 class EpochSampler:
-    """Gives the loader each batch of an epoch as keys, from number `start` on: workers need no other state to seed
-    themselves.
+    """Yields the keys of each batch of `epoch`, from number `start` on. Workers need nothing else to seed their draws.
 
     Args:
         bounds: (start, end) of each batch in the order of the epoch.
-        count: of all images.
+        count: number of all images.
     """
 
     def __init__(self, bounds: list[tuple[int, int]], count: int, seed: int):
@@ -85,18 +85,22 @@ class EpochSampler:
 
 
 class _Damaged(str):
-    """What a worker returns in place of a batch of which an image cannot be read: the reason, naming the file."""
+    """What a worker returns instead of a batch with an unreadable image: the reason, naming the file."""
 
 
 class _Files(torch.utils.data.Dataset):
-    """Args: as of `FileLoader`; skip_bad: an image that cannot be read stays black."""
+    """The images of a split, one by one and in batches; the arguments are those of `FileLoader`.
+
+    Args:
+        skip_bad: leave an unreadable image black instead of raising.
+    """
 
     def __init__(self, split: Split, transform: Callable, shape: tuple[int, int, int], seed: int | None,
                  skip_bad: bool):  # fmt: skip
         self.split, self.transform, self.shape, self.seed, self.skip_bad = split, transform, shape, seed, skip_bad
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        """(uint8 (C, H, W), class index) of an image in an epoch. Raises BadRequest where it cannot be read."""
+        """Returns (uint8 (C, H, W), class index) of an image in an epoch. Raises BadRequest if it is unreadable."""
         epoch, i = key
         image = None if self.split.copies is None else self.split.copies[i]
         if image is None:
@@ -106,9 +110,11 @@ class _Files(torch.utils.data.Dataset):
         return self.transform(image), int(self.split.targets[i])
 
     def __getitems__(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, dict] | _Damaged:
-        """A batch, and which of its places hold no image, with the file and the reason. Every image is put into its
-        place at once, so that the memory of the next one is this one's: a batch of images each in memory of its own
-        takes longer to get from the system than to resize."""
+        """Returns (images, targets, {place: (file, reason)} of the unreadable ones).
+
+        Each image is copied into its place at once, so the next one reuses its memory: to allocate every image of a
+        batch takes longer than to resize it.
+        """
         chans, height, width = self.shape
         batch = _take((len(keys), height, width, chans)).permute(0, 3, 1, 2)
         bad = {}
@@ -127,8 +133,10 @@ _PIXELS = Buffers(np.uint8)
 
 
 def _take(shape: tuple[int, ...]) -> torch.Tensor:
-    """An uninitialised uint8 tensor; in a worker in memory that it shares with the main process, as torch's own
-    collation has it, for else the batch would be copied there."""
+    """Returns an uninitialised uint8 tensor; in a worker in shared memory, like torch's default collate.
+
+    So the batch is not copied on its way to the main process.
+    """
     if get_worker_info() is None:
         return _PIXELS.take(shape)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))
@@ -136,13 +144,15 @@ def _take(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def identity(batch):
-    """A collate function for batches that need none."""
+    """Collates nothing: the dataset returns whole batches."""
     return batch
 
 
 def leave_signals_to_main_process(worker: int) -> None:
-    """In a loader worker: signals that are sent to the whole group of processes are the main process's to act on, which
-    finishes its step with the batches that come from here. One that it has forgotten leaves after a minute."""
+    """Makes a loader worker ignore signals to the process group: the main process still needs batches for its step.
+
+    A worker that received SIGTERM and was forgotten exits after a minute.
+    """
     for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

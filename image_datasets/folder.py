@@ -1,6 +1,6 @@
 """Data sets of image files: any folder of class folders, ImageNet-1k, Tiny ImageNet.
 
-Sets whose images are all equally small are decoded once and kept as one array; others are read while training.
+Images that are all equally small are decoded once and kept as one array; others are read while training.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 
     from image_datasets.splits import Split
 
-SMALL = 64  # px: sets of images up to this side are kept in memory
-MAX_KEPT = 224  # px: sets of squares of one size up to this side keep it, unless more is asked for
-PEEKED = 256  # files that are opened before the data are read
-CHUNK = 32  # small images that a thread decodes without a pause
+SMALL = 64  # px: images up to this side are kept in memory
+MAX_KEPT = 224  # px: streamed squares of one size keep it up to this side, unless --img-size says otherwise
+PEEKED = 256  # files opened before the data set is read
+CHUNK = 32  # small images that a thread decodes per task
 DIFFERING = f"its images differ in size, so they are streamed and resized, to {MAX_KEPT} px unless --img-size says"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies in a folder.
+    """The contents of a folder.
 
     Attributes:
         splits: file names and class indices of each split.
-        side: of the images in pixels, where the first of each class are equal, square and small.
-        streamed_side: of those looked at, where they are equal, square and not small.
-        notes: what a user should know of it, a sentence each.
-        wnids: the WordNet ids of the classes, where the data set names them.
+        side: of the images in pixels, if the first of each class are equal, square and small.
+        grey: whether these are all grey.
+        streamed_side: side of a sample of the images in pixels, if these are equal, square and not small.
+        notes: what a user should know about it, a sentence each.
+        wnids: WordNet ids of the classes, if the data set has them.
     """
 
     root: Path
@@ -53,17 +54,18 @@ class Layout:
     wnids: list[str] | None = None
 
     def with_splits(self, splits: dict[str, Files], class_names: list[str]) -> Layout:
-        """The same folder with some of its files and classes."""
+        """The same folder, restricted to these files and classes."""
         wnids = self.wnids and [self.wnids[self.class_names.index(name)] for name in class_names]
         return replace(self, splits=splits, class_names=class_names, wnids=wnids)
 
 
 def check_root(name: str, path: str | None, download: bool, verify: bool, holds: str) -> Path:
-    """The folder of a data set of image files. Raises BadRequest where it is not given, not there, or given with flags
-    that have no effect on such sets.
+    """Returns the folder of a data set of image files.
 
     Args:
         holds: what must lie in it, for the message.
+
+    Raises BadRequest if the folder is not named or missing, or for flags without effect on such data sets.
     """
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds {holds}")
@@ -79,6 +81,7 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
 def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     root = check_root(name, path, download, verify, "train/")
     class_names, splits, notes = (discovery_v1 if reading.rules == OLDEST else discovery).find_images(name, root)
     side, grey = peek(splits["train"], skip_bad, reading)
@@ -88,7 +91,7 @@ def locate(
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:
-    """Reads the headers of all files, and where they are equal, square and small the images.
+    """Reads all files once for their facts, and decodes the images if they are equal, square and small.
 
     Args:
         workers: threads.
@@ -121,8 +124,10 @@ def load(located: LocatedDataset, workers: int) -> Dataset:
 def _look(
     located: LocatedDataset, workers: int, notes: list[str]
 ) -> tuple[dict[str, np.ndarray | None], bool, int | None, int | None]:
-    """(facts of each split, whether all images are grey, side, streamed_side), by all files where the rules look at
-    them. Adds to `notes`."""
+    """Returns (facts of each split, whether all images are grey, side, streamed_side), and adds to `notes`.
+
+    Rules 1 do not look at the files: the facts are None, the rest is the layout's.
+    """
     layout: Layout = located.layout
     if located.reading.rules == OLDEST:
         return dict.fromkeys(layout.splits), layout.grey, layout.side, layout.streamed_side
@@ -140,8 +145,11 @@ def _look(
 
 
 def _judge(facts: np.ndarray, notes: list[str]) -> tuple[bool, int | None, int | None]:
-    """(whether all images are grey, the side of all where they are equal, square and small, the same where they are not
-    small but up to 224 px), from all files' headers. Adds a mixture of grey and colour to `notes`."""
+    """Returns (whether all images are grey, side, streamed_side) by the headers of all files.
+
+    `side` is None unless all are equal, square and small; `streamed_side` unless they are equal, square and larger, up
+    to 224 px. Adds to `notes` if grey and colour are mixed.
+    """
     import numpy as np
 
     from image_datasets.facts import COLOUR, GREY
@@ -163,7 +171,7 @@ def _judge(facts: np.ndarray, notes: list[str]) -> tuple[bool, int | None, int |
 def _read_splits(
     located: LocatedDataset, facts: dict[str, np.ndarray | None], side: int | None, chans: int, workers: int
 ) -> dict[str, Split]:
-    """The splits, with their images in memory where all of them turn out to have `side`."""
+    """Returns the splits, with their images in memory if all of them turn out to have `side`."""
     import numpy as np
 
     from image_datasets.splits import Split
@@ -183,7 +191,7 @@ def _read_splits(
 
 
 def _reported(located: LocatedDataset, splits: dict[str, Split], notes: list[str]) -> tuple[Split, Split, str]:
-    """(training split, the split that results are reported on, its name). Adds to `notes`."""
+    """Returns (training split, split that results are reported on, its name), and adds to `notes`."""
     from image_datasets.splits import split_test
 
     train = splits["train"]
@@ -200,10 +208,12 @@ def _reported(located: LocatedDataset, splits: dict[str, Split], notes: list[str
 
 
 def peek(split: Files, skip_bad: bool, reading: Reading = CURRENT) -> tuple[int | None, bool]:
-    """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px.
+    """Looks at the first image of each class. Returns (their common side, whether all are grey).
+
+    The side is None if they differ, are not square, or exceed 64 px.
 
     Args:
-        skip_bad: take the first that can be read; else BadRequest where one cannot.
+        skip_bad: take the first readable image of each class; otherwise raise BadRequest for an unreadable one.
     """
     sizes, grey, seen = set(), True, set()
     for path, label in zip(*split, strict=True):
@@ -227,8 +237,10 @@ def peek(split: Files, skip_bad: bool, reading: Reading = CURRENT) -> tuple[int 
 
 
 def common_side(splits: dict[str, Files], side: int | None, reading: Reading) -> int | None:
-    """The side of the images of a set that is streamed, where some hundred of them are squares of one size up to 224
-    px; else None. When the data are read, all of them are looked at. Under the oldest rules nobody looks."""
+    """Side of streamed images in pixels, if a few hundred of them are squares of one size up to 224 px, else None.
+
+    `load` looks at all of them later. Always None under rules 1.
+    """
     if side is not None or reading.rules == OLDEST:
         return None
     sizes = set()
@@ -247,13 +259,13 @@ def common_side(splits: dict[str, Files], side: int | None, reading: Reading) ->
 def _decode_all(
     paths: Sequence[str], side: int, chans: int, workers: int, located: LocatedDataset
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """(uint8 (N, side, side, chans), why each image cannot be read), or None where one is of another size.
+    """Returns (uint8 (N, side, side, chans), reason why each image is unreadable or None), or None if a size differs.
 
-    The decoders let go of the interpreter lock, so threads do.
+    Unreadable images are black. Threads suffice, as decoders release the interpreter lock.
     """
     import numpy as np
 
-    from image_datasets.decode import as_array, read_pixels  # it imports torch, which the checks do without
+    from image_datasets.decode import as_array, read_pixels  # imports torch, which `locate` must not
 
     images = np.zeros((len(paths), side, side, chans), dtype=np.uint8)
     reasons = np.full(len(paths), None)

@@ -1,4 +1,4 @@
-"""A look into every image file before a long training meets a broken one."""
+"""Decodes every image file, before a long training meets a broken one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from utils import BadRequest, shorten, thread_pool
 
 
 def check_images(located: LocatedDataset, workers: int) -> None:
-    """Decodes all image files of a data set, with a progress bar at a terminal, and prints a line on stdout for each
-    that cannot be read. Raises BadRequest that counts them, if they are not to be skipped.
+    """Decodes all image files of a data set and prints a line for each unreadable one.
 
     Args:
-        workers: threads; Pillow lets go of the interpreter lock while it decodes.
+        workers: threads; Pillow releases the interpreter lock while it decodes.
+
+    Raises BadRequest with their number, unless they are to be skipped.
     """
     from tqdm import tqdm
 
@@ -47,7 +48,7 @@ def check_images(located: LocatedDataset, workers: int) -> None:
 
 
 def _look(reading: Reading, path: str) -> tuple[str | None, bool]:
-    """(why a file cannot be read, None where it can; whether its image is turned)."""
+    """Returns (reason why a file is unreadable or None, whether its image is turned)."""
     try:
         read_image(path, 3, reading)
     except BadRequest as error:

@@ -1,4 +1,4 @@
-"""Image files as pixels: which files are images by their name, and how one is opened, decoded and turned."""
+"""Opens, decodes and turns image files."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import contextlib
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from image_datasets.bad_images import BadImage
 from image_datasets.orientation import file_orientation, image_orientation, upright
 from image_datasets.pixels import convert
 from image_datasets.reading import CURRENT, OLDEST, Reading
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-MAX_ASPECT = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
-# Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
+MAX_ASPECT = 1000  # longest side over shortest: resizing a line of pixels would exhaust memory
+# Pillow's warnings about images refused below, transparency, and metadata that nothing depends on.
 warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
 warnings.filterwarnings("ignore", "Palette images with Transparency")
 warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
-def read_image(path: str, chans: int, reading: Reading = CURRENT):
-    """The decoded image in RGB or grey, of several frames the first: by the meaning of its pixels, and upright, as
-    image_datasets/pixels.py has it; under the oldest rules as Pillow's `convert` has it, and not turned. Raises
-    BadImage where it is damaged, too large, or does not tell its colours."""
+def read_image(path: str, chans: int, reading: Reading = CURRENT) -> Image.Image:
+    """Decodes an image to RGB (chans=3) or grey (1), a PIL image; of several frames the first.
+
+    Pixels are converted by their meaning (see pixels.py) and turned upright. Rules 1 convert like Pillow and do not
+    turn. Raises BadImage if the file is damaged, too large, or does not say its colours.
+    """
     with open_image(path, reading) as image:
         if reading.rules == OLDEST:
             return image.convert("RGB" if chans == 3 else "L")
@@ -32,7 +39,7 @@ def read_image(path: str, chans: int, reading: Reading = CURRENT):
 
 
 def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None:
-    """(height, width) of an image, upright where it is to be turned, from its header; None where it is refused."""
+    """(height, width) of an image as it is read, upright, by its header; None if it is refused."""
     try:
         with open_image(path, reading) as image:
             size = image.size
@@ -42,16 +49,21 @@ def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None
 
 
 def too_slim(width: int, height: int) -> bool:
-    """Whether an image of this shape is refused."""
+    """Whether an image is refused for its shape."""
     return max(width, height) > MAX_ASPECT * min(width, height)
 
 
 @contextlib.contextmanager
-def open_image(path: str, reading: Reading):
+def open_image(path: str, reading: Reading) -> Iterator[Image.Image]:
+    """Opens an image file with Pillow, without decoding it.
+
+    Raises BadImage if it has more than `reading.max_pixels` or too slim a shape, and for whatever Pillow raises, also
+    in the block.
+    """
     from PIL import Image
 
     if reading.max_pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
-        Image.MAX_IMAGE_PIXELS = reading.max_pixels  # never lowered, so threads cannot disturb each other
+        Image.MAX_IMAGE_PIXELS = reading.max_pixels  # only ever raised, so threads do not disturb each other
     too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
     try:
         with Image.open(path) as image:

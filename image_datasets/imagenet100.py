@@ -1,7 +1,7 @@
-"""ImageNet-100 as it is distributed: shards train.X1, train.X2, ... and val.X of <wnid>/<image>, and Labels.json.
+"""ImageNet-100 as distributed: shards train.X1, train.X2, ... and val.X of <wnid>/<image>, and Labels.json.
 
-Class indices follow the sorted WNIDs (WordNet ids, the folders' names) of Labels.json, whatever a shard holds: a class
-may live in one shard only. Training files that also stand in val.X, byte for byte, are left out of training.
+Class indices follow the sorted WNIDs (WordNet ids, the names of the folders) of Labels.json, whichever shards hold a
+class. Training files that are also in val.X, byte for byte, are left out of training.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from image_datasets.reading import OLDEST, Reading
 from utils import BadRequest, read_json, shorten, write_json
 
 VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"
-FULL = {"train": 130_000, "val": 5_000}  # images in the published set
+FULL = {"train": 130_000, "val": 5_000}  # images of the published data set
 
 
 def locate(
     name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
 ) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
@@ -65,14 +66,14 @@ def locate(
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:
-    """As `folder.load`; val.X is the split that results are reported on."""
+    """As `folder.load`; results are reported on val.X."""
     layout: folder.Layout = located.layout
     notes = [*layout.notes, f"there is no test split: {VAL} is what is reported on"]
     return replace(folder.load(located, workers), test_name=VAL, wnids=layout.wnids, notes=notes)
 
 
 def _read_labels(file: Path) -> dict[str, str]:
-    """WNIDs with their names, such as {"n01440764": "tench, Tinca tinca"}."""
+    """Names by WNID, such as {"n01440764": "tench, Tinca tinca"}. Raises BadRequest for anything else."""
     names = read_json(file)
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise BadRequest(f'{file}: is no object of names by WNID, such as {{"n01440764": "tench, Tinca tinca"}}')
@@ -82,7 +83,7 @@ def _read_labels(file: Path) -> dict[str, str]:
 
 
 def _class_names(names: dict[str, str]) -> list[str]:
-    """The first synonym of each class, in the order of the WNIDs; with the WNID where two classes share it."""
+    """First synonym of each class, in the order of the WNIDs; with the WNID if two classes share it."""
     first = {wnid: names[wnid].split(",")[0].strip() or wnid for wnid in sorted(names)}
     times = Counter(first.values())
     return [name if times[name] == 1 else f"{name} ({wnid})" for wnid, name in first.items()]
@@ -94,10 +95,9 @@ def _shard_number(shard: Path) -> tuple[int, str]:
 
 
 def _scan(parts: list[Path], wnids: list[str], root: Path, reading: Reading) -> dict:
-    """{"files": file names by part and WNID, "copies": training files, relative to root, that stand in val.X too}.
+    """Returns {"files": file names by part and WNID, "copies": training files, relative to root, also in val.X}.
 
-    It is kept in a file beside the data and used again as long as no folder has changed since; where that cannot be
-    written, the next run scans again.
+    The result is cached in a file beside the data until a folder changes. If that cannot be written, every run scans.
     """
     folders = {}
     for part in parts:
@@ -138,7 +138,7 @@ def _images(where: Path, reading: Reading) -> list[str]:
 
 
 def _copies(root: Path, files: dict[str, dict[str, list[str]]]) -> list[str]:
-    """Training files whose bytes are those of a file in val.X. Only files of equal size are read."""
+    """Training files with the same bytes as a file in val.X. Only files of equal size are read."""
 
     def of(part: str):
         return [Path(part, wnid, name) for wnid, names in files[part].items() for name in names]

@@ -1,4 +1,4 @@
-"""Data sets by name. `locate_dataset` looks at the disk without importing anything heavy; `load_dataset` reads."""
+"""Data sets by name. `locate_dataset` looks at the disk without heavy imports; `load_dataset` reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from utils import BadRequest, suggestion
 
 
 class Entry(NamedTuple):
-    """What is known of a data set before it is seen.
+    """What is known of a data set before it is located.
 
     Attributes:
-        module: has locate(name, path, download, verify, skip_bad, reading) -> LocatedDataset
+        module: defines locate(name, path, download, verify, skip_bad, reading) -> LocatedDataset
             and load(located, workers) -> Dataset.
-        num_classes, side, in_chans: None where the folder tells, or where images differ in size.
+        num_classes, side, in_chans: None if they depend on the folder, or if images differ in size.
     """
 
     module: str
@@ -38,18 +38,23 @@ DATASETS = {
 
 
 def list_datasets() -> dict[str, str]:
+    """Descriptions by name."""
     return {name: entry.description for name, entry in DATASETS.items()}
 
 
 def check_name(name: str) -> None:
-    """Raises BadRequest, with a suggestion, where `name` is no data set."""
+    """Raises BadRequest, with a suggestion, if `name` is not a data set."""
     if name not in DATASETS:
         raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}")
 
 
 def dimensions(name: str, path: str | None) -> tuple[int, int | None, int]:
-    """(classes, side of the images or None where a model gets another, channels). No folder is needed where the name
-    tells, but one that is given must hold the data set: else BadRequest, like `locate_dataset`."""
+    """Returns (classes, side of the images in pixels, channels); side is None if the images have no common one.
+
+    Data sets with fixed dimensions need no folder. If one is given, it must hold the data set.
+
+    Raises BadRequest as `locate_dataset` does.
+    """
     check_name(name)
     entry = DATASETS[name]
     if entry.num_classes is not None:
@@ -68,21 +73,23 @@ def locate_dataset(
     skip_bad: bool = False,
     reading: Reading = CURRENT,
 ) -> LocatedDataset:
-    """Raises BadRequest for an unknown name, and for data that is missing or not laid out as it should be.
+    """Checks that a data set is there and laid out as expected. Reads no more than a few headers.
 
     Args:
-        path: the folder that holds the data; None for data sets that need none.
-        download: missing archives may be fetched.
-        verify: archives and files must have their published checksum.
-        skip_bad: image files that cannot be read are no reason to refuse the data set.
-        reading: the rules that image files are found and read by.
+        path: folder of the data; None for data sets that need none.
+        download: allow `load_dataset` to fetch missing archives.
+        verify: require archives and files to have their published checksum.
+        skip_bad: accept unreadable image files.
+        reading: rules for finding and reading image files.
+
+    Raises BadRequest for an unknown name, and for data that is missing or laid out otherwise.
     """
     check_name(name)
     return _module(name).locate(name, path, download=download, verify=verify, skip_bad=skip_bad, reading=reading)
 
 
 def load_dataset(located: LocatedDataset, workers: int = 0) -> Dataset:
-    """Reads what `locate_dataset` found. `workers` threads decode image files where the images are kept in memory."""
+    """Reads a located data set. `workers` threads read image files, and decode those that are kept in memory."""
     return _module(located.name).load(located, workers=workers)
 
 

@@ -1,4 +1,4 @@
-"""A split of a data set, and how training, validation and test images are told apart."""
+"""A split of a data set, and how training, validation and test images are separated."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, derive_seed, shorten
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow makes grey from red, green and blue with
-HELD_OUT = 0.2  # share of a data set without a test split that is held out as its test split
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green and blue, like Pillow's
+HELD_OUT = 0.2  # share held out as test split if a data set has none
 
 
 class ImageReader(Protocol):
-    """The images of a split, read from elsewhere than their files; image_datasets/resized has one."""
+    """Reads the images of a split from somewhere other than their files; see image_datasets/resized."""
 
     def subset(self, index: np.ndarray) -> ImageReader:
-        """Those at `index`."""
+        """A reader of the images at `index`."""
 
     def __getitem__(self, i: int) -> Any:
-        """What `data_transform.image_transform` takes, or None where only the file has the image."""
+        """Input of `data_transform.image_transform`, or None if the image has to be read from its file."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,13 @@ class Split:
 
     Attributes:
         targets: class indices, int64 (N,).
-        images: uint8 (N, H, W, C), for sets of small images.
-        paths: file names, for sets that are read while training.
-        copies: what is read in place of these files.
-        reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
-            could not are there in black, and left out of every batch.
-        reading: the rules that files are read by.
-        facts: of the files, or of images that came in memory, as image_datasets/facts.py gives them; None where nobody
-            has looked.
+        images: uint8 (N, H, W, C), for small images.
+        paths: file names, if the images come from files.
+        copies: read instead of these files.
+        reasons: (N,), for images in memory: why a file was unreadable, or None. Unreadable images are black, and
+            dropped from every batch.
+        reading: rules for reading the files.
+        facts: (N,), of the files or of images that came in memory, see facts.py; None if nobody has looked.
     """
 
     targets: np.ndarray
@@ -53,6 +52,7 @@ class Split:
         return len(self.targets)
 
     def subset(self, index: np.ndarray) -> Split:
+        """The images at `index`, int64 (n,)."""
         images = None if self.images is None else self.images[index]
         paths = None if self.paths is None else [self.paths[i] for i in index]
         reasons = None if self.reasons is None else self.reasons[index]
@@ -63,10 +63,11 @@ class Split:
         )
 
     def bad(self) -> np.ndarray:
-        """The indices of the images that are known to be unreadable."""
+        """Indices of the images that are known to be unreadable."""
         return np.flatnonzero([] if self.reasons is None else [reason is not None for reason in self.reasons])
 
     def readable_images(self) -> np.ndarray:
+        """The images in memory without the unreadable ones, uint8 (n, H, W, C)."""
         return self.images if not len(self.bad()) else np.delete(self.images, self.bad(), axis=0)
 
     def with_channels(self, in_chans: int) -> Split:
@@ -82,10 +83,10 @@ class Split:
 
 
 def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Sorted indices of `fraction` of each class, chosen at random by `seed`, at least one image of each class.
+    """Sorted indices of a random `fraction` of each class, at least one image each.
 
-    Each class is put in one random order that does not depend on `fraction`, and its beginning is taken: a smaller
-    subset lies within a larger one of the same seed.
+    The first images are taken of one random order per class, which depends on `seed` alone. So smaller subsets lie
+    within larger ones.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     chosen = []
@@ -98,13 +99,12 @@ def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.nda
 def hold_out(
     targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], advice: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out): a stratified `fraction` is held out.
+    """Holds out a stratified `fraction`. Returns indices (kept, held out).
 
     Args:
-        advice: what helps where a class has too few images, for the message.
+        advice: for the message if a class has too few images.
 
-    Raises:
-        BadRequest: no image would be left of a class.
+    Raises BadRequest if no image of a class would be left.
     """
     held = stratified_prefix(targets, fraction, seed)
     kept = np.setdiff1d(np.arange(len(targets)), held)
@@ -117,7 +117,7 @@ def hold_out(
 
 
 def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
-    """(train, test) of a set that has no test split of its own: the same images whatever the run's seed."""
+    """Returns (train, test) of a data set without test split: the same images whatever the seed of the run."""
     advice = "add images, remove such classes, or put test images into test/<class>/"
     kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, advice)
     return train.subset(kept), train.subset(held)
@@ -126,10 +126,10 @@ def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
 def split_train(
     train: Split, val_fraction: float, train_fraction: float, seed: int, class_names: Sequence[str]
 ) -> tuple[Split, Split | None]:
-    """(train, validation): `val_fraction` is carved out first, then `train_fraction` of the rest is kept.
+    """Returns (train, validation): carves out `val_fraction` first, then keeps `train_fraction` of the rest.
 
-    Both are stratified; the validation images do not depend on `train_fraction`, and subsets for growing fractions are
-    nested. With val_fraction 0 there is no validation split.
+    Both are stratified. The validation images do not depend on `train_fraction`, whose subsets are nested. With
+    val_fraction 0 there is no validation split.
     """
     val = None
     if val_fraction > 0:

@@ -1,6 +1,6 @@
-"""Copies of the training images with a short side of about 256 px, which are quicker to read than the files.
+"""Copies of the training images with a short side of about 256 px, quicker to read than the files.
 
-place.py says where they lie, making.py makes them, store.py reads them, tiles.py decodes a part of one.
+place.py says where they are, making.py makes them, store.py reads them, tiles.py decodes parts of them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ __all__ = ["KINDS", "check", "short_side", "with_copies"]
 
 def with_copies(splits: list[Split], located: LocatedDataset, kind: str, cache_dir: str | None,
                 img_size: int | Sequence[int], chans: int, workers: int) -> list[Split]:  # fmt: skip
-    """The same splits, read from the copy. What it lacks is made first, by `workers` processes, and a line is printed.
+    """Returns the same splits, read from copies. Makes the missing ones first and prints a line.
 
     Args:
         kind: one of KINDS.
-        img_size: side of the images that the model gets in pixels, or their height and width.
-        chans: 1: the copy is grey, 3: in colour.
+        cache_dir: folder of the copies; None: beside the data.
+        img_size: side in pixels of the images that the model gets, or (height, width).
+        chans: 1 for grey copies, 3 for colour.
+        workers: processes that make copies.
 
-    Raises BadRequest that names the image where one cannot be read, RunFailed where the copy cannot be written.
+    Raises BadRequest that names the unreadable images, and RunFailed if copies cannot be written.
     """
     import numpy as np
 
-    from image_datasets.resized.making import Form, complete  # the checks do without torch
+    from image_datasets.resized.making import Form, complete  # imports torch, which checks of settings must not
 
     form = Form(kind, short_side(img_size), chans, located.reading)
     paths = [path for split in splits for path in split.paths]

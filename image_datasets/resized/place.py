@@ -1,4 +1,4 @@
-"""Where the resized copies lie, and which kinds there are. Imports nothing heavy."""
+"""Where the resized copies are, and which kinds there are. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from utils import BadRequest, sides
 
 KINDS = {"jpeg": "JPEG 4:2:0, quality 90", "raw": "uncompressed"}
 FOLDER = ".resized"  # beside the data
-SHORT = 256  # px, for images of up to 224 px
-SPLIT_NAMES = ("train", "val", "test")  # what the folders of a data set's images begin with
+SHORT = 256  # px, enough for images of up to 224 px
+SPLIT_NAMES = ("train", "val", "test")  # prefixes of the folders of a data set's images
 
 
 def short_side(img_size: int | Sequence[int]) -> int:
-    """The short side of the copies, in pixels: what evaluation resizes to before its centre crop, and at least 256."""
+    """Short side of the copies in pixels: that of evaluation before its centre crop, and at least 256."""
     from data_transform import EVAL_CROP
 
     return max(SHORT, round(max(sides(img_size)) / EVAL_CROP))
 
 
 def copy_folder(located: LocatedDataset, cache_dir: str | None, kind: str, side: int) -> Path:
-    """Where copies of this kind and short side lie."""
+    """Folder of the copies of this kind and short side (in pixels)."""
     return _base_folder(located, cache_dir) / f"{kind}-{side}"
 
 
@@ -32,8 +32,10 @@ def _base_folder(located: LocatedDataset, cache_dir: str | None) -> Path:
 
 
 def check(located: LocatedDataset, cache_dir: str | None) -> None:
-    """Raises BadRequest for a data set whose images are kept in memory, and for a folder that can hold no copy. Writes
-    nothing. A copy that is there already may be read-only."""
+    """Checks that copies make sense and can be stored, without writing anything. Existing copies may be read-only.
+
+    Raises BadRequest if the images are kept in memory, or if the folder cannot hold copies.
+    """
     if located.layout.side is not None:
         raise BadRequest(f"--cache-resized has no effect: images of {located.layout.side} px are kept in memory")
     base, root = _base_folder(located, cache_dir), located.layout.root.resolve()
