@@ -50,8 +50,8 @@ class ReadyBatches:
     def sizes(self) -> list[int]:
         return [len(self.targets)] * self.count
 
-    own_sizes = sizes
-    rank, ranks = 0, 1
+    local_sizes = sizes
+    rank, world_size = 0, 1
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self.epoch(0)

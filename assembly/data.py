@@ -17,10 +17,10 @@ from data_transform import EVAL_CROP, Augment, Mix, shown_share
 from image_datasets import manifest, resized
 from image_datasets.bad_images import BadImages
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.folder import stored_size
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, LocatedDataset
 from image_datasets.image_check import check_images
+from image_datasets.image_files import stored_size
 from image_datasets.reading import OLDEST
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
 from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
 from utils import BadRequest, in_px, rank, shorten, world_size
@@ -124,11 +124,11 @@ class RunData:
     def _batch_arguments(self, name: str, device: torch.device, batch_size: int) -> dict[str, Any]:
         report = self.bad_images.of(name) if self.skip_bad else None
         return {"img_size": self.img_size, "mean": self.dataset.mean, "std": self.dataset.std, "device": device,
-                "batch_size": batch_size, "rank": rank(), "ranks": world_size(), "report": report,
+                "batch_size": batch_size, "rank": rank(), "world_size": world_size(), "report": report,
                 "eval_crop": self.eval_crop, "resize_mode": self.resize_mode}  # fmt: skip
 
 
-def read_dataset(group: Data, found: Found) -> Dataset:
+def read_dataset(group: Data, found: LocatedDataset) -> Dataset:
     """Reads the data set as it is stored. With --check-images every file is decoded first."""
     if group.check_images:
         check_images(found, group.num_workers)
@@ -136,7 +136,7 @@ def read_dataset(group: Data, found: Found) -> Dataset:
 
 
 def make_data(
-    group: Data, dataset: Dataset, found: Found, model: str, split_seed: int, averaged: bool = False
+    group: Data, dataset: Dataset, found: LocatedDataset, model: str, split_seed: int, averaged: bool = False
 ) -> RunData:
     """Normalises and splits a data set for a run.
 

@@ -9,7 +9,7 @@ import models
 from assembly.data import RunData
 from assembly.trained import read_trained
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import Dataset, statistics_for
+from image_datasets.dataset import Dataset, statistics_for
 from models.weights import KINDS, load, other_kind, read_weights
 from records.checkpoint import is_checkpoint, match_classes
 from records.log import say
@@ -105,7 +105,7 @@ def make_distillation(
         assert isinstance(train_batches, ResidentTrainBatches)
         in_order = data.eval_batches("train", device, batch_size)
         _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
-        answers = CachedTeacher(logits, in_order.given, train_batches)
+        answers = CachedTeacher(logits, in_order.seen, train_batches)
     return parts.Distillation(answers, group.distill, group.distill_alpha, group.distill_temp), facts
 
 

@@ -12,8 +12,8 @@ from torch import nn
 import models
 from image_datasets.bad_images import Report
 from image_datasets.batches import EvalBatches
+from image_datasets.dataset import LocatedDataset
 from image_datasets.reading import SETTINGS, Reading
-from image_datasets.registry import Found
 from image_datasets.splits import Split
 from records import checkpoint
 from settings.groups import Data
@@ -66,7 +66,9 @@ def read_alike(group: Data, stored: dict[str, Any]) -> Data:
     return dataclasses.replace(group, **values)
 
 
-def locate_stored(group: Data, given: dict[str, Any], stored: dict[str, Any], source: str) -> tuple[Data, Found]:
+def locate_stored(
+    group: Data, given: dict[str, Any], stored: dict[str, Any], source: str
+) -> tuple[Data, LocatedDataset]:
     """`locate_data`; if no data set is named it is that of the run whose checkpoint is `source`."""
     own = {}
     if group.dataset is None and group.data_path is None:

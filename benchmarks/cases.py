@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+from settings.flags import Flag
+
 import models
 from settings.flag_types import COUNT, one_of, text
-from settings.flags import Flag
 
 MODEL = Flag("model", "names of models", check=text, metavar="NAME", nargs="+", default_text="a list of six")
 BATCH_SIZE = Flag("batch-size", "images in a batch", check=COUNT, metavar="N", default_text="128 up to 64 px, else 32")

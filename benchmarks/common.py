@@ -16,12 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from settings.flags import FLAGS, Flag
+
 import image_datasets
 import models
 from analysis.timing import spread
 from settings import checks, terminal
 from settings.flag_types import COUNT, POSITIVE, text
-from settings.flags import FLAGS, Flag
 from settings.parser import read_flags
 from utils import BadRequest, write_json
 
@@ -60,7 +61,7 @@ def read(argv: list[str] | None, description: str, flags: list[Flag], quick: dic
     s.found = None
     if getattr(s, "data", None) is not None:
         try:
-            s.found = image_datasets.check_dataset("folder", s.data, download=False, verify=True)
+            s.found = image_datasets.locate_dataset("folder", s.data, download=False, verify=True)
         except BadRequest as error:
             raise BadRequest(str(error).replace("--datapath", "--data")) from None
     return s

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 import image_datasets
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD, Dataset, Found
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, LocatedDataset
 from image_datasets.splits import Split
 
 CLASSES = 100
@@ -36,7 +36,7 @@ def jpeg_files(folder: Path, count: int, width: int = 500, height: int = 375) ->
     return _dataset(Split(np.arange(count) % CLASSES, paths=paths), None, CLASSES)
 
 
-def from_folder(found: Found, most: int) -> Dataset:
+def from_folder(found: LocatedDataset, most: int) -> Dataset:
     """What --data names, in colour; of more than `most` training images that many, evenly spread over the list."""
     dataset = image_datasets.load_dataset(found, workers=2).with_channels(3)
     if len(dataset.train) > most:

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from settings.flags import Flag
+
 from benchmarks import cases
 from benchmarks.common import DATA, Bench, read, script
 from settings.flag_types import COUNT
-from settings.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from image_datasets.registry import Dataset
+    from image_datasets.dataset import Dataset
 
 DESCRIPTION = """One epoch with random crop and flip: Pillow, a DataLoader of 2 workers and a float32 loop, and timm's
 loader and step, against the suite's batches and loop. What the batches alone take is shown apart."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from settings.flags import Flag
+
 from analysis.timing import Repeated
 from benchmarks.common import (
     DATA,
@@ -25,13 +27,12 @@ from benchmarks.common import (
     script,
 )
 from settings.flag_types import COUNT
-from settings.flags import Flag
 from utils import BadRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from image_datasets.registry import Dataset
+    from image_datasets.dataset import Dataset
 
 DESCRIPTION = """Images per second of the input: Pillow, torchvision's transforms and a DataLoader of 2 workers, and
 timm's loader, against the suite's batches. Setting up, to the first batch, is measured apart."""
@@ -142,8 +143,7 @@ def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path
 
     from benchmarks import hardware, suite, usual, ways
     from image_datasets import resized
-    from image_datasets.copying import complete
-    from image_datasets.registry import Found
+    from image_datasets.resized.making import Form, complete
 
     batch_size = min(s.batch_size, len(dataset.train), 32)
     transform = usual.large_transform(s.img_size, dataset.mean, dataset.std)
@@ -160,9 +160,8 @@ def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path
     for kind in (None, *resized.KINDS):
         split = dataset.train
         if kind is not None:
-            short = resized.short_side(s.img_size)
-            found = Found("folder", None)
-            copies = complete(folder / kind, kind, short, 3, "", split.paths, usual.WORKERS, found)
+            form = Form(kind, resized.short_side(s.img_size), 3, split.reading)
+            copies = complete(folder / kind, form, "", split.paths, usual.WORKERS, skip_bad=False)
             split = replace(split, copies=copies)
         images = replace(dataset, train=split)
         streamed = suite.streamed_batches(images, s.img_size, batch_size, device, workers=0)

@@ -14,15 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from settings.flags import Flag
+
 from analysis.timing import Repeated
 from benchmarks.common import Bench, images_per_second, read, script
 from settings.flag_types import COUNT
-from settings.flags import Flag
 
 if TYPE_CHECKING:
     import torch
 
-    from image_datasets.registry import Dataset
+    from image_datasets.dataset import Dataset
 
 DESCRIPTION = """The suite with itself: some images or classes against ten times as many. What is shown counts per image
 or per class, so that 1 in the column "times better" means that cost grows in proportion, and more that it grows less.
@@ -121,7 +122,7 @@ def _epoch(root: Path, batch_size: int, device: torch.device):
     import image_datasets
     from benchmarks import suite
 
-    found = image_datasets.check_dataset("folder", str(root), download=False, verify=True)
+    found = image_datasets.locate_dataset("folder", str(root), download=False, verify=True)
     dataset: Dataset = image_datasets.load_dataset(found)
     return suite.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from settings.flags import Flag
+
 from analysis.timing import Repeated
 from benchmarks import cases
 from benchmarks.common import SUITE, TIMM, USUAL, Bench, milliseconds, read, script
-from settings.flags import Flag
 
 if TYPE_CHECKING:
     import torch

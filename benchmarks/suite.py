@@ -12,7 +12,7 @@ from torch import nn
 from analysis.speed import SteadyTrainer
 from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from training import devices
 from training.config import TrainConfig
 from training.losses import make_criterion

@@ -13,7 +13,7 @@ from benchmarks import hardware, suite, usual
 from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench
 from benchmarks.data import CLASSES
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from models.convolution import Conv3x3
 from training.devices import choose_precision
 

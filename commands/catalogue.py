@@ -45,7 +45,7 @@ def print_models(asked: Asked) -> None:
     if models.find_model(names[0]) is None:
         print("\n".join(names))
         return
-    num_classes, side, chans = image_datasets.describe(data.dataset, data.data_path)
+    num_classes, side, chans = image_datasets.dimensions(data.dataset, data.data_path)
     chans = data.in_chans or chans
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
     for name in names:
@@ -71,7 +71,7 @@ def print_summary(asked: Asked) -> None:
         import torchinfo
     except ImportError:
         raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
-    num_classes, side, chans = image_datasets.describe(data.dataset, data.data_path)
+    num_classes, side, chans = image_datasets.dimensions(data.dataset, data.data_path)
     chans = data.in_chans or chans
     size = models.image_size(data.img_size, group.model, side)
     with devices.machine_errors_as_run_failed(lambda: f"{group.model} of this size"):

@@ -14,8 +14,8 @@ from analysis import answer_sheet, explain
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
-from image_datasets.folder import read_image
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
+from image_datasets.image_files import read_image
 from image_datasets.splits import Split
 from records import checkpoint, membership
 from records.log import say

@@ -22,7 +22,7 @@ from analysis import cost
 from analysis.timing import synchronizer
 from assembly import trainee
 from assembly.data import RunData, make_data, read_dataset
-from image_datasets.registry import Found
+from image_datasets.dataset import LocatedDataset
 from settings.groups import Settings
 from settings.locate import locate_data
 from settings.scripts import SCRIPTS
@@ -78,7 +78,7 @@ def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device:
     return (time.perf_counter() - began) / count
 
 
-def try_steps(settings: Settings, found: Found) -> dict[str, Any]:
+def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
     """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
     image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
     averaged weights are scored too) and test_images. Writes nothing.

@@ -77,7 +77,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         run_id = directory.create(evaluated, run.overwrite, attempt)
         open_log(directory.log, attempt)
         if data.on_bad_image == "skip":
-            bad_images.keep_in(directory.bad_images)
+            bad_images.write_to(directory.bad_images)
         facts["bad_images"] = bad_images.finish()
         wandb = Wandb(run.wandb, run.wandb_project, name, run_id, directory.path, evaluated, run.wandb_group,
                       run.run_name is not None)  # fmt: skip

@@ -10,8 +10,7 @@ import torch
 
 from assembly.data import RunData, make_data, make_mix, read_dataset
 from image_datasets.constant import describe_constant
-from image_datasets.folder import channel_statistics
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset, channel_statistics
 from image_datasets.splits import Split
 from records import plots
 from records.log import say

@@ -17,7 +17,7 @@ from analysis.robustness import measure_robustness
 from analysis.speed import CostSubject, SteadyTrainer, measure_cost
 from assembly import trainee
 from assembly.trained import batches_for, read_trained
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from records import checkpoint, finished_runs, membership
 from records.finished_runs import FinishedRun
 from records.log import say

@@ -16,7 +16,7 @@ from analysis import cost
 from assembly import teaching, trainee
 from assembly.data import RunData, make_data, read_dataset
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.registry import Dataset, Found
+from image_datasets.dataset import Dataset, LocatedDataset
 from models.weights import KINDS
 from records import checkpoint, lock, membership, summary
 from records.log import logged, open_log, say
@@ -40,12 +40,12 @@ class Site:
     """What a run shares with the training of its teacher: the device, the images as they are stored, when to stop."""
 
     device: torch.device
-    found: Found
+    found: LocatedDataset
     dataset: Dataset
     stop: Stop
 
 
-def run_training(settings: Settings, found: Found) -> None:
+def run_training(settings: Settings, found: LocatedDataset) -> None:
     """Trains, scores the test split once, and fills the run directory.
 
     Raises Stopped if the run has to leave before that (see training/stopping.py).
@@ -162,7 +162,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     settings = settings.replace(precision=precision, weights_kind=built.weights_kind)
     train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed)
     val_batches = None if data.val is None else data.eval_batches("val", device, images)
-    smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.own_sizes)
+    smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.local_sizes)
     teacher_file = settings.distillation.teacher_weights
     if settings.distillation.teacher_epochs is not None:
         # The run is on record from here on: one that is stopped while its teacher trains can be resumed.
@@ -217,7 +217,7 @@ def _train_and_report(
     run_id = record.begin(stored)
     if data.skip_bad:
         distributed.barrier()  # the main process has made the folder
-        data.bad_images.keep_in(directory.bad_images, is_main_process())
+        data.bad_images.write_to(directory.bad_images, is_main_process())
     named = run.run_name != resume.default_name(settings, {"model": settings.model.model})
     wandb = Wandb(run.wandb, run.wandb_project, run.run_name, run_id, directory.path, stored, run.wandb_group, named)
     say()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from settings.flags import FLAGS, TRAIN
 
 from comparison.metric_names import METRICS
 from comparison.runs import Run
 from image_datasets.reading import OLDEST
-from settings.flags import FLAGS, TRAIN
 from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.

@@ -13,8 +13,8 @@ from comparison.document import Picture
 from comparison.groups import Cohort, Model
 from comparison.pairs import Pair, matched
 from comparison.sections import Context
+from image_datasets.dataset import Dataset
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset
 from records import membership
 from settings.stored import blaming
 from utils import BadRequest
@@ -31,7 +31,7 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     path = data_path or settings.get("data_path")
     verify = settings.get("verify_checksum", True)
     with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
-        found = image_datasets.check_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
+        found = image_datasets.locate_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
     content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
     try:
         dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)
@@ -81,7 +81,7 @@ def _pixels(dataset: Dataset, index: int) -> np.ndarray:
     """(H, W, C) from 0 to 1."""
     if dataset.test.images is not None:
         return dataset.test.images[index] / 255
-    from image_datasets.folder import read_image
+    from image_datasets.image_files import read_image
 
     image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans, dataset.test.reading)
     image.thumbnail((SIDE, SIDE))

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from settings.flags import FLAGS, TRAIN
+
 from experiments.study_file import Study
 from records import lock
 from records.run_directory import TEACHER
 from settings import checks, model_flags, resume
-from settings.flags import FLAGS, TRAIN
 from settings.scripts import SCRIPTS
 from utils import BadRequest, suggestion, write_json
 

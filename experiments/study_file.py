@@ -34,8 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from settings import model_flags
 from settings.flags import FLAGS, TRAIN, Flag
+
+from settings import model_flags
 from settings.scripts import SCRIPTS
 from utils import BadRequest, parse_toml, shorten, suggestion
 

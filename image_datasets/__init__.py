@@ -1,5 +1,6 @@
-"""On what is trained: data sets by name, their splits, and how batches reach the device."""
+"""Data sets by name, their splits, and how batches reach the device."""
 
-from image_datasets.registry import Dataset, check_dataset, check_name, describe, list_datasets, load_dataset
+from image_datasets.dataset import Dataset
+from image_datasets.registry import check_name, dimensions, list_datasets, load_dataset, locate_dataset
 
-__all__ = ["Dataset", "check_dataset", "check_name", "describe", "list_datasets", "load_dataset"]
+__all__ = ["Dataset", "check_name", "dimensions", "list_datasets", "load_dataset", "locate_dataset"]

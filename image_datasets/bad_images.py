@@ -1,7 +1,7 @@
-"""Image files that cannot be read, in a run that goes on without them (`--on-bad-image skip`).
+"""Unreadable image files, in a run that continues without them (`--on-bad-image skip`).
 
-Such a file keeps its place among the images of its split: the order of an epoch, the batches and every draw of the
-augmentation are those of the split with it, and it alone is left out of its batch at the end.
+Such a file keeps its place in its split: the order of an epoch, the batches and all draws of the augmentation stay the
+same. It is dropped from its batch only at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from utils import BadRequest, write_text
 
-Report = Callable[[str, str], None]  # takes the path of a file that cannot be read, and why
+Report = Callable[[str, str], None]  # takes the path of an unreadable file, and the reason
 
 
 class BadImage(BadRequest):
@@ -30,15 +30,18 @@ class BadImage(BadRequest):
 
 
 class BadImages:
-    """The files that a run could not read: each once for each split that it is in, listed in a file from when there is
-    a place for it, so that a run that is resumed knows those of all its epochs."""
+    """The unreadable files of a run, each once per split.
+
+    They are also listed in a file once `write_to` names it, so a resumed run knows those of all its epochs.
+    """
 
     def __init__(self):
         self.found: dict[tuple[str, str], str] = {}
         self.file: Path | None = None
-        self.in_charge = True
+        self.is_main_process = True
 
     def add(self, split: str, path: str, reason: str) -> None:
+        """Records a file of a split, unless it is known."""
         if (split, path) in self.found:
             return
         self.found[split, path] = reason
@@ -47,20 +50,20 @@ class BadImages:
                 list_.write(self._line((split, path)))
 
     def of(self, split: str) -> Report:
-        """What reports the files of a split, "train", "val" or "test"."""
+        """Returns the function that records files of a split, "train", "val" or "test"."""
         return functools.partial(self.add, split)
 
-    def keep_in(self, file: Path, in_charge: bool = True) -> None:
-        """From now on they are listed in `file`, those too that it holds already.
+    def write_to(self, file: Path, is_main_process: bool = True) -> None:
+        """Lists the files in `file` from now on, keeping the entries it already has.
 
         Args:
-            in_charge: of several processes, all of which add to the file, one puts it in order.
+            is_main_process: every process appends to the file; this one also sorts it.
         """
-        self.file, self.in_charge = file, in_charge
+        self.file, self.is_main_process = file, is_main_process
         self._write()
 
     def finish(self) -> dict[str, int]:
-        """Puts the list in order. Returns how many there are of each split."""
+        """Sorts the list. Returns the number of files of each split."""
         self._write()
         counts = Counter(split for split, _ in self.found)
         return {split: counts[split] for split in ("train", "val", "test")}
@@ -68,22 +71,22 @@ class BadImages:
     def _write(self) -> None:
         if self.file is not None:
             self.found = {**_read(self.file), **self.found}
-            if self.found and self.in_charge:
+            if self.found and self.is_main_process:
                 write_text(self.file, "".join(self._line(key) for key in sorted(self.found)))
 
     def _line(self, key: tuple[str, str]) -> str:
-        """JSON, in which no name, whatever characters it has, breaks a line or is no text."""
+        """A line of JSON, which any name fits in, whatever its characters."""
         split, path = key
         return json.dumps({"split": split, "path": path, "reason": self.found[key]}) + "\n"
 
 
 def unreadable(file: Path, split: str) -> list[str]:
-    """The files of a split in a run's list of those that could not be read."""
+    """Paths of a split in a run's list of unreadable files."""
     return [path for name, path in _read(file) if name == split]
 
 
 def _read(file: Path) -> dict[tuple[str, str], str]:
-    """What a list holds; the line that a process was writing when it was killed counts as none."""
+    """Reads a list. Ignores a line that a killed process left unfinished."""
     found = {}
     for line in file.read_bytes().splitlines() if file.is_file() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest
 
-# Folder, archive, files that must be there, mean and std of the 50,000 training images.
+# Folder, archive, required files, mean and std of the 50,000 training images.
 FACTS = {
     "cifar10": (
         "cifar-10-batches-py",
@@ -27,7 +28,25 @@ FACTS = {
 }
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+class Layout(NamedTuple):
+    """What `load` has to know.
+
+    Attributes:
+        verify: require the published checksums.
+        incomplete: files are missing that the archive holds.
+        download: fetch a missing or damaged archive.
+    """
+
+    root: Path
+    verify: bool
+    incomplete: bool
+    download: bool
+
+
+def locate(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")
@@ -41,18 +60,19 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
         what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
         verb = "lacks" if (root / folder).is_dir() else "has"
         raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
-    return Found(name, layout=(root, verify, bool(missing), download))
+    return LocatedDataset(name, layout=Layout(root, verify, bool(missing), download))
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(located: LocatedDataset, workers: int) -> Dataset:
+    """See `registry.load_dataset`. Raises BadRequest for files that differ from the published ones."""
     import numpy as np
     from torchvision import datasets
 
-    from image_datasets.facts import of_images
+    from image_datasets.facts import array_facts
     from image_datasets.splits import Split
 
-    root, verify, incomplete, download = found.layout
-    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[found.name]
+    root, verify, incomplete, download = located.layout
+    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[located.name]
     if incomplete or (download and verify and not _as_published(reader, root)):
         _fetch(reader, root, download)
     if verify:
@@ -60,7 +80,7 @@ def load(found: Found, workers: int) -> Dataset:
             train, test = (reader(str(root), train=part) for part in (True, False))
         except RuntimeError:
             raise BadRequest(
-                f"{root / reader.base_folder}: the files differ from the published {found.name} (checksum);"
+                f"{root / reader.base_folder}: the files differ from the published {located.name} (checksum);"
                 " fetch it anew with --download, or accept a re-saved copy with --no-verify-checksum"
             ) from None
         parts = [(part.data, part.targets) for part in (train, test)]
@@ -68,11 +88,11 @@ def load(found: Found, workers: int) -> Dataset:
     else:
         parts, class_names = _read_unverified(reader, root)
     splits = [
-        Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images), facts=of_images(images))
+        Split(np.asarray(targets, dtype=np.int64), np.ascontiguousarray(images), facts=array_facts(images))
         for images, targets in parts
     ]
-    _, _, _, mean, std = FACTS[found.name]
-    return Dataset(found.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
+    _, _, _, mean, std = FACTS[located.name]
+    return Dataset(located.name, class_names, mean, std, side=32, train=splits[0], test=splits[1])
 
 
 def _as_published(reader, root: Path) -> bool:
@@ -83,7 +103,7 @@ def _as_published(reader, root: Path) -> bool:
 
 
 def _fetch(reader, root: Path, download: bool) -> None:
-    """Unpacks the archive that is there, or downloads it; torchvision verifies its checksum in both cases."""
+    """Unpacks the archive, after downloading it if it is missing. torchvision verifies its checksum either way."""
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
     archive = root / reader.filename
@@ -97,7 +117,7 @@ def _fetch(reader, root: Path, download: bool) -> None:
 
 
 def _read_unverified(reader, root: Path):
-    """The same files without their checksum, hence through an unpickler that builds plain data only."""
+    """Reads the files whatever their checksum, so through an unpickler that builds plain data only."""
     import numpy as np
 
     from image_datasets import safe_pickle

@@ -1,4 +1,4 @@
-"""Images that show next to nothing: white, black, or of one colour. Often the file was read wrongly, or is empty."""
+"""Finds nearly constant images: white, black, or one colour. Often such a file is empty, or was read wrongly."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from image_datasets.decode import as_array, read_pixels
 from image_datasets.splits import Split
 from utils import shorten
 
-DEVIATION = 2.0  # of 255: the largest standard deviation, in any channel, of an image that is nearly constant
-EDGE = 4  # of 255: as near to it the mean is white, or black
-LOOKED_AT = 20_000  # files that are decoded at most, evenly spread over the split: a few minutes
-ENOUGH = 1 << 20  # pixels of an image, evenly spread, that are looked at
-MANY = 5  # classes that are named
+DEVIATION = 2.0  # of 255: largest standard deviation of any channel of a nearly constant image
+EDGE = 4  # of 255: a mean this close to white, or black, counts as it
+MAX_FILES = 20_000  # files decoded, evenly spread over the split: a few minutes
+MAX_PIXELS = 1 << 20  # pixels examined of an image, evenly spread
+MAX_CLASSES = 5  # classes listed
 
 
 def describe_constant(name: str, split: Split, class_names: list[str], chans: int, workers: int) -> list[str]:
-    """Lines that warn of a split's nearly constant images: how many, and by class how many and which; none where there
-    are none. Images that cannot be read count as not there.
+    """Returns lines that warn of a split's nearly constant images: how many in all, how many and which of each class.
+
+    Without such images there are no lines. Unreadable images are ignored.
 
     Args:
         name: of the split.
-        workers: threads that decode the files of a split that is streamed.
+        workers: threads that decode the files of a streamed split.
     """
-    index = np.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT))) if split.images is None else None
+    index = np.arange(0, len(split), max(1, -(-len(split) // MAX_FILES))) if split.images is None else None
     kinds = _of_memory(split) if index is None else _of_files(split, index, chans, workers, name)
     found = {i: kind for i, kind in kinds.items() if kind}
     if not found:
@@ -42,12 +43,12 @@ def describe_constant(name: str, split: Split, class_names: list[str], chans: in
         by_class[int(split.targets[i])].append(i)
     sizes = Counter(int(split.targets[i]) for i in kinds)
     largest = sorted(by_class.items(), key=lambda item: -len(item[1]))
-    for label, members in largest[:MANY]:
+    for label, members in largest[:MAX_CLASSES]:
         share = f"all {sizes[label]:,}" if len(members) == sizes[label] else f"{len(members):,} of {sizes[label]:,}"
         which = shorten((split.paths[i] if split.paths else f"image {i}" for i in members), 3)
         lines.append(f"  {class_names[label]}: {share}: {which}")
-    if len(largest) > MANY:
-        lines.append(f"  and images of {len(largest) - MANY:,} more classes")
+    if len(largest) > MAX_CLASSES:
+        lines.append(f"  and images of {len(largest) - MAX_CLASSES:,} more classes")
     return lines
 
 
@@ -72,8 +73,8 @@ def _of_files(split: Split, index: np.ndarray, chans: int, workers: int, name: s
 
 
 def _kind(image: np.ndarray) -> str:
-    """ "white", "black" or "of one colour" for a nearly constant image, uint8 (H, W, C), "" for any other."""
-    step = max(1, int((image.shape[0] * image.shape[1] / ENOUGH) ** 0.5))
+    """Returns "white", "black" or "of one colour" for a nearly constant image, uint8 (H, W, C), else ""."""
+    step = max(1, int((image.shape[0] * image.shape[1] / MAX_PIXELS) ** 0.5))
     pixels = image[::step, ::step].reshape(-1, image.shape[2]).astype(np.float32)
     if pixels.std(0).max() >= DEVIATION:
         return ""

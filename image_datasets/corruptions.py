@@ -1,13 +1,13 @@
 """Standard corruptions of whole batches, each at five strengths.
 
 Noise, blur, JPEG, contrast and brightness are those of Hendrycks and Dietterich (arXiv:1903.12261), with the parameters
-of their CIFAR-10-C for images up to 64 px and those of their ImageNet-C above. These were made for 32 and 224 px; the
-widths of the blur, which are in pixels, grow and shrink in proportion to the image's side, but are never narrower than
-those for 32 px: half a pixel of blur changes nothing. Noise is that of each pixel, and the same for any size. Occlusion
-and shuffled patches are those of Naseer et al. (arXiv:2105.10497, sections 3.1 and 3.3).
+of CIFAR-10-C for images up to 64 px and of ImageNet-C above. These were made for 32 and 224 px. Blur widths are in
+pixels, so they scale with the side of the image, but never below those for 32 px: half a pixel of blur changes nothing.
+Noise is per pixel and does not scale. Occlusion and shuffled patches are those of Naseer et al. (arXiv:2105.10497,
+sections 3.1 and 3.3).
 
-Every draw comes from a generator of its own, seeded by (seed, corruption, strength, index of the image), and is made on
-the CPU: an image is corrupted in one way whatever batch it is in, and whatever device the batch is on.
+Each image draws from a CPU generator of its own, seeded by (seed, corruption, strength, image index). So its corruption
+depends neither on its batch nor on the device.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from image_datasets.folder import SMALL
 from utils import cores, derive_seed, widest_float
 
 STRENGTHS = (1, 2, 3, 4, 5)
-TRUNCATE = 4  # standard deviations after which the blur's kernel ends
-DROP_GRIDS = (8, 14)  # patches on a side that are dropped one by one, of small and of large images
+TRUNCATE = 4  # standard deviations at which the blur kernel is cut off
+DROP_GRIDS = (8, 14)  # patches per side for occlusion, of small and of large images
 
 
 def corrupt(images: torch.Tensor, indices: Sequence[int], name: str, strength: int, seed: int) -> torch.Tensor:
-    """Images with one of CORRUPTIONS, on the device that they are on.
+    """Corrupts images by one of CORRUPTIONS, on their own device.
 
     Args:
-        images: uint8 (N, C, H, W) with C 1 or 3, in any memory format; they are left as they are.
-        indices: of each image, its place in its data set.
-        strength: from 1 to 5.
+        images: uint8 (N, C, H, W) with C 1 or 3, in any memory format; not changed.
+        indices: index of each image in its data set.
+        strength: 1 to 5.
 
-    Returns uint8 (N, C, H, W), rounded to whole levels as an image file would have it.
+    Returns uint8 (N, C, H, W), rounded to whole levels as in an image file.
     """
     corruption = CORRUPTIONS[name]
     generators = [torch.Generator().manual_seed(derive_seed(seed, name, strength, int(i))) for i in indices]
@@ -49,7 +49,7 @@ def corrupt(images: torch.Tensor, indices: Sequence[int], name: str, strength: i
 
 
 def parameter(name: str, strength: int, side: int) -> float | int | tuple[int, int]:
-    """What a corruption does at a strength to images of `side` pixels; its function says what the number means."""
+    """Parameter of a corruption at a strength, for images of `side` pixels; see the corruption's function."""
     corruption = CORRUPTIONS[name]
     small, large = corruption.small[strength - 1], corruption.large[strength - 1]
     if not corruption.in_pixels:
@@ -58,13 +58,21 @@ def parameter(name: str, strength: int, side: int) -> float | int | tuple[int, i
 
 
 def _gaussian_noise(images: torch.Tensor, deviation: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: deviation: of the normal distribution, for pixel values in [0, 1]."""
+    """Adds normal noise.
+
+    Args:
+        deviation: standard deviation, for pixel values in [0, 1].
+    """
     noise = _each(lambda generator: torch.randn(images.shape[1:], generator=generator), generators)
     return images + 255 * deviation * noise.to(images.device)
 
 
 def _shot_noise(images: torch.Tensor, photons: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: photons: that a white pixel stands for; their number is Poisson-distributed."""
+    """Adds the Poisson noise of counting photons.
+
+    Args:
+        photons: expected number of a white pixel.
+    """
     expected = images.cpu() / 255 * photons
     pairs = list(zip(expected, generators, strict=True))
     counted = _each(lambda pair: torch.poisson(pair[0], generator=pair[1]), pairs)
@@ -72,7 +80,11 @@ def _shot_noise(images: torch.Tensor, photons: float, generators: list[torch.Gen
 
 
 def _gaussian_blur(images: torch.Tensor, deviation: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: deviation: of the kernel, in pixels. Beyond the image its outermost pixels go on."""
+    """Blurs; the outermost pixels repeat beyond the border.
+
+    Args:
+        deviation: standard deviation of the kernel, in pixels.
+    """
     images = _exact(images)
     rows, columns = (_blur_matrix(size, deviation).to(images) for size in images.shape[2:])
     return rows @ images @ columns.T
@@ -80,7 +92,7 @@ def _gaussian_blur(images: torch.Tensor, deviation: float, generators: list[torc
 
 @functools.lru_cache(maxsize=32)
 def _blur_matrix(size: int, deviation: float) -> torch.Tensor:
-    """(size, size): of each pixel of a blurred row, the weights of all pixels of the row."""
+    """Weights (size, size) in float64: row i holds the weight of every pixel of a line in its blurred pixel i."""
     radius = int(TRUNCATE * deviation + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets / deviation).double() ** 2)
@@ -90,7 +102,11 @@ def _blur_matrix(size: int, deviation: float) -> torch.Tensor:
 
 
 def _jpeg(images: torch.Tensor, quality: int, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: quality: libjpeg's; colours at half the resolution, as Pillow has it by default."""
+    """Compresses as JPEG with half the colour resolution, Pillow's default.
+
+    Args:
+        quality: libjpeg's, 1 to 100.
+    """
     from PIL import Image
 
     def compress(pixels: np.ndarray) -> torch.Tensor:
@@ -104,15 +120,22 @@ def _jpeg(images: torch.Tensor, quality: int, generators: list[torch.Generator])
 
 
 def _contrast(images: torch.Tensor, factor: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: factor: of each pixel's distance to the mean of its channel over the image."""
+    """Scales the contrast.
+
+    Args:
+        factor: applied to each pixel's distance from the mean of its channel over the image.
+    """
     images = _exact(images)
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean) * factor + mean
 
 
 def _brightness(images: torch.Tensor, added: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: added: to the value of each pixel in the HSV colour space, the largest of its channels in [0, 1]. Hue and
-    saturation stay; black becomes grey."""
+    """Brightens in the HSV colour space: hue and saturation stay, black becomes grey.
+
+    Args:
+        added: to the value of each pixel, its largest channel in [0, 1].
+    """
     images = images.float()
     value = images.amax(1, keepdim=True)
     brighter = (value + 255 * added).clamp(max=255)
@@ -120,7 +143,11 @@ def _brightness(images: torch.Tensor, added: float, generators: list[torch.Gener
 
 
 def _occlusion(images: torch.Tensor, share: float, generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: share: of the patches of a grid, chosen at random, that become black."""
+    """Blackens random patches of a grid.
+
+    Args:
+        share: of the patches.
+    """
     height, width = images.shape[2:]
     grid = DROP_GRIDS[min(height, width) > SMALL]
     dropped = round(share * grid**2)
@@ -131,8 +158,11 @@ def _occlusion(images: torch.Tensor, share: float, generators: list[torch.Genera
 
 
 def _patch_shuffle(images: torch.Tensor, grid: tuple[int, int], generators: list[torch.Generator]) -> torch.Tensor:
-    """Args: grid: rows and columns of equal patches that change places at random; pixels at the rim that are left over
-    stay where they are."""
+    """Shuffles equal patches; pixels left over at the border stay in place.
+
+    Args:
+        grid: rows and columns of patches.
+    """
     height, width = images.shape[2:]
     rows, columns = min(grid[0], height), min(grid[1], width)
     h, w = height // rows, width // columns
@@ -147,13 +177,15 @@ def _patch_shuffle(images: torch.Tensor, grid: tuple[int, int], generators: list
 
 
 def _exact(images: torch.Tensor) -> torch.Tensor:
-    """In float64, where the device has it: sums whose order follows the size of the batch, and TF32 products of
-    matrices, would round to other levels now and then."""
+    """Converts to float64 if the device has it.
+
+    Sums whose order depends on the batch size, and TF32 matrix products, would sometimes round to other levels.
+    """
     return images.to(widest_float(images.device))
 
 
 def _each(function: Callable, items: list) -> torch.Tensor:
-    """The results for all items, stacked. What is done image by image is done by as many threads as there are cores."""
+    """Applies a function to each item, by one thread per core, and stacks the results."""
     return torch.stack(list(_threads().map(function, items)))
 
 
@@ -164,13 +196,13 @@ def _threads() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True)
 class Corruption:
-    """How images are corrupted.
+    """A way to corrupt images.
 
     Attributes:
-        function: of uint8 images (N, C, H, W), the parameter, and a generator for each image; gives uint8 images, or
-            floating-point ones in levels from 0 to 255 that are still to be rounded and clipped.
-        small, large: the parameters of the strengths 1 to 5, for images up to 64 px and for larger ones.
-        in_pixels: the parameter is a length, given for 32 and for 224 px.
+        function: of uint8 images (N, C, H, W), the parameter, and a generator for each image. Returns uint8 images, or
+            floats in levels of 0 to 255, which `corrupt` rounds and clips.
+        small, large: parameters of the strengths 1 to 5, for images up to 64 px and for larger ones.
+        in_pixels: the parameter is a length in pixels, given for images of 32 and 224 px.
     """
 
     function: Callable[[torch.Tensor, float, list[torch.Generator]], torch.Tensor]

@@ -1,6 +1,6 @@
-"""Plain JPEG files as uint8 tensors, decoded by libjpeg-turbo without a detour; all others as `read_image` has them.
+"""Decodes plain JPEG files straight to uint8 tensors, by libjpeg-turbo; all other files by `read_image`.
 
-The pixels are those of `read_image`, bit for bit, so which decoder is installed shows in the time alone.
+The pixels are those of `read_image`, bit for bit, so the decoder that is installed affects only the speed.
 """
 
 from __future__ import annotations
@@ -13,55 +13,58 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from image_datasets.folder import SLIMMEST, read_image
-from image_datasets.orientation import JPEG_START, of_jpeg, segments
+from image_datasets.image_files import read_image, too_slim
+from image_datasets.orientation import JPEG_START, jpeg_orientation, segments
 from image_datasets.reading import CURRENT, Reading
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a frame header, by which the image's form is known
-MOST_PIXELS = 50_000_000  # above it Pillow reads, and decompression bombs are refused
-MOST_BYTES = 1 << 28  # of a file that is read at once; Pillow reads larger ones as far as it needs them
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a frame header, which holds the image's shape
+MAX_JPEG_PIXELS = 50_000_000  # larger images are left to Pillow, which refuses decompression bombs
+MAX_JPEG_BYTES = 1 << 28  # larger files are left to Pillow, which reads only what it needs
 
 
 def read_pixels(path: str, chans: int, reading: Reading = CURRENT) -> torch.Tensor | Image.Image:
-    """The image of a file, in RGB or grey, for `data_transform.image_transform`.
+    """Reads an image in RGB (chans=3) or grey (1), as input of `data_transform.image_transform`.
 
-    A JPEG file of 8 bits per sample in colour, or in grey, becomes a uint8 tensor (C, H, W) whose memory is (H, W, C);
-    any other file a PIL image. Raises BadImage as `read_image` does.
+    Returns a uint8 tensor (C, H, W) in (H, W, C) memory for JPEG files of 8 bits per sample, in colour or grey, and a
+    PIL image for all others. Raises BadImage like `read_image`.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(len(JPEG_START))
-            data = start + file.read(MOST_BYTES) if start == JPEG_START else b""
-        how = of_jpeg(data) if data and reading.turns else 1
-        pixels = None if how is None else decode(data, chans, reading.max_pixels)
-    except Exception:  # Pillow has the last word on what is damaged, and says why
+            data = start + file.read(MAX_JPEG_BYTES) if start == JPEG_START else b""
+        orientation = jpeg_orientation(data) if data and reading.turns else 1
+        pixels = None if orientation is None else decode(data, chans, reading.max_pixels)
+    except Exception:  # Pillow decides below whether the file is damaged, and why
         pixels = None
     if pixels is None:
         return read_image(path, chans, reading)
-    return pixels if how == 1 else _turned(pixels, how)
+    return pixels if orientation == 1 else _upright(pixels, orientation)
 
 
 def as_array(pixels: torch.Tensor | Image.Image) -> np.ndarray:
-    """What `read_pixels` gives, as uint8 (H, W, C)."""
+    """Turns a result of `read_pixels` into uint8 (H, W, C)."""
     if isinstance(pixels, torch.Tensor):
         return pixels.permute(1, 2, 0).numpy()
     array = np.asarray(pixels)
     return array if array.ndim == 3 else array[..., None]
 
 
-def decode(data: bytes, chans: int, max_pixels: int = MOST_PIXELS) -> torch.Tensor | None:
-    """uint8 (C, H, W) with memory (H, W, C), or None where `data` is no JPEG that needs no conversion but from grey to
-    colour, or has more pixels. Raises ValueError or OSError where it is damaged."""
+def decode(data: bytes, chans: int, max_pixels: int = MAX_JPEG_PIXELS) -> torch.Tensor | None:
+    """Decodes a JPEG file to uint8 (C, H, W) in (H, W, C) memory.
+
+    Returns None if `data` is no JPEG, needs a conversion other than grey to colour, or has more than `max_pixels`.
+    Raises ValueError or OSError if it is damaged.
+    """
     if not _is_plain(data, chans, max_pixels):
         return None
     return torch.from_numpy(_decoder()(data, chans)).permute(2, 0, 1)
 
 
 def _is_plain(data: bytes, chans: int, max_pixels: int) -> bool:
-    """Looks into the frame header: precision, height, width and number of components."""
+    """Whether `decode` handles a file, by its frame header: precision, height, width, number of components."""
     if not data.startswith(JPEG_START):
         return False
     at = next((at for marker, at in segments(data) if marker in FRAMES), len(data))
@@ -70,23 +73,23 @@ def _is_plain(data: bytes, chans: int, max_pixels: int) -> bool:
     height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
     components = data[at + 9]
     wanted = components == chans or (components == 1 and chans == 3)
-    usual = 0 < height * width <= min(MOST_PIXELS, max_pixels) and max(height, width) <= SLIMMEST * min(height, width)
-    return data[at + 4] == 8 and wanted and usual and len(data) <= MOST_BYTES
+    usual = 0 < height * width <= min(MAX_JPEG_PIXELS, max_pixels) and not too_slim(width, height)
+    return data[at + 4] == 8 and wanted and usual and len(data) <= MAX_JPEG_BYTES
 
 
-def _turned(pixels: torch.Tensor, how: int) -> torch.Tensor:
-    """As `image_datasets.orientation.turned`, of uint8 (C, H, W) with memory (H, W, C)."""
+def _upright(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
+    """`orientation.upright` for uint8 (C, H, W) in (H, W, C) memory."""
     array = pixels.permute(1, 2, 0).numpy()
-    if how > 4:
+    if orientation > 4:
         array = array.transpose(1, 0, 2)
-    upside_down, mirrored = how in (3, 4, 7, 8), how in (2, 3, 6, 7)
+    upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     array = array[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 
 
 @functools.cache
 def _decoder() -> Callable[[bytes, int], np.ndarray]:
-    """simplejpeg where it is installed; Pillow, with the same pixels, in half as much time again elsewhere."""
+    """simplejpeg if it is installed, else Pillow: the same pixels, in 1.5 times the time."""
     try:
         from simplejpeg import decode_jpeg
     except ImportError:

@@ -1,13 +1,16 @@
-"""The UCI handwritten digits that scikit-learn carries: 1,797 grey images of 8x8 pixels, 43 writers, 10 classes."""
+"""The UCI handwritten digits, from scikit-learn: 1,797 grey images of 8x8 pixels, 43 writers, 10 classes."""
 
 from __future__ import annotations
 
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.reading import Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest, require
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def locate(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     if path is not None:
         raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
     if download:
@@ -15,20 +18,21 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     if not verify:
         raise BadRequest("--no-verify-checksum has no effect with --dataset digits: its images come with scikit-learn")
     require("sklearn")
-    return Found(name, layout=None)
+    return LocatedDataset(name, layout=None)
 
 
-def load(found: Found, workers: int) -> Dataset:
+def load(located: LocatedDataset, workers: int) -> Dataset:
+    """See `registry.load_dataset`."""
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from image_datasets.facts import of_images
+    from image_datasets.facts import array_facts
     from image_datasets.splits import Split, split_test
 
     data = load_digits()
     images = (data.images * (255 / 16)).round().astype(np.uint8)[..., None]  # stored as 0 to 16
     class_names = [str(digit) for digit in range(10)]
-    train, test = split_test(Split(data.target.astype(np.int64), images, facts=of_images(images)), class_names)
+    train, test = split_test(Split(data.target.astype(np.int64), images, facts=array_facts(images)), class_names)
     pixels = train.images / 255
     return Dataset(
         name="digits",

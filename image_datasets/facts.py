@@ -1,7 +1,7 @@
-"""What is known of each image file: a hash of its content, its size in pixels, whether it is grey.
+"""Facts of each image file: a hash of its content, its size in pixels, whether it is grey.
 
-Every file is read once. The facts are kept beside the data, or where that cannot be written in the user's cache folder,
-and hold as long as a file's size and time do.
+Every file is read once. Facts are cached beside the data, or in the user's cache folder if that is read-only. They are
+valid while the file's size and modification time stay the same.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from utils import in_utf8, replacing, thread_pool
 FILE, VERSION = ".image-facts.npz", 1
 UNREADABLE, GREY, COLOUR = 0, 1, 2
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-# digest: BLAKE2b of the whole file. kind: by the header alone; the rest of the file may be damaged all the same.
+# digest: BLAKE2b of the whole file. kind: by the header alone, so the rest of the file may be damaged.
 FACTS = np.dtype([("digest", "<u8", 2), ("bytes", "<i8"), ("width", "<u4"), ("height", "<u4"), ("kind", "u1")])
-GONE = np.zeros((), FACTS)  # of a file that cannot be read at all
+GONE = np.zeros((), FACTS)  # for files that cannot be opened
 
 
-def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
-    """The facts (N,), of dtype FACTS, of files below `root`.
+def file_facts(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
+    """Facts of files below `root`, an array (N,) of dtype FACTS.
 
     Args:
-        workers: threads, as reading and hashing let go of the interpreter lock.
+        workers: threads; reading and hashing release the interpreter lock.
     """
     from tqdm import tqdm
 
@@ -54,13 +54,13 @@ def look_at(root: Path, paths: Sequence[str], workers: int) -> np.ndarray:
         for i, found in zip(missing, pool.imap(_look, (paths[i] for i in missing), chunksize=16), strict=True):
             facts[i] = found
             bar.update()
-    present = [i for i in range(len(paths)) if is_known(facts[i])]  # of others it is not known for how long
+    present = [i for i in range(len(paths)) if is_known(facts[i])]  # others may become readable any time
     _write(root, [names[i] for i in present], stamps[present], facts[present])
     return facts
 
 
-def of_images(images: np.ndarray) -> np.ndarray:
-    """The facts (N,) of images that came in memory, uint8 (N, H, W, C): of their pixels."""
+def array_facts(images: np.ndarray) -> np.ndarray:
+    """Facts (N,) of images in memory, uint8 (N, H, W, C); the digest is that of the pixels."""
     facts = np.zeros(len(images), FACTS)
     digests = b"".join(hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)
     facts["digest"] = np.frombuffer(digests, "<u8").reshape(-1, 2)
@@ -70,12 +70,12 @@ def of_images(images: np.ndarray) -> np.ndarray:
 
 
 def is_known(facts: np.ndarray) -> np.ndarray:
-    """Whether a file, or each of some, could be read, so that its content is known."""
+    """Whether the content is known, for one or several facts: the file could be read."""
     return facts["digest"].any(-1)
 
 
 def hexadecimal(digests: np.ndarray) -> list[str]:
-    """Digests (N, 2) as text."""
+    """Digests (N, 2) as 32 hexadecimal digits each."""
     data = np.ascontiguousarray(digests, "<u8").tobytes().hex()
     return [data[i : i + 32] for i in range(0, len(data), 32)]
 
@@ -98,24 +98,24 @@ def _look(path: str) -> np.void:
     found["bytes"] = len(data)
     from PIL import Image
 
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:  # its plugins raise many kinds
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:  # Pillow's plugins raise many kinds
         found["width"], found["height"] = image.size
         found["kind"] = GREY if image.mode in GREY_MODES else COLOUR
     return found
 
 
 def _places(root: Path) -> list[Path]:
-    """Where the facts may be kept, the best place first."""
+    """Where the facts may be cached, best place first."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "image-facts")  # noqa: PTH111
     name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     return [root / FILE, cache / f"{name}.npz"]
 
 
 def _read(root: Path) -> dict[tuple[str, int, int], np.void]:
-    """Facts by name, size and time of the file, from every place that has some."""
+    """Cached facts by name, size and time of the file, from all places."""
     known: dict[tuple[str, int, int], np.void] = {}
     for place in _places(root):
-        # Not there, damaged, or of another version: numpy and zipfile raise many kinds.
+        # Missing, damaged or of another version: numpy and zipfile raise many kinds.
         with contextlib.suppress(Exception), np.load(place, allow_pickle=False) as file:
             names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
             stamps, facts = file["stamps"], file["facts"]
@@ -133,5 +133,5 @@ def _write(root: Path, names: list[str], stamps: np.ndarray, facts: np.ndarray) 
             with replacing(place) as temporary, temporary.open("wb") as file:
                 np.savez(file, version=VERSION, names=text, stamps=stamps, facts=facts)
             return
-        except OSError:  # read-only, or full: the next run looks again
+        except OSError:  # read-only or full: the next run reads the files again
             continue

@@ -1,62 +1,71 @@
 """Data sets of image files: any folder of class folders, ImageNet-1k, Tiny ImageNet.
 
-Sets whose images are all equally small are decoded once and kept as one array; others are read while training.
+Images that are all equally small are decoded once and kept as one array; others are read while training.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-import re
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from image_datasets import discovery, discovery_v1
 from image_datasets.bad_images import BadImage
-from image_datasets.discovery import LeftOut, class_folders, find_splits, images_in, unused
-from image_datasets.orientation import of_file, of_image, turned
-from image_datasets.pixels import by_meaning
+from image_datasets.dataset import Dataset, LocatedDataset, channel_statistics, statistics_for
+from image_datasets.discovery import Files
+from image_datasets.image_files import open_image
 from image_datasets.reading import CURRENT, OLDEST, Reading
-from image_datasets.registry import Dataset, Found, statistics_for
-from utils import BadRequest, in_utf8, readable, shorten, thread_pool
+from utils import BadRequest, thread_pool
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-SMALL = 64  # px: sets of images up to this side are kept in memory
-KEPT = 224  # px: sets of squares of one size up to this side keep it, unless more is asked for
-LOOKED_AT = 256  # files that are opened before the data are read
-TOGETHER = 32  # small images that a thread decodes without a pause
-OLD_RULES = "files are found and read by the rules of earlier versions (--data-rules 1)"
-DIFFERING = f"its images differ in size, so they are streamed and resized, to {KEPT} px unless --img-size says"
-SLIMMEST = 1000  # times a side may be the other: of a line of pixels resizing would make more than memory holds
-# Pillow's remarks on images that are refused below, on transparency, and on metadata that nothing depends on.
-warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
-warnings.filterwarnings("ignore", "Palette images with Transparency")
-warnings.filterwarnings("ignore", "Corrupt EXIF data")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from image_datasets.splits import Split
+
+SMALL = 64  # px: images up to this side are kept in memory
+MAX_KEPT = 224  # px: streamed squares of one size keep it up to this side, unless --img-size says otherwise
+PEEKED = 256  # files opened before the data set is read
+CHUNK = 32  # small images that a thread decodes per task
+DIFFERING = f"its images differ in size, so they are streamed and resized, to {MAX_KEPT} px unless --img-size says"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """File names and class indices of each split that the folder has."""
+    """The contents of a folder.
+
+    Attributes:
+        splits: file names and class indices of each split.
+        side: of the images in pixels, if the first of each class are equal, square and small.
+        grey: whether these are all grey.
+        streamed_side: side of a sample of the images in pixels, if these are equal, square and not small.
+        notes: what a user should know about it, a sentence each.
+        wnids: WordNet ids of the classes, if the data set has them.
+    """
 
     root: Path
     class_names: list[str]
-    splits: dict[str, tuple[list[str], list[int]]]
-    side: int | None  # of the images, where the first of each class are equal, square and small
+    splits: dict[str, Files]
+    side: int | None
     grey: bool
-    streamed_side: int | None = None  # of those looked at, where they are equal, square and not small
+    streamed_side: int | None = None
     notes: tuple[str, ...] = ()
+    wnids: list[str] | None = None
 
-    def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Layout:
-        return replace(self, splits=splits, class_names=class_names)
+    def with_splits(self, splits: dict[str, Files], class_names: list[str]) -> Layout:
+        """The same folder, restricted to these files and classes."""
+        wnids = self.wnids and [self.wnids[self.class_names.index(name)] for name in class_names]
+        return replace(self, splits=splits, class_names=class_names, wnids=wnids)
 
 
 def check_root(name: str, path: str | None, download: bool, verify: bool, holds: str) -> Path:
-    """The folder of a data set of image files. Raises BadRequest where it is not given, not there, or given with flags
-    that have no effect on such sets.
+    """Returns the folder of a data set of image files.
 
     Args:
         holds: what must lie in it, for the message.
+
+    Raises BadRequest if the folder is not named or missing, or for flags without effect on such data sets.
     """
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds {holds}")
@@ -69,145 +78,78 @@ def check_root(name: str, path: str | None, download: bool, verify: bool, holds:
     return Path(path)
 
 
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def locate(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     root = check_root(name, path, download, verify, "train/")
-    class_names, splits, notes = (_find_as_before if reading.rules == OLDEST else _find)(name, root)
+    class_names, splits, notes = (discovery_v1 if reading.rules == OLDEST else discovery).find_images(name, root)
     side, grey = peek(splits["train"], skip_bad, reading)
     layout = Layout(root, class_names, splits, side, grey, common_side(splits, side, reading), tuple(notes))
     has_val = name == "folder" and "val" in splits and "test" in splits
-    return Found(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
+    return LocatedDataset(name, layout, has_val=has_val, skip_bad=skip_bad, reading=reading)
 
 
-FoundFiles = tuple[list[str], dict[str, tuple[list[str], list[int]]], list[str]]  # classes, splits, notes
+def load(located: LocatedDataset, workers: int) -> Dataset:
+    """Reads all files once for their facts, and decodes the images if they are equal, square and small.
 
-
-def _find(name: str, root: Path) -> FoundFiles:
-    """The classes and image files of each split, and what a user should know of how they were found."""
-    left_out = LeftOut()
-    folders = find_splits(root)
-    if "train" not in folders:
-        raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
-    wanted = {"imagenet1k": ("train", "val"), "tiny-imagenet": ("train",)}.get(name, tuple(folders))
-    if name == "imagenet1k" and "val" not in folders:
-        raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
-    found = {part: class_folders(folders[part], left_out) for part in wanted}
-    class_names = sorted(found["train"])
-    _check_classes(folders["train"], class_names)
-    splits = {}
-    for part in wanted:
-        if not found[part]:
-            raise BadRequest(f"{folders[part]}: has no class folders (images must lie in {folders[part]}/<class>/)")
-        unknown = sorted(found[part].keys() - set(class_names))
-        if unknown:
-            raise BadRequest(f"{folders[part]}: has classes that train/ lacks: {shorten(unknown)}")
-        paths, labels = [], []
-        for label, class_name in enumerate(class_names):
-            if class_name not in found[part] and part != "train":
-                continue
-            inside = found[part][class_name]
-            if name == "tiny-imagenet":
-                inside = [str(Path(folder, "images")) for folder in inside if Path(folder, "images").is_dir()]
-            files = images_in(inside, left_out)
-            if not files:
-                raise BadRequest(f"{folders[part] / class_name}: a class folder without images")
-            paths += files
-            labels += [label] * len(files)
-        splits[part] = paths, labels
-    if name == "tiny-imagenet":
-        splits["test"] = _tiny_imagenet_val(root / "val", class_names)
-    beside = unused(root, list(folders.values())) if name == "folder" else []
-    return class_names, splits, [*left_out.notes(), *beside]
-
-
-def _check_classes(folder: Path, class_names: list[str]) -> None:
-    if len(class_names) < 2:
-        found = f"only one class folder, {class_names[0]}/" if class_names else "no class folders"
-        raise BadRequest(f"{folder}: has {found}; images must lie in train/<class>/, of at least two classes")
-
-
-def _find_as_before(name: str, root: Path) -> FoundFiles:
-    """By the rules of version 1, which runs keep that were made by them."""
-    if not (root / "train").is_dir():
-        raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
-    class_names = sorted(_class_folders(root / "train"))
-    _check_classes(root / "train", class_names)
-    splits = {"train": _scan(root / "train", class_names, images="images" if name == "tiny-imagenet" else "")}
-    if name == "tiny-imagenet":
-        splits["test"] = _tiny_imagenet_val(root / "val", class_names)
-    else:
-        for part in ("val",) if name == "imagenet1k" else ("val", "test"):
-            if (root / part).is_dir():
-                splits[part] = _scan(root / part, class_names, allow_empty=True)
-    if name == "imagenet1k" and "val" not in splits:
-        raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
-    return class_names, splits, [OLD_RULES]
-
-
-def load(found: Found, workers: int) -> Dataset:
-    import numpy as np
-
-    from image_datasets.splits import Split, split_test
-
-    layout: Layout = found.layout
-    grey, side, streamed_side = layout.grey, layout.side, layout.streamed_side
-    splits, notes = {}, list(layout.notes)
-    facts: dict[str, np.ndarray | None] = dict.fromkeys(layout.splits)
-    if found.reading.rules > OLDEST:
-        from image_datasets.facts import look_at
-
-        paths = [path for files, _ in layout.splits.values() for path in files]
-        ends = np.cumsum([len(files) for files, _ in layout.splits.values()])[:-1]
-        facts = dict(zip(layout.splits, np.split(look_at(layout.root, paths, workers), ends), strict=True))
-        grey, side, streamed_side = _judge(np.concatenate(list(facts.values())), notes)
-        if layout.side is not None and side is None:
-            notes.append(DIFFERING)
+    Args:
+        workers: threads.
+    """
+    layout: Layout = located.layout
+    notes = list(layout.notes)
+    facts, grey, side, streamed_side = _look(located, workers, notes)
     chans = 1 if grey else 3
-    for part, (paths, labels) in layout.splits.items():
-        images, reasons = (None, None) if side is None else _decode_all(paths, side, chans, workers, found)
-        if images is None and side is not None:
-            side = None
-            notes.append(DIFFERING)
-        splits[part] = Split(
-            np.asarray(labels, dtype=np.int64), images, paths, None, reasons, found.reading, facts[part]
-        )
-    if side is None:
-        splits = {part: replace(split, images=None, reasons=None) for part, split in splits.items()}
-    train = splits["train"]
-    test_name = "test"
-    if "test" in splits:
-        test = splits["test"]
-        if found.name == "tiny-imagenet":
-            test_name = "val"
-            notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on")
-    elif "val" in splits:
-        test, test_name = splits["val"], "val"
-        notes.append("there is no test/: val/ is what is reported on")
-    else:
-        train, test = split_test(train, layout.class_names)
-        notes.append(
-            "there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split"
-        )
-    mean, std = statistics_for(chans)
-    if train.images is not None:
-        mean, std = channel_statistics(train.readable_images())
+    splits = _read_splits(located, facts, side, chans, workers)
+    if side is not None and splits["train"].images is None:
+        side = None
+        notes.append(DIFFERING)
+    train, test, test_name = _reported(located, splits, notes)
+    mean, std = statistics_for(chans) if side is None else channel_statistics(train.readable_images())
     return Dataset(
-        name=found.name,
+        name=located.name,
         class_names=layout.class_names,
         mean=mean,
         std=std,
         side=side,
         streamed_side=None if side is not None else streamed_side,
         train=train,
-        val=splits["val"] if found.has_val else None,
+        val=splits["val"] if located.has_val else None,
         test=test,
         test_name=test_name,
         notes=notes,
     )
 
 
-def _judge(facts, notes: list[str]) -> tuple[bool, int | None, int | None]:
-    """(whether all images are grey, the side of all where they are equal, square and small, the same where they are not
-    small but up to 224 px), from all files' headers. Adds a mixture of grey and colour to `notes`."""
+def _look(
+    located: LocatedDataset, workers: int, notes: list[str]
+) -> tuple[dict[str, np.ndarray | None], bool, int | None, int | None]:
+    """Returns (facts of each split, whether all images are grey, side, streamed_side), and adds to `notes`.
+
+    Rules 1 do not look at the files: the facts are None, the rest is the layout's.
+    """
+    layout: Layout = located.layout
+    if located.reading.rules == OLDEST:
+        return dict.fromkeys(layout.splits), layout.grey, layout.side, layout.streamed_side
+    import numpy as np
+
+    from image_datasets.facts import file_facts
+
+    paths = [path for files, _ in layout.splits.values() for path in files]
+    ends = np.cumsum([len(files) for files, _ in layout.splits.values()])[:-1]
+    facts = file_facts(layout.root, paths, workers)
+    grey, side, streamed_side = _judge(facts, notes)
+    if layout.side is not None and side is None:
+        notes.append(DIFFERING)
+    return dict(zip(layout.splits, np.split(facts, ends), strict=True)), grey, side, streamed_side
+
+
+def _judge(facts: np.ndarray, notes: list[str]) -> tuple[bool, int | None, int | None]:
+    """Returns (whether all images are grey, side, streamed_side) by the headers of all files.
+
+    `side` is None unless all are equal, square and small; `streamed_side` unless they are equal, square and larger, up
+    to 224 px. Adds to `notes` if grey and colour are mixed.
+    """
     import numpy as np
 
     from image_datasets.facts import COLOUR, GREY
@@ -222,87 +164,63 @@ def _judge(facts, notes: list[str]) -> tuple[bool, int | None, int | None]:
     return (
         grey > 0 and not colour,
         square if square and square <= SMALL else None,
-        square if square and SMALL < square <= KEPT else None,
+        square if square and SMALL < square <= MAX_KEPT else None,
     )
 
 
-def channel_statistics(images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images (N, H, W, C), for pixel values in [0, 1]."""
+def _read_splits(
+    located: LocatedDataset, facts: dict[str, np.ndarray | None], side: int | None, chans: int, workers: int
+) -> dict[str, Split]:
+    """Returns the splits, with their images in memory if all of them turn out to have `side`."""
     import numpy as np
-    import torch
 
-    pixels = torch.from_numpy(images)  # torch counts bytes as they are, NumPy turns each into 8 bytes first
-    counts = [torch.bincount(pixels[..., c].flatten(), minlength=256).numpy() for c in range(images.shape[-1])]
-    values = np.arange(256) / 255
-    means = [float((count * values).sum() / count.sum()) for count in counts]
-    variances = [
-        float((count * (values - mean) ** 2).sum() / count.sum()) for count, mean in zip(counts, means, strict=True)
-    ]
-    return tuple(means), tuple(max(variance, 1e-12) ** 0.5 for variance in variances)
+    from image_datasets.splits import Split
 
-
-def _class_folders(folder: Path) -> dict[str, str]:
-    """By name of the class the name of its folder, which differ where that is not UTF-8 (see `utils.readable`)."""
-    return {readable(entry.name): entry.name for entry in os.scandir(folder) if entry.is_dir()}
-
-
-def _scan(folder: Path, class_names: list[str], images: str = "", allow_empty: bool = False):
-    """Sorted image files and their class indices. Raises BadRequest for a class that is unknown or has no image."""
-    present = _class_folders(folder)
-    if not present:
-        raise BadRequest(f"{folder}: has no class folders (images must lie in {folder}/<class>/)")
-    unknown = sorted(present.keys() - set(class_names))
-    if unknown:
-        raise BadRequest(f"{folder}: has classes that train/ lacks: {shorten(unknown)}")
-    paths, labels = [], []
-    for label, name in enumerate(class_names):
-        if name not in present and allow_empty:
-            continue
-        files = []
-        for where, folders, names in os.walk(folder / present.get(name, name) / images):
-            folders.sort()
-            files += [os.path.join(where, file) for file in names if file.lower().endswith(EXTENSIONS)]  # noqa: PTH118
-        if not files:
-            raise BadRequest(f"{folder / name}: a class folder without images ({', '.join(EXTENSIONS)})")
-        files.sort(key=in_utf8)
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        raise BadRequest(f"{folder}: has no images ({', '.join(EXTENSIONS)})")
-    return paths, labels
+    splits = {
+        part: Split(np.asarray(labels, dtype=np.int64), paths=paths, reading=located.reading, facts=facts[part])
+        for part, (paths, labels) in located.layout.splits.items()
+    }
+    in_memory = {}
+    for part, split in splits.items() if side is not None else ():
+        decoded = _decode_all(split.paths, side, chans, workers, located)
+        if decoded is None:
+            return splits
+        images, reasons = decoded
+        in_memory[part] = replace(split, images=images, reasons=reasons)
+    return in_memory or splits
 
 
-def _tiny_imagenet_val(folder: Path, class_names: list[str]):
-    """val/images/*.JPEG, their classes in val/val_annotations.txt: file name, WNID and a box, tab-separated."""
-    annotations = folder / "val_annotations.txt"
-    if not annotations.is_file():
-        raise BadRequest(f"{annotations}: no such file; it names the class of each image in val/images/")
-    index = {name: label for label, name in enumerate(class_names)}
-    paths, labels = [], []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
-        file, _, rest = line.partition("\t")
-        wnid = rest.split("\t")[0]
-        if wnid not in index:
-            raise BadRequest(f"{annotations} line {number}: class {wnid!r} is not in train/")
-        paths.append(str(folder / "images" / file))
-        labels.append(index[wnid])
-    if not paths:
-        raise BadRequest(f"{annotations}: names no images")
-    return paths, labels
+def _reported(located: LocatedDataset, splits: dict[str, Split], notes: list[str]) -> tuple[Split, Split, str]:
+    """Returns (training split, split that results are reported on, its name), and adds to `notes`."""
+    from image_datasets.splits import split_test
+
+    train = splits["train"]
+    if "test" in splits:
+        if located.name != "tiny-imagenet":
+            return train, splits["test"], "test"
+        notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on")
+        return train, splits["test"], "val"
+    if "val" in splits:
+        notes.append("there is no test/: val/ is what is reported on")
+        return train, splits["val"], "val"
+    notes.append("there is neither test/ nor val/: a fixed, stratified fifth of train/ is held out as the test split")
+    return *split_test(train, located.layout.class_names), "test"
 
 
-def peek(split: tuple[list[str], list[int]], skip_bad: bool, reading: Reading = CURRENT) -> tuple[int | None, bool]:
-    """(side, grey): the common side of the first image of each class, None where it differs or is above 64 px.
+def peek(split: Files, skip_bad: bool, reading: Reading = CURRENT) -> tuple[int | None, bool]:
+    """Looks at the first image of each class. Returns (their common side, whether all are grey).
+
+    The side is None if they differ, are not square, or exceed 64 px.
 
     Args:
-        skip_bad: take the first that can be read; else BadRequest where one cannot.
+        skip_bad: take the first readable image of each class; otherwise raise BadRequest for an unreadable one.
     """
     sizes, grey, seen = set(), True, set()
     for path, label in zip(*split, strict=True):
         if label in seen:
             continue
         try:
-            with _open(path, reading) as image:
+            with open_image(path, reading) as image:
                 sizes.add(image.size)
                 grey = grey and image.mode in ("L", "1")
         except BadImage as error:
@@ -318,85 +236,46 @@ def peek(split: tuple[list[str], list[int]], skip_bad: bool, reading: Reading = 
     return (width if small else None), grey
 
 
-def common_side(splits: dict[str, tuple[list[str], list[int]]], side: int | None, reading: Reading) -> int | None:
-    """The side of the images of a set that is streamed, where some hundred of them are squares of one size up to 224
-    px; else None. When the data are read, all of them are looked at. Under the oldest rules nobody looks."""
+def common_side(splits: dict[str, Files], side: int | None, reading: Reading) -> int | None:
+    """Side of streamed images in pixels, if a few hundred of them are squares of one size up to 224 px, else None.
+
+    `load` looks at all of them later. Always None under rules 1.
+    """
     if side is not None or reading.rules == OLDEST:
         return None
     sizes = set()
 
     def look(path: str) -> bool:
-        with contextlib.suppress(BadImage), _open(path, reading) as image:
+        with contextlib.suppress(BadImage), open_image(path, reading) as image:
             sizes.add(image.size)
         width, height = next(iter(sizes), (1, 1))
-        return len(sizes) < 2 and width == height <= KEPT
+        return len(sizes) < 2 and width == height <= MAX_KEPT
 
     paths = [path for files, _ in splits.values() for path in files]
-    alike = all(map(look, paths[:: max(1, len(paths) // LOOKED_AT)]))
+    alike = all(map(look, paths[:: max(1, len(paths) // PEEKED)]))
     return next(iter(sizes))[0] if alike and sizes else None
 
 
-def read_image(path: str, chans: int, reading: Reading = CURRENT):
-    """The decoded image in RGB or grey, of several frames the first: by the meaning of its pixels, and upright, as
-    image_datasets/pixels.py has it; under the oldest rules as Pillow's `convert` has it, and not turned. Raises
-    BadImage where it is damaged, too large, or does not tell its colours."""
-    with _open(path, reading) as image:
-        if reading.rules == OLDEST:
-            return image.convert("RGB" if chans == 3 else "L")
-        how = of_image(image) if reading.turns else 1
-        return turned(by_meaning(image, chans), how)
+def _decode_all(
+    paths: Sequence[str], side: int, chans: int, workers: int, located: LocatedDataset
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns (uint8 (N, side, side, chans), reason why each image is unreadable or None), or None if a size differs.
 
-
-def stored_size(path: str, reading: Reading = CURRENT) -> tuple[int, int] | None:
-    """(height, width) of an image, upright where it is to be turned, from its header; None where it is refused."""
-    try:
-        with _open(path, reading) as image:
-            size = image.size
-    except BadImage:
-        return None
-    return size if reading.turns and of_file(path) > 4 else size[::-1]
-
-
-@contextlib.contextmanager
-def _open(path: str, reading: Reading):
-    from PIL import Image
-
-    if reading.max_pixels > (Image.MAX_IMAGE_PIXELS or math.inf):
-        Image.MAX_IMAGE_PIXELS = reading.max_pixels  # never lowered, so threads cannot disturb each other
-    too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > reading.max_pixels:
-                raise ValueError(f"{width:,} x {height:,} pixels {too_many}")
-            if max(width, height) > SLIMMEST * min(width, height):
-                raise ValueError(f"of {width:,} x {height:,} pixels one side is more than {SLIMMEST:,} times the other")
-            yield image
-    except Image.DecompressionBombError as error:
-        count = re.search(r"\d+", str(error))
-        raise BadImage(path, f"{int(count[0]):,} pixels {too_many}" if count else f"its pixels {too_many}") from None
-    except Exception as error:  # Pillow's plugins raise many kinds on damaged files
-        raise BadImage(path, str(error) or type(error).__name__) from None
-
-
-def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Found):
-    """(uint8 (N, side, side, chans), why each image cannot be read), or twice None where one is of another size.
-
-    The decoders let go of the interpreter lock, so threads do.
+    Unreadable images are black. Threads suffice, as decoders release the interpreter lock.
     """
     import numpy as np
 
-    from image_datasets.decode import as_array, read_pixels  # it imports torch, which the checks do without
+    from image_datasets.decode import as_array, read_pixels  # imports torch, which `locate` must not
 
     images = np.zeros((len(paths), side, side, chans), dtype=np.uint8)
     reasons = np.full(len(paths), None)
 
     def decode(start: int) -> bool:
-        for i in range(start, min(start + TOGETHER, len(paths))):
+        for i in range(start, min(start + CHUNK, len(paths))):
             try:
-                pixels = as_array(read_pixels(paths[i], chans, found.reading))
+                pixels = as_array(read_pixels(paths[i], chans, located.reading))
             except BadImage as error:
-                if not found.skip_bad:
+                if not located.skip_bad:
                     raise
                 reasons[i] = error.reason
                 continue
@@ -406,5 +285,5 @@ def _decode_all(paths: list[str], side: int, chans: int, workers: int, found: Fo
         return True
 
     with thread_pool(workers) as pool:
-        alike = all(pool.imap(decode, range(0, len(paths), TOGETHER)))
-    return (images, reasons) if alike else (None, None)
+        alike = all(pool.imap(decode, range(0, len(paths), CHUNK)))
+    return (images, reasons) if alike else None

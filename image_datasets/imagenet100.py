@@ -1,7 +1,7 @@
-"""ImageNet-100 as it is distributed: shards train.X1, train.X2, ... and val.X of <wnid>/<image>, and Labels.json.
+"""ImageNet-100 as distributed: shards train.X1, train.X2, ... and val.X of <wnid>/<image>, and Labels.json.
 
-Class indices follow the sorted WNIDs (WordNet ids, the folders' names) of Labels.json, whatever a shard holds: a class
-may live in one shard only. Training files that also stand in val.X, byte for byte, are left out of training.
+Class indices follow the sorted WNIDs (WordNet ids, the names of the folders) of Labels.json, whichever shards hold a
+class. Training files that are also in val.X, byte for byte, are left out of training.
 """
 
 from __future__ import annotations
@@ -11,63 +11,24 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from image_datasets import folder
-from image_datasets.discovery import is_hidden, is_image
+from image_datasets import discovery_v1, folder
+from image_datasets.dataset import Dataset, LocatedDataset
+from image_datasets.discovery import Files, is_hidden, is_image
+from image_datasets.image_files import EXTENSIONS
 from image_datasets.reading import OLDEST, Reading
-from image_datasets.registry import Dataset, Found
 from utils import BadRequest, read_json, shorten, write_json
 
 VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"
-FULL = {"train": 130_000, "val": 5_000}  # images in the published set
+FULL = {"train": 130_000, "val": 5_000}  # images of the published data set
 
 
-@dataclass(frozen=True)
-class Sharded:
-    """What lies in the folder.
-
-    Attributes:
-        layout: all shards as one training split, and val.X.
-        wnids: of each class, sorted.
-        notes: what a user should know of it, a sentence each.
-    """
-
-    layout: folder.Layout
-    wnids: list[str]
-    notes: list[str]
-
-    def with_splits(self, splits: dict[str, tuple[list[str], list[int]]], class_names: list[str]) -> Sharded:
-        kept = [wnid for wnid, name in zip(self.wnids, self.class_names, strict=True) if name in set(class_names)]
-        return replace(self, layout=self.layout.with_splits(splits, class_names), wnids=kept)
-
-    @property
-    def root(self) -> Path:
-        return self.layout.root
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.layout.class_names
-
-    @property
-    def side(self) -> int | None:
-        return self.layout.side
-
-    @property
-    def streamed_side(self) -> int | None:
-        return self.layout.streamed_side
-
-    @property
-    def grey(self) -> bool:
-        return self.layout.grey
-
-    @property
-    def splits(self) -> dict[str, tuple[list[str], list[int]]]:
-        return self.layout.splits
-
-
-def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading) -> Found:
+def locate(
+    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
+) -> LocatedDataset:
+    """See `registry.locate_dataset`."""
     root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
@@ -77,7 +38,7 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
     if not (root / VAL).is_dir():
         raise BadRequest(f"--datapath {path}: has no {VAL}/ with one folder of images per class")
     content = _scan([*shards, root / VAL], wnids, root, reading)
-    notes = [folder.OLD_RULES] if reading.rules == OLDEST else []
+    notes = [discovery_v1.NOTE] if reading.rules == OLDEST else []
     notes += [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
     partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in wnids)
     if partial:
@@ -100,19 +61,19 @@ def check(name: str, path: str | None, download: bool, verify: bool, skip_bad: b
                          f" the full set has {FULL[part]:,}")  # fmt: skip
     side, grey = folder.peek(splits["train"], skip_bad, reading)
     streamed_side = folder.common_side(splits, side, reading)
-    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side)
-    return Found(name, Sharded(layout, wnids, notes), skip_bad=skip_bad, reading=reading)
+    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side, tuple(notes), wnids)
+    return LocatedDataset(name, layout, skip_bad=skip_bad, reading=reading)
 
 
-def load(found: Found, workers: int) -> Dataset:
-    sharded: Sharded = found.layout
-    dataset = folder.load(replace(found, layout=sharded.layout), workers)
-    notes = [*sharded.notes, f"there is no test split: {VAL} is what is reported on"]
-    return replace(dataset, test_name=VAL, wnids=sharded.wnids, notes=notes)
+def load(located: LocatedDataset, workers: int) -> Dataset:
+    """As `folder.load`; results are reported on val.X."""
+    layout: folder.Layout = located.layout
+    notes = [*layout.notes, f"there is no test split: {VAL} is what is reported on"]
+    return replace(folder.load(located, workers), test_name=VAL, wnids=layout.wnids, notes=notes)
 
 
 def _read_labels(file: Path) -> dict[str, str]:
-    """WNIDs with their names, such as {"n01440764": "tench, Tinca tinca"}."""
+    """Names by WNID, such as {"n01440764": "tench, Tinca tinca"}. Raises BadRequest for anything else."""
     names = read_json(file)
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise BadRequest(f'{file}: is no object of names by WNID, such as {{"n01440764": "tench, Tinca tinca"}}')
@@ -122,7 +83,7 @@ def _read_labels(file: Path) -> dict[str, str]:
 
 
 def _class_names(names: dict[str, str]) -> list[str]:
-    """The first synonym of each class, in the order of the WNIDs; with the WNID where two classes share it."""
+    """First synonym of each class, in the order of the WNIDs; with the WNID if two classes share it."""
     first = {wnid: names[wnid].split(",")[0].strip() or wnid for wnid in sorted(names)}
     times = Counter(first.values())
     return [name if times[name] == 1 else f"{name} ({wnid})" for wnid, name in first.items()]
@@ -134,10 +95,9 @@ def _shard_number(shard: Path) -> tuple[int, str]:
 
 
 def _scan(parts: list[Path], wnids: list[str], root: Path, reading: Reading) -> dict:
-    """{"files": file names by part and WNID, "copies": training files, relative to root, that stand in val.X too}.
+    """Returns {"files": file names by part and WNID, "copies": training files, relative to root, also in val.X}.
 
-    It is kept in a file beside the data and used again as long as no folder has changed since; where that cannot be
-    written, the next run scans again.
+    The result is cached in a file beside the data until a folder changes. If that cannot be written, every run scans.
     """
     folders = {}
     for part in parts:
@@ -169,16 +129,16 @@ def _old(reading: Reading) -> bool:
 
 def _images(where: Path, reading: Reading) -> list[str]:
     if _old(reading):
-        files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(folder.EXTENSIONS))
+        files = sorted(entry.name for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
     else:
         files = sorted(entry.name for entry in os.scandir(where) if not is_hidden(entry.name) and is_image(entry))
     if not files:
-        raise BadRequest(f"{where}: a class folder without images ({', '.join(folder.EXTENSIONS)})")
+        raise BadRequest(f"{where}: a class folder without images ({', '.join(EXTENSIONS)})")
     return files
 
 
 def _copies(root: Path, files: dict[str, dict[str, list[str]]]) -> list[str]:
-    """Training files whose bytes are those of a file in val.X. Only files of equal size are read."""
+    """Training files with the same bytes as a file in val.X. Only files of equal size are read."""
 
     def of(part: str):
         return [Path(part, wnid, name) for wnid, names in files[part].items() for name in names]
@@ -203,7 +163,7 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _split(root: Path, parts: list[str], files: dict, wnids: list[str], without: set[str]):
+def _split(root: Path, parts: list[str], files: dict, wnids: list[str], without: set[str]) -> Files:
     """Paths and class indices, class by class."""
     paths, labels = [], []
     for label, wnid in enumerate(wnids):

@@ -1,7 +1,7 @@
-"""Which images a run has: a list of them in its directory, and a digest of each split in its checkpoints.
+"""The images of a run: a list of them in its directory, and a digest of each split in its checkpoints.
 
-The list decides membership for as long as the run lives: files that are added to the folder later are left out, and
-files that are missing or changed are noticed.
+The list fixes the images for the life of a run: files added to the folder later are left out, missing and changed ones
+are noticed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from image_datasets.facts import hexadecimal, is_known, look_at, of_images
-from image_datasets.registry import Found
+from image_datasets.dataset import LocatedDataset
+from image_datasets.facts import array_facts, file_facts, hexadecimal, is_known
 from image_datasets.splits import Split
 from utils import BadRequest, readable, replacing, shorten
 
@@ -27,9 +27,9 @@ COLUMNS = ("split", "path", "class", "bytes", "hash")
 
 
 def digest(split: Split, class_names: list[str]) -> str:
-    """32 digits that depend on the images of a split, their classes and their order, and not on where they lie.
+    """Hashes the images of a split, their classes and their order, but not their paths, to 32 hexadecimal digits.
 
-    Of files it is their content that counts, of images that came in memory their pixels.
+    For files the content counts, for images that came in memory the pixels.
     """
     state = hashlib.blake2b(np.ascontiguousarray(split.facts["digest"]).tobytes(), digest_size=16)
     state.update(np.ascontiguousarray(split.targets, "<i8").tobytes())
@@ -38,7 +38,7 @@ def digest(split: Split, class_names: list[str]) -> str:
 
 
 def digests(splits: Mapping[str, Split | None], class_names: list[str]) -> dict[str, str]:
-    """By name of the split; splits that a run does not have are left out. Of files by older rules nothing is known."""
+    """Digests by name of the split, without missing splits, and without files read by rules 1, which have no facts."""
     return {
         name: digest(split, class_names)
         for name, split in splits.items()
@@ -51,7 +51,7 @@ def digests(splits: Mapping[str, Split | None], class_names: list[str]) -> dict[
 
 @dataclass(frozen=True)
 class Listed:
-    """An image in a run's list."""
+    """An image in the list of a run: its split and class, the bytes of its file and their digest."""
 
     split: str
     class_name: str
@@ -60,7 +60,7 @@ class Listed:
 
 
 def write(file: Path, root: Path, splits: Mapping[str, list[Split]], class_names: list[str]) -> None:
-    """The list of all image files of the splits: compressed CSV, a line for each."""
+    """Writes the list of all image files of the splits as compressed CSV, one line per file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -73,7 +73,7 @@ def write(file: Path, root: Path, splits: Mapping[str, list[Split]], class_names
 
 
 def read(file: Path) -> dict[str, Listed]:
-    """By path, relative to the folder of the data set. Raises BadRequest where the file is damaged."""
+    """Reads a list, by path relative to the folder of the data set. Raises BadRequest if the file is damaged."""
     try:
         with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
             rows = csv.reader(lines)
@@ -85,16 +85,18 @@ def read(file: Path) -> dict[str, Listed]:
 
 
 def relative(path: str, root: Path) -> str:
-    """The name by which the list knows a file."""
+    """Name of a file in the list."""
     return readable(os.path.relpath(path, root)).replace(os.sep, "/")
 
 
 @dataclass
 class Changes:
-    """How the files differ from a run's list, by name.
+    """Names of the files that differ from the list of a run. True if some are missing or changed.
 
     Attributes:
-        added: files that the list does not have. They are left out, and nothing else changes.
+        added: files that are not in the list. They are left out, and nothing else changes.
+        changed: files with other content.
+        classes_lost, classes_new: classes without a folder, and folders that are no class of the list.
     """
 
     added: list[str]
@@ -117,16 +119,17 @@ class Changes:
         return "; ".join(parts)
 
     def counts(self) -> dict[str, int]:
+        """Number of missing and of changed files, for the summary."""
         return {"missing": len(self.missing), "changed": len(self.changed)}
 
 
-def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Found, Changes]:
-    """(what `check_dataset` found without what is not in the list, how the files differ from the list).
+def restrict(located: LocatedDataset, listed: dict[str, Listed], workers: int) -> tuple[LocatedDataset, Changes]:
+    """Returns (the data set without images that are not in the list, how the files differ from the list).
 
-    Labels follow the list's classes, so that a class that was added moves none. What is missing stays missing; what is
-    changed stays in.
+    Class indices follow the classes of the list, so an added class shifts none. Missing files stay missing; changed
+    files stay in.
     """
-    layout = found.layout
+    layout = located.layout
     root, names = layout.root, layout.class_names
     class_of = dict.fromkeys(item.class_name for item in listed.values())
     kept_names = [name for name in names if name in class_of]
@@ -145,34 +148,33 @@ def restrict(found: Found, listed: dict[str, Listed], workers: int) -> tuple[Fou
             inside[1].append(index[names[label]])
         if inside[0]:
             splits[part] = inside
-    facts = look_at(root, list(met.values()), workers)
+    facts = file_facts(root, list(met.values()), workers)
     contents = zip(met, hexadecimal(facts["digest"]), strict=True)
     changed = [name for name, content in contents if content != listed[name].digest]
     missing = [name for name in listed if name not in met]
     lost = [name for name in class_of if name not in set(kept_names)]
     new = [name for name in names if name not in class_of]
     layout = layout.with_splits(splits, kept_names)
-    has_val = found.has_val and {"val", "test"} <= splits.keys()
-    return replace(found, layout=layout, has_val=has_val), Changes(added, missing, changed, lost, new)
+    has_val = located.has_val and {"val", "test"} <= splits.keys()
+    return replace(located, layout=layout, has_val=has_val), Changes(added, missing, changed, lost, new)
 
 
 # -------------------------------------------------------------------------------------------------------- duplicates
 
 
 def image_keys(split: Split) -> list[bytes | None]:
-    """Equal where two images are: by the pixels of images in memory, else by the files' content. None for an image that
-    cannot be read."""
+    """Keys that are equal for equal images, by pixels in memory or else by file content; None for unreadable images."""
     by_pixels = split.images is not None and split.paths is not None
-    facts = of_images(split.images) if by_pixels else split.facts
+    facts = array_facts(split.images) if by_pixels else split.facts
     readable = is_known(facts)
     readable[split.bad()] = False
     return [bytes(key) if known else None for key, known in zip(facts["digest"], readable, strict=True)]
 
 
 def under_two_labels(keys: Iterable[bytes | None], targets: Iterable[int]) -> int:
-    """How many images stand under more than one class, each counted once."""
+    """Number of distinct images with more than one class."""
     labels: dict[bytes, set[int]] = {}
     for key, target in zip(keys, targets, strict=True):
         if key is not None:
             labels.setdefault(key, set()).add(target)
-    return sum(len(found) > 1 for found in labels.values())
+    return sum(len(classes) > 1 for classes in labels.values())

@@ -1,4 +1,4 @@
-"""Which way up photographs are: the orientation of EXIF, by which cameras spare themselves turning the pixels."""
+"""Orientation of photographs: cameras store the pixels as they are and note in EXIF how to turn them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
 JPEG_START = b"\xff\xd8\xff"
-METADATA = 0xE1  # the marker of EXIF and of XMP in a JPEG file
-SCAN = 0xDA  # that behind which the image itself begins
+METADATA = 0xE1  # JPEG marker of EXIF and XMP
+SCAN = 0xDA  # JPEG marker that the image data follow
 EXIF = b"Exif\0\0"
-ENTRY, SHORT = 12, 3  # bytes of an entry of EXIF, and the kind of its value that has 16 bits
-HEADER = 1 << 17  # bytes of a JPEG file in which its metadata usually lie
-IN_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow keeps them
+ENTRY, SHORT = 12, 3  # EXIF: bytes of an entry; the type code of 16-bit values
+HEADER = 1 << 17  # bytes at the start of a JPEG file that usually hold its metadata
+IN_INFO = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # Pillow's keys of metadata with an orientation
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, where it stands) of each segment of a JPEG file up to the first scan."""
+    """Yields (marker, offset) of each segment of a JPEG file up to the first scan."""
     at, marker = 2, 0
     while at + 4 <= len(data) and data[at] == 0xFF and marker != SCAN:
         marker = data[at + 1]
@@ -28,10 +28,10 @@ def segments(data: bytes) -> Iterator[tuple[int, int]]:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def of_jpeg(data: bytes) -> int | None:
-    """How a JPEG file's image is to be turned, 1 to 8 as in EXIF; None where `of_image` has to look.
+def jpeg_orientation(data: bytes) -> int | None:
+    """EXIF orientation of a JPEG file, 1 to 8; None if only `image_orientation` can tell.
 
-    Raises struct.error where its metadata are damaged.
+    Raises struct.error if the metadata are damaged.
     """
     marker, metadata = 0, []
     for marker, at in segments(data):
@@ -43,7 +43,7 @@ def of_jpeg(data: bytes) -> int | None:
     if len(exif) > 1:
         return None
     for start, end in exif:
-        at = start + len(EXIF)  # there a TIFF file begins
+        at = start + len(EXIF)  # start of an embedded TIFF file
         order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[at : at + 4])
         if order is None:
             return None
@@ -58,27 +58,27 @@ def of_jpeg(data: bytes) -> int | None:
     return None if any(data.find(b"tiff:Orientation", *place) >= 0 for place in metadata) else 1  # in XMP
 
 
-def of_image(image: Image.Image) -> int:
-    """How an image is to be turned, 1 to 8 as in EXIF; 1, not at all, also where its metadata are damaged.
+def image_orientation(image: Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 to 8; 1 (upright) also if its metadata are damaged.
 
-    Pillow itself turns TIFF files, whose orientation is part of the format.
+    Pillow turns TIFF files itself, as their orientation is part of the format.
     """
     image.load()
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # of Pillow's parsers, many kinds
+    except Exception:  # Pillow's parsers raise many kinds
         return 1
     return found if found in range(1, 9) else 1
 
 
-def of_file(path: str) -> int:
-    """The same, from the file's header: 1 where it cannot be read, and for TIFF files. Decodes no pixels."""
+def file_orientation(path: str) -> int:
+    """EXIF orientation of a file by its header, without decoding; 1 for TIFF files and unreadable ones."""
     from PIL import Image
 
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
             start = file.read(len(JPEG_START))
-            found = of_jpeg(start + file.read(HEADER)) if start == JPEG_START else None
+            found = jpeg_orientation(start + file.read(HEADER)) if start == JPEG_START else None
         if found is not None:
             return found
     except (OSError, struct.error):
@@ -92,10 +92,10 @@ def of_file(path: str) -> int:
     return found if found in range(1, 9) else 1
 
 
-def turned(image: Image.Image, how: int) -> Image.Image:
-    """The image upright. Args: how: from 1 to 8."""
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns an image upright, given its EXIF orientation, 1 to 8."""
     from PIL.Image import Transpose
 
     steps = (None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
              Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # fmt: skip
-    return image if how == 1 else image.transpose(steps[how - 1])
+    return image if orientation == 1 else image.transpose(steps[orientation - 1])

@@ -1,4 +1,4 @@
-"""Small images as they are kept on the device, and batches of them that are augmented there."""
+"""Small images in the memory of the device, and batches of them, augmented there."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from utils import sides
 
 
 class PaddedImages:
-    """A set of equally sized uint8 images on the device, from which crops and mirror images are gathered in one go.
+    """Equally sized uint8 images on the device, from which crops and mirror images are gathered in one operation.
 
-    Every image is stored with `padding` zeros around it, its mirror image behind it. One row of a crop is then a run of
-    bytes at a computed address, and a batch of crops is one `index_select` over all such runs.
+    Every image is stored with `padding` zeros around it, followed by its mirror image. So a row of a crop is a run of
+    bytes at a computed address, and a batch of crops is one `index_select` over such runs.
 
     Args:
-        images: (N, H, W, C) uint8, H = W.
+        images: uint8 (N, H, W, C), H = W.
+        padding: pixels on each side.
     """
 
     def __init__(self, images: torch.Tensor, padding: int, device: torch.device):
@@ -45,10 +46,14 @@ class PaddedImages:
         self.runs = flat.as_strided((flat.numel() - self.row + 1, self.row), (1, 1))
         self.lines = torch.arange(self.side, device=device) * self.padded * self.chans
 
-    def __call__(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor):
-        """Crops of the images' own size, (n, C, H, W) uint8 in channels-last memory.
+    def __call__(
+        self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor
+    ) -> torch.Tensor:
+        """Gathers crops of the original size, uint8 (n, C, H, W) in channels-last memory.
 
-        Args: int64 tensors (n,) on the device: which image, the crop's corner in the padded image, 1 to mirror.
+        Args:
+            index, top, left, mirror: int64 (n,) on the device: the image, the corner of the crop in the padded image, 1
+                to mirror.
         """
         corners = (((index * 2 + mirror) * self.padded + top) * self.padded + left) * self.chans
         crops = self.runs.index_select(0, (corners[:, None] + self.lines).flatten())
@@ -58,7 +63,14 @@ class PaddedImages:
 def augment_batch(
     images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int | Sequence[int], fit: Fit = CROP
 ) -> torch.Tensor:
-    """Crop, flip, RandAugment and resizing of the images at `index` (n,): uint8 (n, C, *img_size)."""
+    """Crops, flips, RandAugments and resizes the images at `index`.
+
+    Args:
+        index: int64 (n,), on the device.
+        img_size: side of the result in pixels, or (height, width).
+
+    Returns uint8 (n, C, *img_size).
+    """
     n, device = len(index), index.device
     mirror = torch.randint(2, (n,)) if augment.flip else torch.zeros(n, dtype=torch.int64)
     if augment.crop == "pad":
@@ -71,7 +83,7 @@ def augment_batch(
         aspect = width / height if fit.mode == "crop" else 1.0
         ratio = tuple(aspect * value for value in CROP_RATIO)
         boxes = random_boxes(n, images.side, images.side, CROP_SCALE, ratio, fallback="whole")
-        if aspect != 1:  # where no try fits, the largest crop of the model's shape
+        if aspect != 1:  # if no try fits, the largest crop of the model's shape
             largest = torch.tensor(inside(height, width, (images.side, images.side)))
             none_fits = (boxes[:, 2:] == images.side).all(1)
             boxes[none_fits] = torch.cat([(images.side - largest) // 2, largest])

@@ -1,4 +1,4 @@
-"""What the pixels of an image file mean, in three 8-bit channels or in grey. docs/data.md has the table for users."""
+"""Converts the pixels of image files to 8-bit RGB or grey by their meaning. docs/data.md has the table for users."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-# Tags of TIFF: bits per sample, 0 where white is the lowest value, kind of number, lowest and highest value.
+# TIFF tags: bits per sample, 0 if white is the lowest value, type of number, lowest and highest value.
 BITS, PHOTOMETRIC, SAMPLE_FORMAT, LOWEST, HIGHEST = 258, 262, 339, 340, 341
 WHITE_IS_ZERO, UNSIGNED = 0, 1
-SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose greys above 8 bits Pillow gives in the range of 16 bits
+SIXTEEN_BIT = ("PNG", "PPM", "JPEG2000")  # formats whose deeper greys Pillow scales to 16 bits
 
 
-def by_meaning(image: Image.Image, chans: int) -> Image.Image:
-    """The image in RGB or grey. Raises ValueError where its numbers do not tell which colours they stand for.
+def convert(image: Image.Image, chans: int) -> Image.Image:
+    """Converts an image to RGB (chans=3) or grey (1).
 
-    Transparent pixels show white. More than 8 bits are scaled by the range of the format, not by that of the image.
+    Transparent pixels become white. More than 8 bits are scaled by the range of the format, not of the image. Raises
+    ValueError if the file does not say which colours its numbers stand for.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = _scaled(image)
@@ -25,14 +26,14 @@ def by_meaning(image: Image.Image, chans: int) -> Image.Image:
     elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         from PIL import ImageChops
 
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
+        image = ImageChops.invert(image)  # Pillow treats every CMYK JPEG like Adobe's, which are inverted
     elif image.has_transparency_data:
         image = _on_white(image.convert("RGBA"))
     return image.convert("RGB" if chans == 3 else "L")
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Greys of more than 8 bits, or floats, in 8 bits."""
+    """Scales greys of more than 8 bits, or floats, to 8 bits."""
     import numpy as np
     from PIL import Image
 
@@ -45,7 +46,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     tags = getattr(image, "tag_v2", {})
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         return grey.point(lambda value: 255 - value)
-    see_through = image.info.get("transparency")  # of PNG files: the grey that is
+    see_through = image.info.get("transparency")  # PNG: the grey that is transparent
     if see_through is None:
         return grey
     alpha = Image.fromarray(np.where(values == see_through, 0, 255).astype(np.uint8))
@@ -53,7 +54,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """The values of black and white. Raises ValueError where the file does not say them."""
+    """Values of black and white. Raises ValueError if the file does not say."""
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         lowest, highest = (_number(tags.get(tag)) for tag in (LOWEST, HIGHEST))
@@ -70,20 +71,20 @@ def _range(image: Image.Image) -> tuple[float, float]:
 
 
 def _number(value) -> float | None:
-    """The first of a tag's values."""
+    """The first value of a tag."""
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) or value is None else float(value)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Args: image: in RGBA."""
+    """Puts an RGBA image on a white background."""
     from PIL import Image
 
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    """CIELAB, whose white is D50, in sRGB."""
+    """Converts CIELAB, whose white is D50, to sRGB."""
     try:
         from PIL import ImageCms
 

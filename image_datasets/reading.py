@@ -1,4 +1,4 @@
-"""How files are found in a folder and become pixels: what a run keeps as long as it lives."""
+"""Rules for finding image files in a folder and turning them into pixels. A run keeps its rules for life."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 OLDEST, NEWEST = 1, 2
-MAX_PIXELS = 89_478_485  # of an image: a quarter of a GiB in RGB, which is Pillow's bound too
+MAX_PIXELS = 89_478_485  # per image: a quarter of a GiB in RGB, Pillow's limit too
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The rules that a run reads image files by. A run that was trained by older rules is read by them for ever.
+    """The rules by which a run reads image files. A run trained by older rules keeps them for ever.
 
     Attributes:
-        rules: their version. 1: files are images by their ending, and pixels are what Pillow's `convert` makes of them.
-            2: files are images by their content, and pixels are converted by their meaning.
-        exif_orientation: images are turned upright as their EXIF data say; without effect under rules 1.
-        max_pixels: an image of more is refused.
+        rules: version. 1: files are images by their extension, and pixels are converted by Pillow's `convert`. 2: files
+            are images by their content, and pixels are converted by their meaning.
+        exif_orientation: turn images upright by their EXIF data; without effect under rules 1.
+        max_pixels: refuse larger images.
     """
 
     rules: int = NEWEST
@@ -27,14 +27,15 @@ class Reading:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Reading:
-        """By the settings of a run."""
+        """From the settings of a run."""
         return cls(*(settings[key] for key in SETTINGS))
 
     @property
     def turns(self) -> bool:
+        """Whether images are turned upright."""
         return self.exif_orientation and self.rules > OLDEST
 
 
-SETTINGS = ("data_rules", "exif_orientation", "max_pixels")  # what a run keeps of it
-CURRENT = Reading()  # of a run that begins today, if nothing else is asked for
-OLDER = {"data_rules": OLDEST, "exif_orientation": False, "max_pixels": MAX_PIXELS}  # what runs that store none had
+SETTINGS = ("data_rules", "exif_orientation", "max_pixels")  # keys of a run's settings
+CURRENT = Reading()  # default of new runs
+OLDER = {"data_rules": OLDEST, "exif_orientation": False, "max_pixels": MAX_PIXELS}  # settings of runs that stored none

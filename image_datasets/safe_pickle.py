@@ -1,4 +1,4 @@
-"""Reads pickles of arrays, lists, dicts, strings and numbers. A pickle that names anything else is refused unread."""
+"""Reads pickles of arrays, lists, dicts, strings and numbers. Refuses a pickle that names anything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from utils import BadRequest
 
-# What NumPy's own pickling of arrays, scalars and dtypes refers to, under its old and new module names.
+# Names in NumPy's pickles of arrays, scalars and dtypes, under its old and new module names.
 ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -33,7 +33,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def load(path: Path) -> Any:
-    """Raises BadRequest, naming the file, where it is damaged or holds more than plain data."""
+    """Reads a pickle. Raises BadRequest, naming the file, if it is damaged or holds more than plain data."""
     try:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()

@@ -1,21 +1,28 @@
-"""A split of a data set, and how training, validation and test images are told apart."""
+"""A split of a data set, and how training, validation and test images are separated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
 from image_datasets.reading import CURRENT, Reading
 from utils import BadRequest, derive_seed, shorten
 
-if TYPE_CHECKING:
-    from image_datasets.copies import Copies
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green and blue, like Pillow's
+HELD_OUT = 0.2  # share held out as test split if a data set has none
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow makes grey from red, green and blue with
-HELD_OUT = 0.2  # share of a data set without a test split that is held out as its test split
+
+class ImageReader(Protocol):
+    """Reads the images of a split from somewhere other than their files; see image_datasets/resized."""
+
+    def subset(self, index: np.ndarray) -> ImageReader:
+        """A reader of the images at `index`."""
+
+    def __getitem__(self, i: int) -> Any:
+        """Input of `data_transform.image_transform`, or None if the image has to be read from its file."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +31,19 @@ class Split:
 
     Attributes:
         targets: class indices, int64 (N,).
-        images: uint8 (N, H, W, C), for sets of small images.
-        paths: file names, for sets that are read while training.
-        copies: what is read in place of these files.
-        reasons: of images in memory, why the file of each could not be read, None where it could: (N,). Those that
-            could not are there in black, and left out of every batch.
-        reading: the rules that files are read by.
-        facts: of the files, or of images that came in memory, as image_datasets/facts.py gives them; None where nobody
-            has looked.
+        images: uint8 (N, H, W, C), for small images.
+        paths: file names, if the images come from files.
+        copies: read instead of these files.
+        reasons: (N,), for images in memory: why a file was unreadable, or None. Unreadable images are black, and
+            dropped from every batch.
+        reading: rules for reading the files.
+        facts: (N,), of the files or of images that came in memory, see facts.py; None if nobody has looked.
     """
 
     targets: np.ndarray
     images: np.ndarray | None = None
     paths: Sequence[str] | None = None
-    copies: Copies | None = None
+    copies: ImageReader | None = None
     reasons: np.ndarray | None = None
     reading: Reading = CURRENT
     facts: np.ndarray | None = None
@@ -46,6 +52,7 @@ class Split:
         return len(self.targets)
 
     def subset(self, index: np.ndarray) -> Split:
+        """The images at `index`, int64 (n,)."""
         images = None if self.images is None else self.images[index]
         paths = None if self.paths is None else [self.paths[i] for i in index]
         reasons = None if self.reasons is None else self.reasons[index]
@@ -56,10 +63,11 @@ class Split:
         )
 
     def bad(self) -> np.ndarray:
-        """The indices of the images that are known to be unreadable."""
+        """Indices of the images that are known to be unreadable."""
         return np.flatnonzero([] if self.reasons is None else [reason is not None for reason in self.reasons])
 
     def readable_images(self) -> np.ndarray:
+        """The images in memory without the unreadable ones, uint8 (n, H, W, C)."""
         return self.images if not len(self.bad()) else np.delete(self.images, self.bad(), axis=0)
 
     def with_channels(self, in_chans: int) -> Split:
@@ -75,10 +83,10 @@ class Split:
 
 
 def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Sorted indices of `fraction` of each class, chosen at random by `seed`, at least one image of each class.
+    """Sorted indices of a random `fraction` of each class, at least one image each.
 
-    Each class is put in one random order that does not depend on `fraction`, and its beginning is taken: a smaller
-    subset lies within a larger one of the same seed.
+    The first images are taken of one random order per class, which depends on `seed` alone. So smaller subsets lie
+    within larger ones.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     chosen = []
@@ -89,15 +97,14 @@ def stratified_prefix(targets: np.ndarray, fraction: float, seed: int) -> np.nda
 
 
 def hold_out(
-    targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], way_out: str
+    targets: np.ndarray, fraction: float, seed: int, class_names: Sequence[str], advice: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out): a stratified `fraction` is held out.
+    """Holds out a stratified `fraction`. Returns indices (kept, held out).
 
     Args:
-        way_out: what helps where a class has too few images, for the message.
+        advice: for the message if a class has too few images.
 
-    Raises:
-        BadRequest: no image would be left of a class.
+    Raises BadRequest if no image of a class would be left.
     """
     held = stratified_prefix(targets, fraction, seed)
     kept = np.setdiff1d(np.arange(len(targets)), held)
@@ -105,29 +112,29 @@ def hold_out(
     if len(lost):
         few = shorten((f"{class_names[label]} has {int((targets == label).sum())}" for label in lost), 3)
         classes = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
-        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {way_out}")
+        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {advice}")
     return kept, held
 
 
 def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
-    """(train, test) of a set that has no test split of its own: the same images whatever the run's seed."""
-    way_out = "add images, remove such classes, or put test images into test/<class>/"
-    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, way_out)
+    """Returns (train, test) of a data set without test split: the same images whatever the seed of the run."""
+    advice = "add images, remove such classes, or put test images into test/<class>/"
+    kept, held = hold_out(train.targets, HELD_OUT, derive_seed("test split"), class_names, advice)
     return train.subset(kept), train.subset(held)
 
 
 def split_train(
     train: Split, val_fraction: float, train_fraction: float, seed: int, class_names: Sequence[str]
 ) -> tuple[Split, Split | None]:
-    """(train, validation): `val_fraction` is carved out first, then `train_fraction` of the rest is kept.
+    """Returns (train, validation): carves out `val_fraction` first, then keeps `train_fraction` of the rest.
 
-    Both are stratified; the validation images do not depend on `train_fraction`, and subsets for growing fractions are
-    nested. With val_fraction 0 there is no validation split.
+    Both are stratified. The validation images do not depend on `train_fraction`, whose subsets are nested. With
+    val_fraction 0 there is no validation split.
     """
     val = None
     if val_fraction > 0:
-        way_out = "add images, remove such classes, or train on all with --val-fraction 0"
-        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed), class_names, way_out)
+        advice = "add images, remove such classes, or train on all with --val-fraction 0"
+        kept, held = hold_out(train.targets, val_fraction, derive_seed("validation split", seed), class_names, advice)
         train, val = train.subset(kept), train.subset(held)
     if train_fraction < 1:
         train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import models
 from data_transform import EVAL_CROP
-from image_datasets.registry import statistics_for
+from image_datasets.dataset import statistics_for
 from models.weights import find_state_dicts
 from records.stored_settings import OLDER
 from utils import BadRequest

@@ -11,9 +11,9 @@ import numpy as np
 import image_datasets
 from image_datasets import manifest
 from image_datasets.bad_images import unreadable
+from image_datasets.dataset import Dataset, LocatedDataset
 from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
-from image_datasets.registry import Dataset, Found
 from records.run_directory import RunDirectory
 from utils import BadRequest, shorten
 
@@ -21,8 +21,8 @@ NO_LIST = "the run stores no list of its images: that they are the same is known
 OTHER_IMAGES = "these are other images than those that the run was tested on"
 
 
-def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Found, list[str]]:
-    """(what `check_dataset` found, without the images that were added since the run began; notes).
+def of_resumed(found: LocatedDataset, directory: RunDirectory, workers: int) -> tuple[LocatedDataset, list[str]]:
+    """(what `locate_dataset` found, without the images that were added since the run began; notes).
 
     Raises:
         BadRequest: images or classes of the run are missing or changed.
@@ -53,9 +53,9 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
 
 
 def _of_scored(
-    found: Found, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
-) -> tuple[Found, dict[str, Any]]:
-    """What `check_dataset` found, with the test images of the run's list as its test split."""
+    found: LocatedDataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
+) -> tuple[LocatedDataset, dict[str, Any]]:
+    """What `locate_dataset` found, with the test images of the run's list as its test split."""
     file = RunDirectory(Path(checkpoint).parent).images
     if not content.get("image_digests") or not hasattr(found.layout, "splits") or not file.is_file():
         return found, {"notes": []}
@@ -91,7 +91,7 @@ def _of_scored(
 
 
 def load_scored(
-    found: Found, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
+    found: LocatedDataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
 ) -> tuple[Dataset, dict[str, Any]]:
     """(the data set that a checkpoint is scored on, facts for the summary: "notes", "image_digests", and with `accept`
     "changed_data", the number of images by what has become of them).

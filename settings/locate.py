@@ -7,15 +7,15 @@ from typing import Any
 
 import image_datasets
 from image_datasets import resized
+from image_datasets.dataset import LocatedDataset
 from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
-from image_datasets.registry import Found
 from settings.groups import FLAGS, Data
 from utils import BadRequest
 
 WITHOUT_FILES = ("digits", "cifar10", "cifar100")
 
 
-def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, Found]:
+def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, LocatedDataset]:
     """(the group with its open rules filled in, the data set as `image_datasets.load_dataset` takes it).
 
     Raises BadRequest if it is not there, or a flag has no effect on it.
@@ -27,7 +27,7 @@ def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, Found]:
     )
     skip_bad = data.on_bad_image == "skip"
     try:
-        found = image_datasets.check_dataset(
+        found = image_datasets.locate_dataset(
             data.dataset,
             data.data_path,
             data.download,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import models
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from settings.groups import Settings
 from utils import BadRequest, sides
 

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 import main
+
 study = None
 import viz_random_10_vit_vs_deit
 from image_datasets import decode

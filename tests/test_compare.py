@@ -20,7 +20,7 @@ from scipy import stats
 from simulated import write_run, write_study
 
 import compare
-from image_datasets.registry import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 
 REPO = Path(__file__).resolve().parents[1]
 MODELS = {"resnet20": 0.95, "50%_of {a}&b": 0.9, "vit_tiny": 0.8}
@@ -235,7 +235,7 @@ def test_two_loose_runs_judged_by_another_metric_give_the_same_report_each_time(
 
 
 def test_images_that_only_one_model_gets_right(learns, workdir):
-    digits = load_dataset(check_dataset("digits", None, False, True))
+    digits = load_dataset(locate_dataset("digits", None, False, True))
     more = {"truth": digits.test.targets, "class_names": digits.class_names}
     write_run(Path("a"), "resnet20", 0, 0.9, **more)
     write_run(Path("b"), "vit_tiny", 0, 0.8, **more)

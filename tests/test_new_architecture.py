@@ -66,7 +66,7 @@ def patchwork(
 @pytest.fixture
 def main(tmp_path):
     """main.py of a copy of the suite to which the file was added."""
-    for name in ("models", "training", "image_datasets"):
+    for name in ("models", "training", "image_datasets", "augmentation"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "utils.py", "data_transform.py"):
         shutil.copy(REPO / name, tmp_path)

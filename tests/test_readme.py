@@ -20,8 +20,8 @@ import compare
 import models
 import study
 from data_transform import Normalize, image_transform
-from image_datasets.folder import read_image
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
+from image_datasets.image_files import read_image
 from settings import model_flags
 from viz_random_10_vit_vs_deit import GROUPS
 

@@ -46,7 +46,7 @@ def score(
             scores[name] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
-    targets = batches.targets_given()
+    targets = batches.seen_targets()
     return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
 
 
@@ -61,7 +61,7 @@ def evaluate(
 ) -> tuple[dict[str, float | None], torch.Tensor | None]:
     """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
 
-    These are of the images that can be read, of all processes: `batches.given` says which.
+    These are of the images that can be read, of all processes: `batches.seen` says which.
 
     Raises Stopped where `stop` says so, and RunFailed where no image can be read.
     """
@@ -82,9 +82,9 @@ def evaluate(
         raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
     logits = None
     if keep_logits:
-        logits = distributed.gather_rows(kept, batches.given, len(batches.split), num_classes)
-        batches.given = distributed.union(batches.given, len(batches.split))
-        logits = logits[batches.given]
+        logits = distributed.gather_rows(kept, batches.seen, len(batches.split), num_classes)
+        batches.seen = distributed.union(batches.seen, len(batches.split))
+        logits = logits[batches.seen]
     return totals.means(), logits
 
 
@@ -145,7 +145,7 @@ def _validate(
     needs_logits = select_by in ("map", "f1")
     means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
     if needs_logits:
-        targets = batches.targets_given()
+        targets = batches.seen_targets()
         means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
     return means
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, own
+from image_datasets.batch_plan import local_seed
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from training import distributed
 from training.config import TrainConfig
 from training.devices import autocast
@@ -47,7 +48,7 @@ def train_epoch(
     scaler = state.scaler
     device = batches.device
     sizes, last = batches.sizes, len(batches.sizes) - 1
-    seeds = own(batches.rank)
+    seeds = local_seed(batches.rank)
     no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # several processes average gradients once a step
     taken = 0  # images whose gradients wait for the step of the optimiser
     train_mode(state.model)
@@ -57,7 +58,7 @@ def train_epoch(
         group = batch - batch % recipe.accumulate  # the first of the batches that make up this optimiser step
         together = sum(sizes[group : group + recipe.accumulate])
         count = len(images)
-        if count < min(recipe.smallest_batch or 0, batches.own_sizes[batch]):  # the others cannot be read
+        if count < min(recipe.smallest_batch or 0, batches.local_sizes[batch]):  # the others cannot be read
             count, images = 0, images.new_zeros(recipe.smallest_batch, *images.shape[1:])
         if count or is_distributed():  # black images of no weight, as all processes take part in averaging gradients
             # Mixing and dropout draw from here on, whatever was drawn before.
@@ -70,7 +71,7 @@ def train_epoch(
                 heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
                 loss = _loss(heads, images, targets, state, recipe) if count else 0 * sum(map(torch.sum, heads))
                 # Each image counts the same, in whichever batch, and with whichever process, it is.
-                scaled = loss * (max(count, 1) * batches.ranks / together)
+                scaled = loss * (max(count, 1) * batches.world_size / together)
                 (scaled if scaler is None else scaler.scale(scaled)).backward()
             taken += count
         if count:

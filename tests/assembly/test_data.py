@@ -17,7 +17,7 @@ import image_datasets
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
 from assembly.trained import batches_for
-from image_datasets import resized
+from image_datasets.resized.place import short_side
 from image_datasets.splits import Split
 from models import registry
 
@@ -95,7 +95,7 @@ def test_damage_stops_a_run_in_one_line_and_is_repaired_by_the_next_command(cli,
 
 
 def test_the_short_side_is_what_evaluation_resizes_to_and_not_below_256():
-    assert [resized.short_side(size) for size in (32, 224, 280, 384)] == [256, 256, 320, 439]
+    assert [short_side(size) for size in (32, 224, 280, 384)] == [256, 256, 320, 439]
 
 
 def test_the_study_of_imagenet_100_has_it_too(cli, shards):
@@ -182,10 +182,10 @@ def test_what_is_asked_for_and_the_architecture_win(learns, workdir, large, flag
 
 @pytest.mark.parametrize("side", [79, 81, 225])
 def test_one_image_of_another_size_and_all_are_224_px(workdir, large, side):
-    found = image_datasets.check_dataset("folder", str(large), False, True)
+    found = image_datasets.locate_dataset("folder", str(large), False, True)
     assert found.layout.streamed_side == 80
     Image.new("RGB", (side, 80)).save(large / "test/class2/3.png")  # the last one
-    dataset = image_datasets.load_dataset(image_datasets.check_dataset("folder", str(large), False, True))
+    dataset = image_datasets.load_dataset(image_datasets.locate_dataset("folder", str(large), False, True))
     assert dataset.natural_side is None and registry.image_size(None, "resnet20", dataset.natural_side) == 224
 
 
@@ -197,7 +197,7 @@ def test_the_log_says_so_where_sizes_differ(learns, workdir, large):
 def test_squares_above_224_px_are_made_smaller(image_folder):
     for side, natural in ((224, 224), (225, None)):
         root = image_folder(side=side, parts={"train": 3, "test": 1}, name=str(side))
-        assert image_datasets.describe("folder", str(root))[1] == natural
+        assert image_datasets.dimensions("folder", str(root))[1] == natural
 
 
 # --------------------------------------------------------------------------------------------------------------- shape

@@ -21,7 +21,7 @@ from analysis.timing import Repeated
 from benchmarks import cases, common, data, suite, usual, ways
 from benchmarks.common import SUITE, TIMM, USUAL, Row, alternate, images_per_second
 from image_datasets.batches import EvalBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
 from training.evaluation import evaluate
 from utils import BadRequest

@@ -47,7 +47,7 @@ def run(trained, workdir):
 
 
 def digits_test() -> Split:
-    return image_datasets.load_dataset(image_datasets.check_dataset("digits", None, False, True)).test
+    return image_datasets.load_dataset(image_datasets.locate_dataset("digits", None, False, True)).test
 
 
 # ----------------------------------------------------------------------------------------------------------- robustness

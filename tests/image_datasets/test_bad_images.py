@@ -16,13 +16,12 @@ import torch
 from PIL import Image
 
 from data_transform import Augment
-from image_datasets import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 from image_datasets.bad_images import BadImage, BadImages
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
-from image_datasets.copying import complete
 from image_datasets.decode import as_array, read_pixels
-from image_datasets.reading import OLDEST, Reading
-from image_datasets.registry import Found
+from image_datasets.reading import CURRENT, OLDEST, Reading
+from image_datasets.resized.making import Form, complete
 from image_datasets.splits import Split
 from training.evaluation import evaluate
 from utils import BadRequest, RunFailed
@@ -177,7 +176,7 @@ def small(tmp_path):
 
 
 def load(root: Path, skip_bad: bool = True):
-    return load_dataset(check_dataset("folder", str(root), download=False, verify=True, skip_bad=skip_bad))
+    return load_dataset(locate_dataset("folder", str(root), download=False, verify=True, skip_bad=skip_bad))
 
 
 def train_batches(split: Split, bad: BadImages | None, workers: int = 0, augment: Augment = EVERYTHING):
@@ -279,7 +278,7 @@ def test_evaluation_tells_which_images_it_gave(files, workers):
         drawn = collect(batches)
         left = [0, 2, 3, 4, 10, 11, 12]
         assert torch.cat([targets for _, targets in drawn]).tolist() == left
-        assert batches.given.tolist() == batches.targets_given().tolist() == left
+        assert batches.seen.tolist() == batches.seen_targets().tolist() == left
         assert torch.equal(torch.cat([images for images, _ in drawn]), complete_[left])
         assert all(len(targets) for _, targets in drawn)
     assert bad.finish() == {"train": 0, "val": 0, "test": 6}
@@ -291,7 +290,7 @@ def test_evaluation_of_images_in_memory_tells_it_too(small):
     bad = BadImages()
     batches = EvalBatches(load(small).test, 16, MEAN, STD, CPU, 3, report=bad.of("test"))
     assert torch.cat([targets for _, targets in batches]).tolist() == [0, 1, 1, 2, 2, 3]
-    assert batches.targets_given().tolist() == [0, 1, 1, 2, 2, 3]
+    assert batches.seen_targets().tolist() == [0, 1, 1, 2, 2, 3]
     assert bad.finish()["test"] == 2
 
 
@@ -310,8 +309,8 @@ def test_a_split_of_which_nothing_can_be_read_is_an_error(files, small):
 
 def test_a_resized_copy_lacks_the_bad_files_and_no_other_image_changes(tmp_path, files):
     def batches(skip_bad: bool) -> list:
-        found = Found("folder", None, skip_bad=skip_bad)
-        copies = complete(tmp_path / "copies", "raw", 20, 3, str(tmp_path), files.paths, 0, found)
+        form = Form("raw", 20, 3, CURRENT)
+        copies = complete(tmp_path / "copies", form, str(tmp_path), files.paths, 0, skip_bad)
         split = Split(files.targets, paths=files.paths, copies=copies)
         return collect(train_batches(split, bad if skip_bad else None).epoch(1))
 
@@ -335,7 +334,7 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
     names = ["b.jpg", "two\nlines.jpg", "\udcff\u2028.jpg"]
     bad = BadImages()
     bad.add("train", names[0], "broken")
-    bad.keep_in(list_)
+    bad.write_to(list_)
     for name in names * 2:
         bad.add("train", name, "broken")
     bad.add("test", names[0], "broken")
@@ -344,7 +343,7 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
     list_.write_text(list_.read_text() + '{"split": "tra')  # a process that was killed
 
     resumed = BadImages()
-    resumed.keep_in(list_)
+    resumed.write_to(list_)
     resumed.add("val", "c.jpg", "broken")
     assert resumed.finish() == {"train": 3, "val": 1, "test": 1}
     entries = [json.loads(line) for line in list_.read_text().splitlines()]
@@ -355,6 +354,6 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
 
 def test_without_bad_files_there_is_no_list(tmp_path):
     bad = BadImages()
-    bad.keep_in(tmp_path / "bad_images.txt")
+    bad.write_to(tmp_path / "bad_images.txt")
     assert bad.finish() == {"train": 0, "val": 0, "test": 0}
     assert not (tmp_path / "bad_images.txt").exists()

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from data_transform import Augment, Normalize
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches, batch_bounds
+from image_datasets.batch_plan import batch_bounds
+from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.splits import Split
 from utils import RunFailed
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from image_datasets import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 from utils import BadRequest
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -27,7 +27,7 @@ def write(path: Path, content) -> None:
 
 
 def read(name: str, path: Path, download: bool = False, verify: bool = False):
-    return load_dataset(check_dataset(name, str(path), download=download, verify=verify))
+    return load_dataset(locate_dataset(name, str(path), download=download, verify=verify))
 
 
 class MakesAFolder:
@@ -183,11 +183,11 @@ def test_what_is_missing_is_named_before_anything_is_read(made, tmp_path):
     lost = root / FOLDERS[name] / TRAIN_FILES[name][-1]
     lost.unlink()
     with pytest.raises(BadRequest, match=f"lacks {FOLDERS[name]}/{lost.name}; --download fetches {name}"):
-        check_dataset(name, str(root), download=False, verify=True)
+        locate_dataset(name, str(root), download=False, verify=True)
     with pytest.raises(BadRequest, match=f"has neither {FOLDERS[name]}/ nor {READERS[name].filename}"):
-        check_dataset(name, str(tmp_path), download=False, verify=True)
+        locate_dataset(name, str(tmp_path), download=False, verify=True)
     with pytest.raises(BadRequest, match=r"gone: no such folder; --download"):
-        check_dataset(name, str(tmp_path / "gone"), download=False, verify=True)
+        locate_dataset(name, str(tmp_path / "gone"), download=False, verify=True)
 
 
 @pytest.mark.parametrize("verify", [True, False])

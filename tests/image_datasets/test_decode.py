@@ -13,7 +13,7 @@ from PIL import Image
 from data_transform import Augment, image_transform
 from image_datasets import decode
 from image_datasets.decode import read_pixels
-from image_datasets.folder import read_image
+from image_datasets.image_files import read_image
 from image_datasets.reading import Reading
 from utils import BadRequest
 
@@ -112,7 +112,7 @@ def test_a_colour_jpeg_that_is_wanted_in_grey_gets_pillows_grey(store):
 
 def test_an_image_of_enormous_size_is_left_to_pillow_and_one_that_is_too_large_refused(store, monkeypatch):
     path = store(jpeg(photograph()))
-    monkeypatch.setattr(decode, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(decode, "MAX_JPEG_PIXELS", 1000)
     assert isinstance(read_pixels(path, 3), Image.Image)
     with pytest.raises(BadRequest, match="190 x 130 pixels are more than --max-pixels 1,000 allows"):
         read_pixels(path, 3, Reading(max_pixels=1000))

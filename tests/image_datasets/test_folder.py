@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_datasets import check_dataset, load_dataset
-from image_datasets.registry import IMAGENET_MEAN, IMAGENET_STD
+from image_datasets import load_dataset, locate_dataset
+from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
 from utils import BadRequest
 
 REPO = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def make(tmp_path):
 
 
 def check(root: Path, name: str = "folder", download: bool = False, verify: bool = True):
-    return check_dataset(name, str(root), download=download, verify=verify)
+    return locate_dataset(name, str(root), download=download, verify=verify)
 
 
 def read(root: Path, name: str = "folder", workers: int = 0):
@@ -142,8 +142,8 @@ def test_a_palette_image_is_read_in_colour(make):
 
 def test_looking_at_a_folder_imports_nothing_heavy(make):
     code = (
-        "import sys; from image_datasets import check_dataset\n"
-        f"check_dataset('folder', {str(make(train=2))!r}, download=False, verify=True)\n"
+        "import sys; from image_datasets import locate_dataset\n"
+        f"locate_dataset('folder', {str(make(train=2))!r}, download=False, verify=True)\n"
         "print(sorted({'torch', 'torchvision', 'timm'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_datasets import check_dataset, describe, imagenet100, load_dataset
+from image_datasets import dimensions, imagenet100, load_dataset, locate_dataset
 from utils import BadRequest
 
 NAMES = {"n03": "crane, lifting machine", "n01": "tench, Tinca tinca", "n02": "crane, a bird"}
@@ -44,7 +44,7 @@ def whole(make) -> Path:
 
 
 def check(root: Path):
-    return check_dataset("imagenet100", str(root), download=False, verify=True)
+    return locate_dataset("imagenet100", str(root), download=False, verify=True)
 
 
 def test_shards_are_merged_under_the_sorted_wnids(make):
@@ -62,7 +62,7 @@ def test_shards_are_merged_under_the_sorted_wnids(make):
     assert "3 of 3 classes live in some of the shards only" in notes
     assert "10 images in the training shards; the full set has 130,000" in notes
     assert "4 images in val.X; the full set has 5,000" in notes
-    assert describe("imagenet100", str(root)) == (3, 16, 3)
+    assert dimensions("imagenet100", str(root)) == (3, 16, 3)
 
 
 def test_training_files_that_stand_in_val_are_left_out(make):
@@ -81,9 +81,9 @@ def test_the_scan_is_kept_until_a_folder_changes(make, monkeypatch):
         patch.setattr(imagenet100, "_images", lambda folder: pytest.fail("scanned again"))
         assert check(root).layout == first
     (root / "train.X1/n02/train.X1-n02-0.JPEG").unlink()
-    assert len(check(root).layout.layout.splits["train"][0]) == 9
+    assert len(check(root).layout.splits["train"][0]) == 9
     (root / imagenet100.SCAN).write_text("{damaged")
-    assert len(check(root).layout.layout.splits["train"][0]) == 9
+    assert len(check(root).layout.splits["train"][0]) == 9
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_scanned_each_time(make):
     root = whole(make)
     root.chmod(0o555)
     try:
-        assert len(check(root).layout.layout.splits["train"][0]) == 10
+        assert len(check(root).layout.splits["train"][0]) == 10
     finally:
         root.chmod(0o755)
     assert not (root / imagenet100.SCAN).exists()

@@ -26,7 +26,8 @@ from test_main import QUICK as DIGITS
 
 import compare
 import study
-from image_datasets import copying, decode, image_check
+from image_datasets import decode, image_check
+from image_datasets.resized import making
 from settings import scripts, terminal
 from settings.two_models import TwoModels
 
@@ -149,8 +150,8 @@ def test_ctrl_c_acts_at_once_while_copies_are_made_and_what_is_made_is_kept(
     line = f"--dataset folder --datapath {root} --model resnet20 --img-size 32 --epochs 1 --cache-resized jpeg"
     line += f" --cache-dir {workdir}/copies --num-workers 2 --run-name a"
     with monkeypatch.context() as patch:
-        patch.setattr(copying, "resized", lambda *args, made=copying.resized: time.sleep(0.02) or made(*args))
-        interrupted(copying._Writer, "add", seconds=0.0)
+        patch.setattr(making, "read_resized", lambda *args, made=making.read_resized: time.sleep(0.02) or made(*args))
+        interrupted(making._Writer, "add", seconds=0.0)
         result = cli(line)
     assert result.status == 130 and result.err == "main.py: stopped by SIGINT\n"
     monkeypatch.undo()

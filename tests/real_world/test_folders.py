@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_datasets import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 from image_datasets.reading import Reading
 from utils import BadRequest
 
@@ -39,7 +39,7 @@ def colour(seed: int = 5, side: int = 8) -> np.ndarray:
 
 
 def read(root: Path, rules: int = 2):
-    return load_dataset(check_dataset("folder", str(root), False, True, reading=Reading(rules)))
+    return load_dataset(locate_dataset("folder", str(root), False, True, reading=Reading(rules)))
 
 
 def counts(dataset) -> list[int]:
@@ -215,6 +215,6 @@ def test_shards_with_droppings_and_other_endings(shards, learns):
     first = next((root / "train.X1").glob("n*"))
     save(first / ".hidden.JPEG", colour(), "jpeg")
     save(first / "photo.jfif", colour(side=32), "jpeg")
-    dataset = load_dataset(check_dataset("imagenet100", str(root), False, True))
+    dataset = load_dataset(locate_dataset("imagenet100", str(root), False, True))
     assert [Path(path).name for path in dataset.train.paths if Path(path).parent == first].count("photo.jfif") == 1
     assert not any(".hidden" in path for path in dataset.train.paths) and len(dataset.train) == 43

@@ -374,8 +374,8 @@ def test_a_file_that_could_not_be_read_for_a_while_is_read_again(noise, monkeypa
     paths = sorted(map(str, root.glob("train/*/*.png")))
     with monkeypatch.context() as patch:
         patch.setattr(facts.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError("a server is away")))
-        assert not facts.is_known(facts.look_at(root, paths, 1)).any()
-    found = facts.look_at(root, paths, 1)
+        assert not facts.is_known(facts.file_facts(root, paths, 1)).any()
+    found = facts.file_facts(root, paths, 1)
     assert facts.is_known(found).all() and len({bytes(digest) for digest in found["digest"]}) == 4
 
 

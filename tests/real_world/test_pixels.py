@@ -19,8 +19,8 @@ from PIL import Image, ImageCms
 from image_datasets import constant
 from image_datasets.bad_images import BadImage
 from image_datasets.decode import as_array, read_pixels
-from image_datasets.folder import read_image
-from image_datasets.orientation import of_file
+from image_datasets.image_files import read_image
+from image_datasets.orientation import file_orientation
 from image_datasets.reading import MAX_PIXELS, Reading
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3
@@ -270,7 +270,7 @@ def test_a_photograph_is_turned_upright(decoder, store, orientation, form):
     size = (48, 32) if orientation < 5 else (32, 48)
     upright = quarters(UPRIGHT[orientation], *size).astype(int)
     assert np.abs(read(path, 3, Reading()) - upright).max() <= 2
-    assert of_file(path) == (orientation if form != "TIFF" else 1)
+    assert file_orientation(path) == (orientation if form != "TIFF" else 1)
     if form != "TIFF":  # whose orientation Pillow itself follows
         for reading in (Reading(exif_orientation=False), Reading(rules=1)):
             assert np.abs(read(path, 3, reading) - quarters("abcd", 48, 32).astype(int)).max() <= 2
@@ -308,7 +308,7 @@ ODD_METADATA = {
 def test_odd_metadata_neither_stop_an_image_nor_set_the_two_readers_apart(decoder, store, kind):
     segments, is_turned = ODD_METADATA[kind]
     path = store(with_metadata(*segments))
-    assert of_file(path) == (6 if is_turned else 1)
+    assert file_orientation(path) == (6 if is_turned else 1)
     assert read(path, 3, Reading()).shape == ((48, 32, 3) if is_turned else (32, 48, 3))
 
 
@@ -483,7 +483,7 @@ def test_a_set_that_older_rules_read_as_white_is_warned_of_and_seen_by_the_newer
 
 
 def test_of_many_files_an_even_sample_is_looked_at(learns, workdir, image_folder, monkeypatch):
-    monkeypatch.setattr(constant, "LOOKED_AT", 4)
+    monkeypatch.setattr(constant, "MAX_FILES", 4)
     root = image_folder(side=80, parts={"train": 4, "test": 1})
     for path in root.rglob("train/*/*.png"):
         Image.new("RGB", (80, 80)).save(path)

@@ -14,7 +14,7 @@ import models
 from assembly.teaching import load_teacher
 from data_transform import Augment
 from image_datasets.batches import EvalBatches, ResidentTrainBatches
-from image_datasets.registry import Dataset
+from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
 from training.distillation import Distillation, distillation_loss
 from training.losses import make_criterion
@@ -204,11 +204,11 @@ def test_cached_answers_stay_with_their_images_where_some_cannot_be_read():
     reasons[[2, 7, 8]] = "broken"
     paths = [str(i) for i in range(13)]
     split = Split(np.arange(13), rng.integers(0, 256, (13, 4, 4, 3), dtype=np.uint8), paths, reasons=reasons)
-    more = {"device": CPU, "batch_size": 4, "seed": 0, "report": lambda path, reason: None}
-    batches = ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.25,) * 3, **more)
+    more = {"device": CPU, "batch_size": 4, "report": lambda path, reason: None}
+    batches = ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.25,) * 3, seed=0, **more)
     in_order = EvalBatches(split, 4, (0.5,) * 3, (0.25,) * 3, **more)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).requires_grad_(False)
-    teacher = CachedTeacher(torch.cat([model(images) for images, _ in in_order]), in_order.given, batches)
+    teacher = CachedTeacher(torch.cat([model(images) for images, _ in in_order]), in_order.seen, batches)
     for epoch in (0, 1):
         for step, (images, _) in enumerate(batches.epoch(epoch)):
             torch.testing.assert_close(teacher(images, epoch, step), model(images))

@@ -18,7 +18,8 @@ from killing import finish, start_many, wait_for_saves
 from test_main import REPO, assert_same_run
 
 from data_transform import Augment
-from image_datasets.batches import ResidentTrainBatches, batch_bounds, share_of
+from image_datasets.batch_plan import batch_bounds, share_of
+from image_datasets.batches import ResidentTrainBatches
 from image_datasets.splits import Split
 from utils import BadRequest
 
@@ -161,7 +162,7 @@ def test_what_is_for_a_single_process_is_refused(together):
 def test_fewer_images_than_processes_are_refused():
     split = Split(np.zeros(5, dtype=np.int64), np.zeros((5, 4, 4, 3), dtype=np.uint8))
     with pytest.raises(BadRequest, match="5 training images cannot be shared by 8 processes"):
-        ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), 4, seed=0, ranks=8)
+        ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), 4, seed=0, world_size=8)
 
 
 def test_the_learning_rate_is_scaled_by_the_number_of_processes_where_that_is_asked_for(together, workdir):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from data_transform import Augment, Mix
-from image_datasets.batches import EvalBatches, ResidentTrainBatches, epoch_order
+from image_datasets.batch_plan import epoch_order
+from image_datasets.batches import EvalBatches, ResidentTrainBatches
 from image_datasets.splits import Split
 from training.config import TrainConfig
 from training.evaluation import _update_best, evaluate

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from data_transform import Augment
-from image_datasets import batches
+from image_datasets import file_loader
 from image_datasets.batches import StreamedTrainBatches
 from image_datasets.splits import Split
 
@@ -64,7 +64,9 @@ def test_memory_does_not_go_on_growing(workdir, precision):
 
 def test_streaming_takes_little_memory_for_each_image_of_the_list(monkeypatch):
     """Besides the list of files and classes itself."""
-    monkeypatch.setattr(batches, "read_pixels", lambda path, chans, reading: torch.zeros(3, 8, 8, dtype=torch.uint8))
+    monkeypatch.setattr(
+        file_loader, "read_pixels", lambda path, chans, reading: torch.zeros(3, 8, 8, dtype=torch.uint8)
+    )
 
     def peak(count: int) -> int:
         split = Split(np.zeros(count, dtype=np.int64), None, ["x"] * count)

@@ -13,7 +13,7 @@ import torch
 import models
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
-from image_datasets import check_dataset, load_dataset
+from image_datasets import load_dataset, locate_dataset
 from records import checkpoint
 from utils import MATRIX_UNITS
 
@@ -38,7 +38,7 @@ def reference(learns):
     model = models.create_model("resnet9", 10, 8, 1, **content["settings"]["model_args"])
     model.load_state_dict(content["model"])
     model = model.eval().to(memory_format=torch.channels_last)
-    dataset = load_dataset(check_dataset("digits", None, False, True))
+    dataset = load_dataset(locate_dataset("digits", None, False, True))
 
     def compute(bf16: bool) -> torch.Tensor:
         images = torch.from_numpy(dataset.test.images).permute(0, 3, 1, 2).float() / 255

@@ -1,8 +1,8 @@
-"""Resized copies of images, as they lie on the disk: pairs of files, of which one process wrote each.
+"""Resized copies on disk: pairs of files, each written by one process.
 
-0001.data holds the copies, one behind the other; 0001.index a record of each, written when the copy is safely on the
-disk. Nothing is changed later: a record that is torn, or whose copy is not there in full, counts as none, and of two
-records of one image the later one counts.
+0001.data holds the copies, one after the other. 0001.index holds a record of each, written once the copy is safely on
+disk. Files only grow: a torn record, or one whose copy is incomplete, is ignored, and a later record of an image
+replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from image_datasets.tiles import TiledImage
+from image_datasets.resized.tiles import TiledImage
 from utils import BadRequest
 
 RECORD = np.dtype([("key", "<u8", 2), ("offset", "<u8"), ("size", "<u4"), ("height", "<u4"), ("width", "<u4"),
                    ("crc", "<u4"), ("check", "<u4")])  # fmt: skip
 ENTRY = np.dtype([("file", "<u4"), *((name, RECORD[name]) for name in ("offset", "size", "height", "width", "crc"))])
-DAMAGED = "damaged.txt"  # copies that were found to be damaged: the number of the file and the place in it
-# A sum in which a change of any one word shows, and which is not that of zeros.
+DAMAGED = "damaged.txt"  # list of damaged copies: the name of the data file and the offset in it
+# Coefficients of a checksum that detects a change of any single word, and is not zero for zeros.
 FACTORS = (2 * np.arange(RECORD.itemsize // 4 - 1, dtype=np.uint32) + 1) * np.uint32(2654435761)
 SALT = np.uint32(40503)
-# Images are tensors over files that are mapped read-only: any number of bytes, of which none is reserved.
+# Images are tensors over read-only memory-mapped files, which reserve no memory.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 
 def seal(records: np.ndarray) -> np.ndarray:
-    """The value of `check` that records (N,) ought to have."""
+    """Checksums of records (N,), for their field `check`."""
     words = records.view("<u4").reshape(len(records), len(FACTORS) + 1)[:, :-1]
     return (words * FACTORS).sum(1, dtype=np.uint32) + SALT
 
 
 def scan(place: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """(data files, keys (N, 2), ENTRY (N,)) of all copies in a folder that are there in full and not known to be
-    damaged, in the order in which they were made."""
+    """Returns (data files, keys, uint64 (N, 2), entries of dtype ENTRY, (N,)) of all copies in a folder, oldest first.
+
+    Leaves out incomplete copies and those listed as damaged.
+    """
     files, keys, entries = [], [np.empty((0, 2), np.uint64)], [np.empty(0, ENTRY)]
     damaged = _damaged(place)
     for index in sorted(place.glob("[0-9]*.index")):
@@ -59,6 +61,7 @@ def scan(place: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
 
 
 def _damaged(place: Path) -> dict[str, list[int]]:
+    """Offsets of the damaged copies by name of their data file."""
     offsets: dict[str, list[int]] = {}
     file = place / DAMAGED
     for line in file.read_text().splitlines() if file.is_file() else ():
@@ -69,17 +72,20 @@ def _damaged(place: Path) -> dict[str, list[int]]:
 
 
 class Copies:
-    """The copies of a split's images, in its order.
+    """Reads the copies of a split's images, in the order of the split.
 
-    What is kept of each is a row of an array and a byte, which processes share until they write to it.
+    An image costs a row of an array and a byte, shared between processes until they write to it.
 
     Args:
-        entries: ENTRY (N,); its size is 0 where an image has no copy, because its file could not be read.
+        kind: one of `place.KINDS`.
+        chans: 1 for grey, 3 for colour.
+        files: the data files.
+        entries: (N,) of dtype ENTRY; the size is 0 for images without copy, whose file was unreadable.
     """
 
     def __init__(self, kind: str, chans: int, files: list[Path], entries: np.ndarray):
         self.kind, self.chans, self.files, self.entries = kind, chans, files, entries
-        self.checked = bytearray(len(entries))  # whether this process has compared the checksum
+        self.checked = bytearray(len(entries))  # whether this process has verified the checksum
         self.maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -89,12 +95,14 @@ class Copies:
         return {**vars(self), "maps": {}}
 
     def subset(self, index: np.ndarray) -> Copies:
+        """The copies of the images at `index`."""
         return Copies(self.kind, self.chans, self.files, self.entries[index])
 
     def __getitem__(self, i: int) -> torch.Tensor | TiledImage | None:
-        """What `data_transform.image_transform` takes: uint8 (C, H, W) with memory (H, W, C) that lies in the file, or
-        an image of which the part that is asked for is decoded; None where there is no copy. Raises BadRequest where it
-        is damaged."""
+        """Input of `data_transform.image_transform`: uint8 (C, H, W) in (H, W, C) memory of the file, or a TiledImage.
+
+        None if the image has no copy. Raises BadRequest if the copy is damaged.
+        """
         number, offset, size, height, width, crc = self.entries[i].item()
         if not size:
             return None
@@ -117,6 +125,7 @@ class Copies:
         return self.maps[number]
 
     def _report(self, number: int, offset: int) -> None:
+        """Lists a damaged copy, so that the next run makes it again, and raises BadRequest."""
         file = self.files[number]
         advice = "start again (--resume): what is damaged is copied anew"
         try:

@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 
 from data_transform import Augment
-from image_datasets import copies as stored
-from image_datasets import copying
 from image_datasets.batches import StreamedTrainBatches
-from image_datasets.copies import Copies
-from image_datasets.copying import complete
-from image_datasets.registry import Found
+from image_datasets.reading import CURRENT
+from image_datasets.resized import making, store
+from image_datasets.resized.making import Form, complete
+from image_datasets.resized.store import Copies
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed
 
@@ -48,7 +47,8 @@ def sources(tmp_path) -> list[str]:
 
 
 def make(place: Path, sources: list[str], kind: str = "raw", workers: int = 0, chans: int = 3) -> Copies:
-    return complete(place, kind, SIDE, chans, str(Path(sources[0]).parent), sources, workers, Found("folder", None))
+    form = Form(kind, SIDE, chans, CURRENT)
+    return complete(place, form, str(Path(sources[0]).parent), sources, workers, skip_bad=False)
 
 
 def images(copies: Copies) -> list[np.ndarray]:
@@ -139,7 +139,7 @@ def test_a_complete_copy_is_read_where_nothing_can_be_written(tmp_path, sources,
     def refuse(*args, **kwargs):
         raise AssertionError("written to")
 
-    monkeypatch.setattr(copying, "_alone", refuse)
+    monkeypatch.setattr(making, "_locked", refuse)
     assert_right(make(place, sources), sources)
 
 
@@ -162,13 +162,13 @@ def start(place: Path, sources: list[str]) -> multiprocessing.Process:
     """A process that makes the copy, an image at a time, as slowly as if they were large."""
 
     def work() -> None:
-        add = copying._Writer.add
+        add = making._Writer.add
 
         def slow(self, *args):
             time.sleep(0.02)
             add(self, *args)
 
-        copying.COMMIT_SECONDS, copying.LOADED, copying._Writer.add = 0.0, 1, slow
+        making.COMMIT_SECONDS, making.LOADED, making._Writer.add = 0.0, 1, slow
         make(place, sources)
 
     process = multiprocessing.get_context("fork").Process(target=work)
@@ -177,7 +177,7 @@ def start(place: Path, sources: list[str]) -> multiprocessing.Process:
 
 
 def count(place: Path) -> int:
-    return sum(index.stat().st_size // stored.RECORD.itemsize for index in place.glob("*.index"))
+    return sum(index.stat().st_size // store.RECORD.itemsize for index in place.glob("*.index"))
 
 
 def wait_for(records: int, place: Path) -> None:
@@ -249,7 +249,7 @@ def test_damage_that_shows_at_the_start_is_repaired(tmp_path, sources, damage, c
     make(place, sources)
     data, index = place / "000001.data", place / "000001.index"
     content = bytearray(index.read_bytes())
-    size = stored.RECORD.itemsize
+    size = store.RECORD.itemsize
     redone = {"data gone": 6, "index of zeros": 6}.get(damage, 1)
     if damage == "data cut":
         os.truncate(data, data.stat().st_size - 1)
@@ -269,17 +269,17 @@ def test_damage_that_shows_at_the_start_is_repaired(tmp_path, sources, damage, c
 
 def test_every_bit_of_a_record_counts():
     rng = np.random.default_rng(0)
-    record = np.frombuffer(rng.bytes(stored.RECORD.itemsize), stored.RECORD).copy()
-    record["check"] = stored.seal(record)
-    for bit in range(8 * stored.RECORD.itemsize):
+    record = np.frombuffer(rng.bytes(store.RECORD.itemsize), store.RECORD).copy()
+    record["check"] = store.seal(record)
+    for bit in range(8 * store.RECORD.itemsize):
         content = bytearray(record.tobytes())
         content[bit // 8] ^= 1 << bit % 8
-        changed = np.frombuffer(bytes(content), stored.RECORD)
-        assert changed["check"] != stored.seal(changed)
+        changed = np.frombuffer(bytes(content), store.RECORD)
+        assert changed["check"] != store.seal(changed)
 
 
 def test_a_full_disk_loses_nothing_and_is_told_in_one_line(tmp_path, many, monkeypatch, capsys):
-    monkeypatch.setattr(copying, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     place = tmp_path / "c"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails like one to a full disk

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image_datasets import tiles
-from image_datasets.tiles import TiledImage
+from image_datasets.resized import tiles
+from image_datasets.resized.tiles import TiledImage
 
 
 def pixels(height: int, width: int, chans: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""JPEG files of which a part is decoded alone: a restart marker stands behind every tile, where decoding can begin.
+"""JPEG files that can be decoded in parts: decoding can start at the restart marker after each tile.
 
-They are plain JPEG files (ITU-T T.81, F.1.1.5.2), with a table of the tiles behind the image. What is decoded is bit
-for bit what the whole image has there.
+They are plain JPEG files (ITU-T T.81, F.1.1.5.2), followed by a table of the tiles. A part has, bit for bit, the pixels
+of the whole image.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from image_datasets import decode
 from image_datasets.orientation import SCAN, segments
 
 QUALITY = 90
-TILE = 32  # px: the width of a tile. In narrower ones more is spent on the markers than is saved
-UNIT = {1: 8, 3: 16}  # px: side of what is coded at once, of grey and of 4:2:0 images; the height of a tile
-RESTART, END = 0xD0, 0xD9  # the last byte of the first of eight markers, and of the last one
+TILE = 32  # px: width of a tile; narrower ones cost more in markers than they save
+UNIT = {1: 8, 3: 16}  # px: side of a coded block of grey and of 4:2:0 images; the height of a tile
+RESTART, END = 0xD0, 0xD9  # second byte of the first of eight restart markers, and of the end marker
 WORD = np.dtype("<u4")
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """A file of uint8 pixels (H, W, C) that `TiledImage` reads: the JPEG, whose width is that of whole tiles, and the
-    table: where the frame header stands, and where each tile begins and the last one ends."""
+    """Encodes uint8 pixels (H, W, C) for `TiledImage`: a JPEG file, padded to whole tiles in width, and a table.
+
+    The table holds the offsets of the frame header, of the start of each tile, and of the end of the last one.
+    """
     _, width, chans = pixels.shape
     pixels = np.pad(pixels, ((0, 0), (0, -width % TILE), (0, 0)), mode="edge")
     file = io.BytesIO()
@@ -42,11 +44,10 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 class TiledImage:
-    """An image that is decoded when it is sliced: image[:, top:bottom, left:right] is a uint8 tensor (C, h, w) with
-    memory (h, w, C).
+    """An image that is decoded by slicing: image[:, top:bottom, left:right] is uint8 (C, h, w) in (h, w, C) memory.
 
     Args:
-        data: what `encode` made.
+        data: result of `encode`.
         shape: (C, H, W).
     """
 
@@ -58,7 +59,7 @@ class TiledImage:
         unit = UNIT[chans]
         top, bottom, _ = index[1].indices(height)
         left, right, _ = index[2].indices(width)
-        # The tiles of the part, and of one pixel more on every side: colours are interpolated with their neighbours.
+        # Tiles of the part and of one pixel around it, as colours are interpolated with their neighbours.
         rows = slice(max(0, top - 1) // unit, min(height + unit - 1, bottom + unit) // unit)
         columns = slice(max(0, left - 1) // TILE, min(width + TILE - 1, right + TILE) // TILE)
         pixels = decode.decode(self._tiles(rows, columns), chans)
@@ -66,7 +67,7 @@ class TiledImage:
         return pixels[:, top:bottom, left - columns.start * TILE : right - columns.start * TILE]
 
     def _tiles(self, rows: slice, columns: slice) -> bytearray:
-        """These tiles as a JPEG file of their own."""
+        """Assembles a JPEG file of these tiles alone."""
         chans, height, width = self.shape
         unit = UNIT[chans]
         grid = -(-height // unit), -(-width // TILE)
@@ -78,7 +79,7 @@ class TiledImage:
             self.data[: frame + 5], *(side.to_bytes(2, "big") for side in size), self.data[frame + 9 : int(edges[0])],
             *(self.data[a:b] for a, b in zip(begins[:, 0].tolist(), ends[:, -1].tolist(), strict=True)),
         ))  # fmt: skip
-        # Behind each tile is a marker, counted from 0 to 7 over and over; behind the last one is the image's end.
+        # After each tile comes a marker, numbered 0 to 7 in turn; after the last one the end of the image.
         lengths = np.cumsum(ends - begins)
         content = np.frombuffer(part, np.uint8)
         content[lengths + (len(part) - 1 - int(lengths[-1]))] = RESTART + (np.arange(len(lengths)) & 7)

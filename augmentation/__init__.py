@@ -1,0 +1,1 @@
+"""Augmentation of one image, of one batch, and of two images mixed. Import it through data_transform.py."""

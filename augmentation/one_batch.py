@@ -1,0 +1,126 @@
+"""Augments a whole batch on its device: uint8 (n, C, H, W), except for `erase`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from utils import sides
+
+
+def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Moves a draw from the CPU to the device without waiting for the device."""
+    return drawn.to(device, non_blocking=True)
+
+
+def random_boxes(
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], fallback: str
+) -> torch.Tensor:
+    """Draws n rectangles (top, left, height, width), int64 (n, 4), with torchvision's distribution.
+
+    The first of ten tries that fits is taken.
+
+    Args:
+        height, width: of the images in pixels.
+        scale: range of the area as a share of the image, drawn uniformly.
+        ratio: range of the aspect ratio, drawn log-uniformly: width / height with fallback="whole", else its inverse.
+        fallback: if no try fits, "whole" gives the whole image and "none" a rectangle of size 0.
+    """
+    tries = 10
+    area = height * width * torch.empty(n, tries).uniform_(*scale)
+    aspect = torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    if fallback == "whole":  # as RandomResizedCrop: aspect is width / height
+        h, w = (area / aspect).sqrt().round().long(), (area * aspect).sqrt().round().long()
+        fits = (h > 0) & (w > 0) & (h <= height) & (w <= width)
+    else:  # as RandomErasing: aspect is height / width, the rectangle smaller than the image
+        h, w = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (h < height) & (w < width)
+    first = fits.float().argmax(1, keepdim=True)
+    found = fits.any(1)
+    empty = (height, width) if fallback == "whole" else (0, 0)
+    h = torch.where(found, h.gather(1, first)[:, 0], empty[0])
+    w = torch.where(found, w.gather(1, first)[:, 0], empty[1])
+    top = (torch.rand(n) * (height - h + 1)).long()
+    left = (torch.rand(n) * (width - w + 1)).long()
+    return torch.stack([top, left, h, w], 1)
+
+
+def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequence[int]) -> torch.Tensor:
+    """Crops one box from each image and resizes it, bilinear with antialiasing, as two matrix products.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        boxes: (top, left, height, width) of each crop, int64 (n, 4).
+        img_size: side of the result in pixels, or (height, width).
+
+    Returns uint8 (n, C, *img_size) in channels-last memory.
+    """
+    height, width = sides(img_size)
+    vertical = send(_interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], height), images.device)
+    horizontal = send(_interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], width), images.device)
+    resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_size: int) -> torch.Tensor:
+    """Weights (n, out_size, size) of the triangle filter that resizes [start, start + length) to out_size pixels."""
+    step = (length / out_size)[:, None, None]
+    support = step.clamp(min=1.0)  # shrinking averages over all covered pixels
+    centre = start[:, None, None] + (torch.arange(out_size)[None, :, None] + 0.5) * step
+    pixel = torch.arange(size)[None, None, :]
+    weight = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
+    inside = (pixel >= start[:, None, None]) & (pixel < (start + length)[:, None, None])
+    weight = weight * inside
+    return weight / weight.sum(2, keepdim=True)
+
+
+def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
+    """torchvision's RandAugment (arXiv:1909.13719), with two operations drawn for each image.
+
+    The magnitude is fixed, so all images that drew the same operation and sign form one batch for it.
+
+    Args:
+        images: uint8 (n, C, H, W); not changed.
+    """
+    from torchvision.transforms import v2
+
+    policy = v2.RandAugment()
+    space = policy._AUGMENTATION_SPACE
+    height, width = images.shape[-2:]
+    for _ in range(policy.num_ops):
+        operation = torch.randint(len(space), (len(images),))
+        negative = torch.rand(len(images)) <= 0.5
+        result = images.clone()
+        for i, (name, (magnitudes, signed)) in enumerate(space.items()):
+            table = magnitudes(policy.num_magnitude_bins, height, width)
+            magnitude = 0.0 if table is None else float(table[policy.magnitude])
+            groups = [(operation == i, magnitude)]
+            if signed:
+                groups = [((operation == i) & ~negative, magnitude), ((operation == i) & negative, -magnitude)]
+            for chosen, value in groups:
+                where = send(chosen.nonzero()[:, 0], images.device)
+                if len(where):
+                    result[where] = policy._apply_image_or_video_transform(
+                        images[where], name, value, interpolation=policy.interpolation, fill=policy._fill
+                    )
+        images = result
+    return images
+
+
+def erase(images: torch.Tensor, probability: float) -> torch.Tensor:
+    """Random erasing (arXiv:1708.04896): sets a rectangle of 2 % to 33 % of an image's area to 0, the mean colour.
+
+    Args:
+        images: normalised (n, C, H, W); not changed.
+        probability: of erasing, for each image.
+    """
+    n, _, height, width = images.shape
+    top, left, h, w = random_boxes(n, height, width, (0.02, 0.33), (0.3, 3.3), fallback="none").T[:, :, None]
+    chosen = (torch.rand(n) < probability)[:, None]
+    y, x = torch.arange(height), torch.arange(width)
+    in_rows = chosen & (y >= top) & (y < top + h)
+    in_cols = (x >= left) & (x < left + w)
+    mask = send(in_rows[:, None, :, None] & in_cols[:, None, None, :], images.device)
+    return torch.where(mask, 0.0, images)  # masked_fill with a broadcast mask would lose the channels-last memory
