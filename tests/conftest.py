@@ -23,7 +23,7 @@ from torch import nn
 
 import main
 
-study = None
+import study
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
 from settings import terminal
