@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_every_other_command_works(cli, workdir, image_folder):
     # What `make train` leaves: a network that knows more than chance, and so may teach.
     first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
     assert first.status == 0
-    elsewhere = ("--wandb_run_name", "--pretrained", "--dataset cifar10 ")
+    elsewhere = ("--wandb_run_name", "--pretrained", "--dataset cifar10 ", "--model perceptron")
     others = [line for line in COMMANDS if not any(words in line for words in elsewhere)]
     assert len(others) >= 12
     for line in others:
@@ -151,6 +152,23 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
         assert result.status == 0, line + "\n" + result.err
         assert "replaced: " in result.out
         assert ("interpolated from 14x14 to 4x4 patches" in result.out) == ("vit_b_16" in line)
+
+
+def test_a_model_is_added_as_documented(workdir):
+    """The file of docs/architecture.md, in a copy of the suite."""
+    for part in REPO.iterdir():
+        if (part / "__init__.py").is_file():
+            shutil.copytree(part, workdir / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif part.suffix == ".py":
+            shutil.copy(part, workdir)
+    (example,) = re.findall(r"```python\n(.*?)```", (REPO / "docs/architecture.md").read_text(), re.DOTALL)
+    (workdir / "models/perceptron.py").write_text(example)
+    shown, trained = (
+        subprocess.run([sys.executable, "main.py", *words], cwd=workdir, capture_output=True, text=True, check=False)
+        for words in (shortened(line, "") for line in COMMANDS if "--model perceptron" in line)
+    )
+    assert "units of the hidden layer (default: 1024)" in " ".join(shown.stdout.split()), shown.stderr
+    assert trained.returncode == 0, trained.stderr
 
 
 def test_studies_start_as_documented(cli):
