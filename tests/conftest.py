@@ -22,7 +22,6 @@ from PIL import Image
 from torch import nn
 
 import main
-
 import study
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
