@@ -1,4 +1,4 @@
-"""What is trained. Every architecture is one file here, each of its variants registered by name with one decorator."""
+"""What is trained. Every architecture is one file here, and each of its variants one line of `register_variants`."""
 
 from models.registry import (
     all_arguments,
@@ -10,6 +10,8 @@ from models.registry import (
     list_models,
     published_statistics,
     register_model,
+    register_variants,
+    variant,
 )
 
 __all__ = [
@@ -22,4 +24,6 @@ __all__ = [
     "list_models",
     "published_statistics",
     "register_model",
+    "register_variants",
+    "variant",
 ]

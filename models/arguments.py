@@ -1,8 +1,8 @@
 """What a model's constructor can be asked for, read from source text: nothing heavy is imported to know the flags.
 
-A registered function's arguments beyond `num_classes`, `img_size` and `in_chans` are flags of its architecture, where
-their annotation is one of the kinds in models/layers.py, ``bool`` or a ``Literal`` of words. Their help is what the
-docstrings of the function, or of the classes and functions in its file, say below "Args:".
+A constructor's arguments beyond `num_classes`, `img_size` and `in_chans` become flags of its architecture, if their
+annotation is one of the kinds in models/layers.py, ``bool`` or a ``Literal`` of words. Their help is what the
+docstrings of the constructor, or of the classes and functions in its file, say below "Args:".
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 BASIC = ("num_classes", "img_size", "in_chans")  # these come from the data set
 KINDS = ("Count", "Counts", "Fraction", "Positive", "bool")
+REQUIRED = object()  # the default of an argument that has none
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,64 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
-def read_arguments(function: ast.FunctionDef, module: ast.Module) -> tuple[Argument, ...]:
-    """The arguments of `function`, which stands in `module`, without the basic ones.
+def read_arguments(constructor: ast.FunctionDef | ast.ClassDef, module: ast.Module) -> tuple[Argument, ...]:
+    """The arguments of a class or function defined in `module`, without the basic ones.
 
-    Raises ValueError, naming function and argument, where one has no default or a default that is no literal.
+    The default of an argument that has none is REQUIRED; one that is no literal stays an `ast.expr`. Raises ValueError
+    for a class without an `__init__` of its own.
     """
-    names = function.args.args + function.args.kwonlyargs
-    defaults = [None] * (len(function.args.args) - len(function.args.defaults)) + list(function.args.defaults)
-    defaults += function.args.kw_defaults
-    described = _described(function, module)
-    found = []
-    for arg, default in zip(names, defaults, strict=True):
-        if arg.arg in BASIC:
-            continue
-        try:
-            value = ast.literal_eval(default)
-        except (ValueError, TypeError):
-            raise ValueError(f"{function.name}: its argument {arg.arg} needs a literal as its default") from None
-        kind, choices = _kind(arg.annotation, module)
-        found.append(Argument(arg.arg, kind, value, described.get(arg.arg, ""), choices))
-    return tuple(found)
+    nodes = constructor.body if isinstance(constructor, ast.ClassDef) else [constructor]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    function = next((node for node in functions if node.name in ("__init__", constructor.name)), None)
+    if function is None:
+        raise ValueError(f"{constructor.name} has no __init__ of its own")
+    described = _described(constructor, module)
+    positional, optional = function.args.args, function.args.defaults
+    pairs = list(zip(positional, [None] * (len(positional) - len(optional)) + optional, strict=True))
+    pairs += zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    arguments = []
+    for arg, default in pairs:
+        if arg.arg not in ("self", *BASIC):
+            kind, choices = _kind(arg.annotation, module)
+            value = REQUIRED if default is None else literal(default)
+            arguments.append(Argument(arg.arg, kind, value, described.get(arg.arg, ""), choices))
+    return tuple(arguments)
+
+
+def variant_arguments(
+    name: str, arguments: Sequence[Argument], values: dict[str, Any], takes: Sequence[str] | None
+) -> tuple[Argument, ...]:
+    """The arguments that the variant `name` takes, with its own defaults.
+
+    Args:
+        arguments: those of its constructor.
+        values: the variant's own; they replace the defaults of the arguments that it takes, and fix the others.
+        takes: names of the arguments that it takes; None: all with a default in the constructor's signature.
+
+    Raises ValueError, naming variant and argument, for a name that is no argument, an argument without a value, and a
+    default that is no literal.
+    """
+    known = {argument.name for argument in arguments}
+    if unknown := [key for key in (*values, *(takes or ())) if key not in known]:
+        raise ValueError(f"{name}: its constructor has no argument {unknown[0]}")
+    taken = []
+    for argument in arguments:
+        default = values.get(argument.name, argument.default)
+        if default is REQUIRED:
+            raise ValueError(f"{name}: its argument {argument.name} needs a value")
+        if argument.name in takes if takes is not None else argument.default is not REQUIRED:
+            if isinstance(default, ast.expr):
+                raise ValueError(f"{name}: its argument {argument.name} needs a literal as its default")
+            taken.append(replace(argument, default=default))
+    return tuple(taken)
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of a literal; any other expression as it is."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return node
 
 
 def _kind(annotation: ast.expr | None, module: ast.Module) -> tuple[str, tuple[str, ...]]:
@@ -80,10 +120,10 @@ def _shared() -> ast.Module:
     return ast.parse((Path(__file__).parent / "layers.py").read_text(encoding="utf-8"))
 
 
-def _described(function: ast.FunctionDef, module: ast.Module) -> dict[str, str]:
-    """Argument names with what the docstrings say of them; the function's own comes before the others of its file."""
+def _described(constructor: ast.FunctionDef | ast.ClassDef, module: ast.Module) -> dict[str, str]:
+    """The help of each argument, from the docstrings of a file; the constructor's own docstring comes first."""
     texts: dict[str, str] = {}
-    for node in [function, *(node for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))]:
+    for node in [constructor, *(node for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))]:
         _, found, section = (ast.get_docstring(node) or "").partition("Args:\n")
         if not found:
             continue

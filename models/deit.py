@@ -9,11 +9,14 @@ here. Parameter names are those of timm's VisionTransformerDistilled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
 from models.layers import Count, Fraction, Positive
-from models.registry import register_model
+from models.registry import register_variants, variant
 from models.vit import VisionTransformer
 
 
@@ -22,35 +25,14 @@ class DistilledVisionTransformer(VisionTransformer):
     with our approach"). In train mode the two are returned apart: (class logits, distillation logits).
 
     Args:
-        patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
-            8x8 patches.
-        embed_dim: width of the tokens.
-        depth: number of Transformer blocks.
-        num_heads: attention heads in a block.
-        mlp_ratio: hidden units of a block's MLP as a multiple of the width of the tokens.
-        dropout: dropout after the position embeddings and after every linear layer of a block but that of queries, keys
-            and values (pos_drop and proj_drop in timm).
-        drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
+        config: as `VisionTransformer` takes it, but for `pool`: both heads read a token.
     """
 
     head_names = ("head", "head_dist")
 
-    def __init__(
-        self,
-        num_classes: int,
-        img_size: int,
-        in_chans: int,
-        patch_size: int | None,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-    ):
-        super().__init__(
-            num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
-        )
+    def __init__(self, num_classes: int, img_size: int | Sequence[int], in_chans: int, **config: Any):
+        super().__init__(num_classes, img_size, in_chans, **config, pool="token")
+        embed_dim = self.pos_embed.shape[2]
         self.num_prefix_tokens = 2
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.pos_embed.shape[1] + 1, embed_dim))
@@ -70,11 +52,11 @@ class DistilledVisionTransformer(VisionTransformer):
         return (logits, dist_logits) if self.training else (logits + dist_logits) / 2
 
 
-@register_model(year=2020, paper="arXiv:2012.12877")
-def deit_tiny(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
+def deit(
+    distilled: bool,
+    num_classes: int,
+    img_size: int | Sequence[int],
+    in_chans: int,
     patch_size: Count | None = None,
     embed_dim: Count = 192,
     depth: Count = 12,
@@ -83,60 +65,31 @@ def deit_tiny(
     dropout: Fraction = 0.0,
     drop_path: Fraction = 0.0,
 ) -> VisionTransformer:
-    return VisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
-    )
+    """A Vision Transformer that reads its class token or, distilled, its distillation token as well.
+
+    Args:
+        patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
+            8x8 patches.
+        embed_dim: width of the tokens.
+        depth: number of Transformer blocks.
+        num_heads: attention heads in a block.
+        mlp_ratio: hidden units of a block's MLP as a multiple of the width of the tokens.
+        dropout: dropout after the position embeddings and after every linear layer of a block but that of queries, keys
+            and values (pos_drop and proj_drop in timm).
+        drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
+    """
+    config = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
+              "mlp_ratio": mlp_ratio, "dropout": dropout, "drop_path": drop_path}  # fmt: skip
+    build = DistilledVisionTransformer if distilled else VisionTransformer
+    return build(num_classes, img_size, in_chans, **config)
 
 
-@register_model(year=2020, paper="arXiv:2012.12877")
-def deit_small(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 384,
-    depth: Count = 12,
-    num_heads: Count = 6,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> VisionTransformer:
-    return VisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
-    )
-
-
-@register_model(year=2020, paper="arXiv:2012.12877")
-def deit_tiny_distill(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 192,
-    depth: Count = 12,
-    num_heads: Count = 3,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> DistilledVisionTransformer:
-    return DistilledVisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
-    )
-
-
-@register_model(year=2020, paper="arXiv:2012.12877")
-def deit_small_distill(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 384,
-    depth: Count = 12,
-    num_heads: Count = 6,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> DistilledVisionTransformer:
-    return DistilledVisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path
-    )
+register_variants(
+    deit,
+    variant("deit_tiny", distilled=False, embed_dim=192, num_heads=3),
+    variant("deit_small", distilled=False, embed_dim=384, num_heads=6),
+    variant("deit_tiny_distill", distilled=True, embed_dim=192, num_heads=3),
+    variant("deit_small_distill", distilled=True, embed_dim=384, num_heads=6),
+    year=2020,
+    paper="arXiv:2012.12877",
+)

@@ -1,7 +1,7 @@
 """What several architectures share: the kinds of arguments that become flags, and the choice of a stem.
 
-A registered function's arguments are its flags: `list_models` and `--help` read their names, their kinds (one of those
-below, ``bool``, or a ``Literal``) and their defaults from the source text, and their help from the docstrings.
+A constructor's arguments are its flags: `list_models` and `--help` read their names, their kinds (one of those below,
+``bool``, or a ``Literal``) and their defaults from the source text, and their help from the docstrings.
 """
 
 from __future__ import annotations

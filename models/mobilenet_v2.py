@@ -6,6 +6,7 @@ squeeze-excitation and width are arguments, so that each can be changed with all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from models.layers import Count, Fraction, Positive, Stem, choose_stem
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest
 
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "hardswish", "hardsigmoid", "gelu"]
@@ -110,7 +111,7 @@ class CustomMobileNetV2(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        img_size: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         stem: Stem = "auto",
         expand_ratio: Count = 6,
@@ -156,19 +157,9 @@ class CustomMobileNetV2(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-@register_model(year=2018, paper="arXiv:1801.04381", pretrained="MobileNet_V2_Weights")
-def mobilenet_v2(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    expand_ratio: Count = 6,
-    kernel_size: Count = 3,
-    activation: Activation = "relu6",
-    se: bool = False,
-    width_mult: Positive = 1.0,
-    dropout: Fraction = 0.2,
-) -> CustomMobileNetV2:
-    return CustomMobileNetV2(
-        num_classes, img_size, in_chans, stem, expand_ratio, kernel_size, activation, se, width_mult, dropout
-    )
+register_variants(
+    CustomMobileNetV2,
+    variant("mobilenet_v2", pretrained="MobileNet_V2_Weights"),
+    year=2018,
+    paper="arXiv:1801.04381",
+)

@@ -8,12 +8,14 @@ blocks replace ReLU by h-swish, x * relu6(x + 3) / 6. After them: a 1x1 convolut
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torchvision
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 from models.external import replace_first_conv
 from models.layers import Fraction, Positive, Stem, choose_stem
-from models.registry import register_model
+from models.registry import register_variants, variant
 
 # Kernel size, channels inside, channels out, squeeze-excitation, activation ("RE": ReLU, "HS": h-swish), stride.
 LARGE = (
@@ -65,7 +67,7 @@ class MobileNetV3(torchvision.models.MobileNetV3):
         table: tuple[tuple[int, int, int, bool, str, int], ...],
         last_chans: int,
         num_classes: int,
-        img_size: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         stem: Stem = "auto",
         width_mult: Positive = 1.0,
@@ -90,25 +92,10 @@ class MobileNetV3(torchvision.models.MobileNetV3):
             replace_first_conv(self, in_chans)
 
 
-@register_model(year=2019, paper="arXiv:1905.02244", pretrained="MobileNet_V3_Small_Weights")
-def mobilenet_v3_small(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    width_mult: Positive = 1.0,
-    dropout: Fraction = 0.2,
-) -> MobileNetV3:
-    return MobileNetV3(SMALL, 1024, num_classes, img_size, in_chans, stem, width_mult, dropout)
-
-
-@register_model(year=2019, paper="arXiv:1905.02244", pretrained="MobileNet_V3_Large_Weights")
-def mobilenet_v3_large(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    width_mult: Positive = 1.0,
-    dropout: Fraction = 0.2,
-) -> MobileNetV3:
-    return MobileNetV3(LARGE, 1280, num_classes, img_size, in_chans, stem, width_mult, dropout)
+register_variants(
+    MobileNetV3,
+    variant("mobilenet_v3_small", table=SMALL, last_chans=1024, pretrained="MobileNet_V3_Small_Weights"),
+    variant("mobilenet_v3_large", table=LARGE, last_chans=1280, pretrained="MobileNet_V3_Large_Weights"),
+    year=2019,
+    paper="arXiv:1905.02244",
+)

@@ -13,6 +13,7 @@ paper's channels, but one block fewer at the second size, expansion 4 throughout
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import nn
 
 from models.attention import attention
 from models.layers import Counts, Fraction, Stem, choose_stem
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest
 
 Tokens = Literal["patch", "pixel"]
@@ -171,14 +172,14 @@ class MobileViT(nn.Module):
 
     def __init__(
         self,
-        dims: tuple[int, ...],
-        channels: tuple[int, ...],
         num_classes: int,
-        img_size: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         stem: Stem = "auto",
         tokens: Tokens = "patch",
         dropout: Fraction = 0.0,
+        dims: Counts = (32, 64, 80),
+        channels: Counts = (16, 16, 24, 48, 64, 80, 320),
         depths: Counts = (2, 4, 3),
     ):
         super().__init__()
@@ -214,46 +215,11 @@ class MobileViT(nn.Module):
         return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
 
 
-@register_model(year=2021, paper="arXiv:2110.02178")
-def mobilevit_xxs(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    tokens: Tokens = "patch",
-    dropout: Fraction = 0.0,
-    dims: Counts = (32, 64, 80),
-    channels: Counts = (16, 16, 24, 48, 64, 80, 320),
-    depths: Counts = (2, 4, 3),
-) -> MobileViT:
-    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
-
-
-@register_model(year=2021, paper="arXiv:2110.02178")
-def mobilevit_xs(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    tokens: Tokens = "patch",
-    dropout: Fraction = 0.0,
-    dims: Counts = (64, 80, 96),
-    channels: Counts = (16, 32, 48, 64, 80, 96, 384),
-    depths: Counts = (2, 4, 3),
-) -> MobileViT:
-    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
-
-
-@register_model(year=2021, paper="arXiv:2110.02178")
-def mobilevit_s(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    tokens: Tokens = "patch",
-    dropout: Fraction = 0.0,
-    dims: Counts = (96, 120, 144),
-    channels: Counts = (16, 32, 64, 96, 128, 160, 640),
-    depths: Counts = (2, 4, 3),
-) -> MobileViT:
-    return MobileViT(dims, channels, num_classes, img_size, in_chans, stem, tokens, dropout, depths)
+register_variants(
+    MobileViT,
+    variant("mobilevit_xxs", dims=(32, 64, 80), channels=(16, 16, 24, 48, 64, 80, 320)),
+    variant("mobilevit_xs", dims=(64, 80, 96), channels=(16, 32, 48, 64, 80, 96, 384)),
+    variant("mobilevit_s", dims=(96, 120, 144), channels=(16, 32, 64, 96, 128, 160, 640)),
+    year=2021,
+    paper="arXiv:2110.02178",
+)

@@ -14,12 +14,12 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.arguments import BASIC, Argument, read_arguments
+from models.arguments import BASIC, Argument, literal, read_arguments, variant_arguments
 from utils import BadRequest, in_px, require, shorten, suggestion
 
 LIBRARIES = ("timm", "torchvision")
@@ -51,25 +51,65 @@ class ModelEntry:
 _CONSTRUCTORS: dict[str, tuple[ModelEntry, Callable]] = {}
 
 
-def register_model(*, year: int, paper: str, pretrained: str | None = None, img_size: int | None = None) -> Callable:
-    """Makes the decorated function, ``f(num_classes, img_size, in_chans, **config) -> nn.Module``, a model by its name.
+def register_variants(constructor: Callable, /, *variants: tuple[str, dict[str, Any]], **shared: Any) -> None:
+    """Makes each variant of an architecture a model by its name.
 
-    The arguments of this decorator must be literals, as they are read from the source text; see `ModelEntry`. The
-    function's own become flags, see models/arguments.py.
+    ::
+
+        register_variants(
+            VGG,
+            variant("vgg11", depth=11, pretrained="VGG11_BN_Weights"),
+            variant("vgg13", depth=13, pretrained="VGG13_BN_Weights"),
+            year=2014,
+            paper="arXiv:1409.1556",
+        )
+
+    The constructor's signature lists the arguments. Every variant takes those with a default, and they become flags
+    (models/arguments.py); the variant's line fixes the others. `--help` reads all this from the source text, so names,
+    facts and defaults must be literals.
+
+    Args:
+        constructor: class or function in the same file, ``f(num_classes, img_size, in_chans, **config) -> nn.Module``.
+        variants: each a `variant`: its name and the keyword arguments that replace the constructor's defaults.
+        shared: keyword arguments of all variants; a variant's own override them. They are the constructor's,
+            `ModelEntry`'s year, paper, pretrained and img_size, and `takes`: the only arguments that can be changed.
+
+    Raises ValueError where another file has registered a name, or where `variant_arguments` does.
     """
+    module = constructor.__module__
+    definition = ast.parse(textwrap.dedent(inspect.getsource(constructor))).body[0]
+    arguments = read_arguments(definition, ast.parse(inspect.getsource(sys.modules[module])))
+    for entry, values in _entries(module, arguments, variants, shared):
+        known = _CONSTRUCTORS.get(entry.name)
+        if known and known[0].module != module:
+            raise ValueError(f"model {entry.name!r} is registered by {known[0].module} already")
+        _CONSTRUCTORS[entry.name] = entry, functools.partial(constructor, **values)
 
-    def register(function: Callable) -> Callable:
-        name = function.__name__
-        known = _CONSTRUCTORS.get(name)
-        if known and known[0].module != function.__module__:
-            raise ValueError(f"model {name!r} is registered by {known[0].module} already")
-        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-        arguments = read_arguments(node, ast.parse(inspect.getsource(sys.modules[function.__module__])))
-        entry = ModelEntry(name, function.__module__, arguments, year, paper, pretrained, img_size)
-        _CONSTRUCTORS[name] = (entry, function)
-        return function
+
+def variant(name: str, /, **own: Any) -> tuple[str, dict[str, Any]]:
+    """One line of `register_variants`."""
+    return name, own
+
+
+def register_model(**facts: Any) -> Callable:
+    """Makes the decorated function or class a model by its own name; `facts` as in `register_variants`."""
+
+    def register(constructor: Callable) -> Callable:
+        register_variants(constructor, variant(constructor.__name__), **facts)
+        return constructor
 
     return register
+
+
+def _entries(
+    module: str, arguments: Sequence[Argument], variants: Iterable[tuple[str, dict]], shared: dict[str, Any]
+) -> Iterator[tuple[ModelEntry, dict[str, Any]]]:
+    """Each variant's entry, and its values for the constructor."""
+    for name, own in variants:
+        values = {**shared, **own}
+        takes = values.pop("takes", None)
+        facts = {key: values.pop(key) for key in ("year", "paper", "pretrained", "img_size") if key in values}
+        yield ModelEntry(name, module, variant_arguments(name, arguments, values, takes), **facts), values
 
 
 @functools.cache
@@ -77,15 +117,35 @@ def _entries_in_source() -> dict[str, ModelEntry]:
     entries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         module = ast.parse(path.read_text(encoding="utf-8"))
-        for node in module.body:
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            for decorator in node.decorator_list:
-                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "register_model":
-                    facts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords}
-                    arguments = read_arguments(node, module)
-                    entries[node.name] = ModelEntry(node.name, f"models.{path.stem}", arguments, **facts)
+        definitions = {node.name: node for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+        for constructor, variants, shared in _registrations(module):
+            if constructor not in definitions:
+                raise ValueError(f"{path}: {constructor} is not defined in this file")
+            arguments = read_arguments(definitions[constructor], module)
+            for entry, _ in _entries(f"models.{path.stem}", arguments, variants, shared):
+                entries[entry.name] = entry
     return entries
+
+
+def _registrations(module: ast.Module) -> Iterator[tuple[str, list[tuple[str, dict]], dict]]:
+    """(constructor, variants, what they share) of each call of `register_variants` and each `@register_model`."""
+    for node in module.body:
+        if isinstance(node, ast.Expr):
+            for call in _calls([node.value], "register_variants"):
+                constructor, *lines = call.args
+                variants = [(literal(line.args[0]), _keywords(line)) for line in _calls(lines, "variant")]
+                yield ast.unparse(constructor), variants, _keywords(call)
+        elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            for call in _calls(node.decorator_list, "register_model"):
+                yield node.name, [variant(node.name)], _keywords(call)
+
+
+def _calls(nodes: list[ast.expr], name: str) -> list[ast.Call]:
+    return [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
+
+
+def _keywords(call: ast.Call) -> dict[str, Any]:
+    return {str(keyword.arg): literal(keyword.value) for keyword in call.keywords}
 
 
 @functools.cache

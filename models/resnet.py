@@ -6,13 +6,15 @@ names as in torchvision. The CIFAR form has a 3x3 stem without pooling; resnet20
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from models.convolution import Conv3x3
 from models.layers import Counts, Stem, choose_stem
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest
 
 
@@ -85,11 +87,11 @@ class ResNet(nn.Module):
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, ...],
         num_classes: int,
-        img_size: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         stem: Stem = "auto",
+        depths: Counts = (2, 2, 2, 2),
         widths: Counts = (64, 128, 256, 512),
         pad_shortcut: bool = False,
     ):
@@ -139,81 +141,27 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet18_Weights")
-def resnet18(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    depths: Counts = (2, 2, 2, 2),
-    widths: Counts = (64, 128, 256, 512),
-) -> ResNet:
-    return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet34_Weights")
-def resnet34(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    depths: Counts = (3, 4, 6, 3),
-    widths: Counts = (64, 128, 256, 512),
-) -> ResNet:
-    return ResNet(BasicBlock, depths, num_classes, img_size, in_chans, stem, widths)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet50_Weights")
-def resnet50(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    depths: Counts = (3, 4, 6, 3),
-    widths: Counts = (64, 128, 256, 512),
-) -> ResNet:
-    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet101_Weights")
-def resnet101(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    depths: Counts = (3, 4, 23, 3),
-    widths: Counts = (64, 128, 256, 512),
-) -> ResNet:
-    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385", pretrained="ResNet152_Weights")
-def resnet152(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    stem: Stem = "auto",
-    depths: Counts = (3, 8, 36, 3),
-    widths: Counts = (64, 128, 256, 512),
-) -> ResNet:
-    return ResNet(Bottleneck, depths, num_classes, img_size, in_chans, stem, widths)
-
-
-def small_resnet(n: int, num_classes: int, img_size: int, in_chans: int) -> ResNet:
-    """The (6n + 2)-layer networks of section 4.2: three stages of 16, 32 and 64 channels."""
-    return ResNet(BasicBlock, (n, n, n), num_classes, img_size, in_chans, "cifar", (16, 32, 64), pad_shortcut=True)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385")
-def resnet20(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
-    return small_resnet(3, num_classes, img_size, in_chans)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385")
-def resnet56(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
-    return small_resnet(9, num_classes, img_size, in_chans)
-
-
-@register_model(year=2015, paper="arXiv:1512.03385")
-def resnet110(num_classes: int = 10, img_size: int = 32, in_chans: int = 3) -> ResNet:
-    return small_resnet(18, num_classes, img_size, in_chans)
+register_variants(
+    ResNet,
+    variant("resnet18", block=BasicBlock, depths=(2, 2, 2, 2), pretrained="ResNet18_Weights"),
+    variant("resnet34", block=BasicBlock, depths=(3, 4, 6, 3), pretrained="ResNet34_Weights"),
+    variant("resnet50", block=Bottleneck, depths=(3, 4, 6, 3), pretrained="ResNet50_Weights"),
+    variant("resnet101", block=Bottleneck, depths=(3, 4, 23, 3), pretrained="ResNet101_Weights"),
+    variant("resnet152", block=Bottleneck, depths=(3, 8, 36, 3), pretrained="ResNet152_Weights"),
+    takes=("stem", "depths", "widths"),
+    year=2015,
+    paper="arXiv:1512.03385",
+)
+register_variants(  # the (6n + 2)-layer networks of section 4.2
+    ResNet,
+    variant("resnet20", depths=(3, 3, 3)),
+    variant("resnet56", depths=(9, 9, 9)),
+    variant("resnet110", depths=(18, 18, 18)),
+    block=BasicBlock,
+    stem="cifar",
+    widths=(16, 32, 64),
+    pad_shortcut=True,
+    takes=(),
+    year=2015,
+    paper="arXiv:1512.03385",
+)

@@ -8,6 +8,7 @@ halves the sides after its first convolution. Here they are followed by average 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import nn
 
 from models.convolution import Conv3x3
 from models.layers import Count, Counts
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest
 
 # Of the normalised training images of CIFAR-10, where a channel's variance is 1: the variances of grey, of red against
@@ -87,6 +88,7 @@ class ResNet9(nn.Module):
     def __init__(
         self,
         num_classes: int,
+        img_size: int | Sequence[int],
         in_chans: int,
         depths: Counts = (2, 2, 2),
         widths: Counts = (128, 384, 384),
@@ -116,13 +118,4 @@ class ResNet9(nn.Module):
         return self.fc(self.stages(self.stem(x)).mean((2, 3)))
 
 
-@register_model(year=2018, paper="arXiv:2404.00498")
-def resnet9(
-    num_classes: int = 10,
-    img_size: int = 32,
-    in_chans: int = 3,
-    depths: Counts = (2, 2, 2),
-    widths: Counts = (128, 384, 384),
-    stem_stride: Count = 1,
-) -> ResNet9:
-    return ResNet9(num_classes, in_chans, depths, widths, stem_stride)
+register_variants(ResNet9, variant("resnet9"), year=2018, paper="arXiv:2404.00498")

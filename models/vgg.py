@@ -6,12 +6,14 @@ literature on 32 px images, ends in one linear layer on the 512 channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from models.convolution import Conv3x3
 from models.layers import Stem, choose_stem
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest, in_px, sides
 
 # Output channels of the 3x3 convolutions of each of the five stages; a 2x2 max pooling follows every stage.
@@ -32,7 +34,7 @@ class VGG(nn.Module):
             and one linear layer), or "auto": cifar up to 64 px.
     """
 
-    def __init__(self, depth: int, num_classes: int, img_size: int, in_chans: int, stem: Stem = "auto"):
+    def __init__(self, depth: int, num_classes: int, img_size: int | Sequence[int], in_chans: int, stem: Stem = "auto"):
         super().__init__()
         if min(sides(img_size)) < 32:
             raise BadRequest(
@@ -74,21 +76,12 @@ class VGG(nn.Module):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
-@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG11_BN_Weights")
-def vgg11(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
-    return VGG(11, num_classes, img_size, in_chans, stem)
-
-
-@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG13_BN_Weights")
-def vgg13(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
-    return VGG(13, num_classes, img_size, in_chans, stem)
-
-
-@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG16_BN_Weights")
-def vgg16(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
-    return VGG(16, num_classes, img_size, in_chans, stem)
-
-
-@register_model(year=2014, paper="arXiv:1409.1556", pretrained="VGG19_BN_Weights")
-def vgg19(num_classes: int = 1000, img_size: int = 224, in_chans: int = 3, stem: Stem = "auto") -> VGG:
-    return VGG(19, num_classes, img_size, in_chans, stem)
+register_variants(
+    VGG,
+    variant("vgg11", depth=11, pretrained="VGG11_BN_Weights"),
+    variant("vgg13", depth=13, pretrained="VGG13_BN_Weights"),
+    variant("vgg16", depth=16, pretrained="VGG16_BN_Weights"),
+    variant("vgg19", depth=19, pretrained="VGG19_BN_Weights"),
+    year=2014,
+    paper="arXiv:1409.1556",
+)

@@ -19,7 +19,7 @@ from torchvision.ops import StochasticDepth
 
 from models.attention import attention
 from models.layers import Count, Fraction, Positive
-from models.registry import register_model
+from models.registry import register_variants, variant
 from utils import BadRequest, in_px, sides
 
 Pool = Literal["token", "mean"]
@@ -159,14 +159,14 @@ class VisionTransformer(nn.Module):
         num_classes: int,
         img_size: int | Sequence[int],
         in_chans: int,
-        patch_size: int | None = None,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        pool: str = "token",
+        patch_size: Count | None = None,
+        embed_dim: Count = 768,
+        depth: Count = 12,
+        num_heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
+        dropout: Fraction = 0.0,
+        drop_path: Fraction = 0.0,
+        pool: Pool = "token",
     ):
         super().__init__()
         patch_size = patch_size or choose_patch_size(img_size)
@@ -239,91 +239,21 @@ class VisionTransformer(nn.Module):
         }
 
 
-@register_model(year=2020, paper="arXiv:2010.11929")
-def vit_scratch(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 768,
-    depth: Count = 12,
-    num_heads: Count = 12,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.1,
-    drop_path: Fraction = 0.0,
-    pool: Pool = "token",
-) -> VisionTransformer:
-    return VisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
-    )
-
-
-@register_model(year=2020, paper="arXiv:2010.11929")
-def vit_tiny(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 192,
-    depth: Count = 12,
-    num_heads: Count = 3,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-    pool: Pool = "token",
-) -> VisionTransformer:
-    return VisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
-    )
-
-
-@register_model(year=2020, paper="arXiv:2010.11929")
-def vit_small(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    patch_size: Count | None = None,
-    embed_dim: Count = 384,
-    depth: Count = 12,
-    num_heads: Count = 6,
-    mlp_ratio: Positive = 4.0,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-    pool: Pool = "token",
-) -> VisionTransformer:
-    return VisionTransformer(
-        num_classes, img_size, in_chans, patch_size, embed_dim, depth, num_heads, mlp_ratio, dropout, drop_path, pool
-    )
-
-
-@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_B_16_Weights", img_size=224)
-def vit_b_16(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> VisionTransformer:
-    return VisionTransformer(num_classes, img_size, in_chans, 16, 768, 12, 12, dropout=dropout, drop_path=drop_path)
-
-
-@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_B_32_Weights", img_size=224)
-def vit_b_32(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> VisionTransformer:
-    return VisionTransformer(num_classes, img_size, in_chans, 32, 768, 12, 12, dropout=dropout, drop_path=drop_path)
-
-
-@register_model(year=2020, paper="arXiv:2010.11929", pretrained="ViT_L_16_Weights", img_size=224)
-def vit_l_16(
-    num_classes: int = 1000,
-    img_size: int = 224,
-    in_chans: int = 3,
-    dropout: Fraction = 0.0,
-    drop_path: Fraction = 0.0,
-) -> VisionTransformer:
-    return VisionTransformer(num_classes, img_size, in_chans, 16, 1024, 24, 16, dropout=dropout, drop_path=drop_path)
+register_variants(
+    VisionTransformer,
+    variant("vit_scratch", dropout=0.1),
+    variant("vit_tiny", embed_dim=192, num_heads=3),
+    variant("vit_small", embed_dim=384, num_heads=6),
+    year=2020,
+    paper="arXiv:2010.11929",
+)
+register_variants(
+    VisionTransformer,
+    variant("vit_b_16", patch_size=16, pretrained="ViT_B_16_Weights"),
+    variant("vit_b_32", patch_size=32, pretrained="ViT_B_32_Weights"),
+    variant("vit_l_16", patch_size=16, embed_dim=1024, depth=24, num_heads=16, pretrained="ViT_L_16_Weights"),
+    takes=("dropout", "drop_path"),
+    img_size=224,
+    year=2020,
+    paper="arXiv:2010.11929",
+)

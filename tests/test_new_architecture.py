@@ -1,4 +1,4 @@
-"""A new architecture is one file with one decorator: its name, its flags and its help follow from that file."""
+"""A new architecture is one file: its names, its flags and its help follow from that file."""
 
 import json
 import shutil
@@ -62,15 +62,72 @@ def patchwork(
     return model
 '''
 
+QUILTS = '''
+"""Two variants of one class."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.layers import Count
+from models.registry import register_variants, variant
+
+
+class Quilt(nn.Module):
+    """(N, in_chans, H, W) -> (N, num_classes).
+
+    Args:
+        activation: class of the nonlinearity.
+        hidden: units of the hidden layer.
+        layers: linear layers before the head.
+    """
+
+    def __init__(
+        self, activation: type, num_classes: int, img_size: int, in_chans: int, hidden: Count = 16, layers: Count = 1
+    ):
+        super().__init__()
+        parts = [nn.Flatten(), nn.Linear(in_chans * img_size**2, hidden), activation()]
+        for _ in range(layers - 1):
+            parts += [nn.Linear(hidden, hidden), activation()]
+        self.body = nn.Sequential(*parts)
+        self.head = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+register_variants(
+    Quilt,
+    variant("quilt", activation=nn.ReLU),
+    variant("quilt_deep", activation=nn.GELU, hidden=8, layers=3, takes=("hidden",)),
+    year=2026,
+    paper="none yet",
+)
+'''
+
+ROOMS = (
+    "analysis",
+    "assembly",
+    "augmentation",
+    "commands",
+    "image_datasets",
+    "models",
+    "records",
+    "settings",
+    "training",
+)
+
 
 @pytest.fixture
 def main(tmp_path):
-    """main.py of a copy of the suite to which the file was added."""
-    for name in ("models", "training", "image_datasets", "augmentation"):
+    """main.py of a copy of the suite with the two files added."""
+    for name in ROOMS:
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "utils.py", "data_transform.py"):
         shutil.copy(REPO / name, tmp_path)
     (tmp_path / "models/patchwork.py").write_text(PATCHWORK)
+    (tmp_path / "models/quilts.py").write_text(QUILTS)
 
     def run(*words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "main.py", *words]
@@ -109,3 +166,19 @@ def test_one_file_is_a_model_with_flags_and_help(main, tmp_path):
         assert resumed.returncode == 2 and "the run to be resumed has" in resumed.stderr, resumed.stderr
     same = main("--resume", "--run-name", "a", "--hidden", "24", "--model-arg", "gains=(1.0, 0.5)")
     assert same.returncode == 0 and "finished already" in same.stdout, same.stderr
+
+
+def test_a_variant_is_one_line_with_its_own_defaults_and_its_fixed_arguments(main):
+    names = [line.split()[0] for line in main("--list-models", "quilt").stdout.splitlines()[1:3]]
+    assert names == ["quilt", "quilt_deep"]
+    shown = " ".join(main("--model", "quilt", "--help").stdout.split())
+    assert "--hidden N units of the hidden layer (default: 16)" in shown
+    assert "--layers N linear layers before the head (default: 1)" in shown
+    assert "--activation" not in shown  # every variant fixes it, as it has no default
+    shown = " ".join(main("--model", "quilt_deep", "--help").stdout.split())
+    assert "--hidden N units of the hidden layer (default: 8)" in shown
+    assert "--layers" not in shown
+    refused = main("--model", "quilt_deep", "--layers", "2")
+    assert refused.returncode == 2 and "quilt_deep has no such argument; it belongs to quilt" in refused.stderr
+    summary = main("--summary", "--model", "quilt_deep", "--dataset", "digits").stdout
+    assert summary.count("GELU") == 3 and f"Total params: {64 * 8 + 8 + 2 * (8 * 8 + 8) + 8 * 10 + 10:,}" in summary

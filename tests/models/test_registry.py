@@ -128,6 +128,53 @@ def test_two_modules_cannot_register_one_name(register):
     assert models.find_model("resnet18").module == "models.resnet"
 
 
+class Pooled(nn.Module):
+    def __init__(self, pool: str, num_classes: int, img_size: int, in_chans: int, hidden: int = 4, bias: bool = True):
+        super().__init__()
+        self.pool, self.hidden = pool, nn.Linear(in_chans * img_size**2, hidden, bias=bias)
+        self.fc = nn.Linear(hidden, num_classes)
+
+
+def test_variants_have_their_own_defaults_and_fix_what_they_do_not_take(monkeypatch):
+    monkeypatch.setattr(registry, "_CONSTRUCTORS", dict(registry._CONSTRUCTORS))
+    models.register_variants(
+        Pooled,
+        models.variant("pooled_mean", pool="mean"),
+        models.variant("pooled_max", pool="max", hidden=6, bias=False, takes=("hidden",), year=2025, img_size=8),
+        year=2024,
+        paper="none",
+    )
+    mean, largest = models.find_model("pooled_mean"), models.find_model("pooled_max")
+    assert [(argument.name, argument.default) for argument in mean.arguments] == [("hidden", 4), ("bias", True)]
+    assert [(argument.name, argument.default) for argument in largest.arguments] == [("hidden", 6)]
+    assert (mean.year, mean.img_size, largest.year, largest.img_size) == (2024, None, 2025, 8)
+    model = models.create_model("pooled_max", 5, 8, 1, hidden=3)
+    assert model.pool == "max" and model.hidden.weight.shape == (3, 64) and model.hidden.bias is None
+    for name in ("pool", "bias"):
+        with pytest.raises(BadRequest, match=f"pooled_max has no argument {name}; it takes num_classes, .*, hidden$"):
+            models.create_model("pooled_max", 5, 8, 1, **{name: False})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("register_variants(Net, variant('a', depth=1, width=2), {})", "a: its constructor has no argument width"),
+        ("register_variants(Net, variant('a', depth=1, takes=('x',)), {})", "a: its constructor has no argument x"),
+        ("register_variants(Net, variant('a'), {})", "a: its argument depth needs a value"),
+        ("register_variants(Net, variant('a', depth=1, size=2 * 3), {})", "a: its argument size needs a literal"),
+        ("register_variants(Other, variant('a'), {})", "Other is not defined in this file"),
+        ("register_variants(Bare, variant('a'), {})", "Bare has no __init__ of its own"),
+        ("@register_model({})\ndef a(num_classes, x): ...", "a: its argument x needs a value"),
+    ],
+)
+def test_a_registration_that_cannot_be_read_from_source_is_named(line, message, tmp_path, monkeypatch):
+    net = "class Net:\n    def __init__(self, depth, num_classes, size=3): ...\nclass Bare: ...\n"
+    (tmp_path / "net.py").write_text(net + line.format("year=2024, paper='none'"))
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    with pytest.raises(ValueError, match=message):
+        registry._entries_in_source.__wrapped__()
+
+
 def test_an_argument_that_the_model_does_not_take_is_refused():
     with pytest.raises(BadRequest, match="resnet20 has no argument stem; it takes num_classes, img_size, in_chans"):
         models.create_model("resnet20", stem="cifar")
