@@ -46,23 +46,6 @@ class Stopped(Exception):
         self.status = status
 
 
-def last_line(error: BaseException) -> tuple[str, int] | None:
-    """(the line with which a script ends, its exit status) for an exception that is no bug; None for one that is."""
-    if isinstance(error, BadRequest):
-        text, status = f"error: {error}", 2
-    elif isinstance(error, Stopped):
-        text, status = str(error), error.status
-    elif isinstance(error, (RunFailed, OSError)):
-        text, status = f"failed: {error}", 1
-    elif isinstance(error, KeyboardInterrupt):
-        text, status = "stopped", 130
-    elif package := package_at_fault(error):
-        text, status = f"failed: {package}", 1
-    else:
-        return None
-    return " ".join(f"{Path(sys.argv[0]).name}: {text}".splitlines()), status
-
-
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) that depends on every part and nothing else.
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from records.log import last_line
 from utils import (
     BadRequest,
     RunFailed,
     Stopped,
     derive_seed,
     human,
-    last_line,
     read_json,
     replacing,
     shorten,
