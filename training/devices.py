@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
 import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from records.log import say
-from utils import BadRequest, RunFailed, cpu_name, has_matrix_units, is_distributed, local_rank, rank, world_size
+from utils import BadRequest, RunFailed, cpu_name, is_distributed, local_rank, rank, world_size
 
+MATRIX_UNITS = "SUITE_MATRIX_UNITS"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,6 +54,23 @@ def choose_precision(precision: str, device: torch.device, model: nn.Module) -> 
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device.type == "cpu" and has_matrix_units() and not _has_depthwise(model) else "fp32"
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bf16 matrices in units of its own (AMX).
+
+    The environment variable SUITE_MATRIX_UNITS, "on" or "off", overrides what the CPU says. Tests use it to behave like
+    either kind of machine; set ONEDNN_MAX_CPU_ISA as well to keep oneDNN from using units that are there.
+
+    Raises:
+        BadRequest: the variable holds something else.
+    """
+    forced = os.environ.get(MATRIX_UNITS)
+    if forced is None:
+        return torch.cpu._is_amx_tile_supported()
+    if forced not in ("on", "off"):
+        raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
+    return forced == "on"
 
 
 def _has_depthwise(model: nn.Module) -> bool:

@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-from utils import Stopped, is_distributed
+from utils import SIGNALS, Stopped, is_distributed, noting_signals
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-HANGUP = getattr(signal, "SIGHUP", None)
+HANGUP = [number for number in SIGNALS if number.name == "SIGHUP"]  # Windows has none
 TIME_LIMIT = 128 + signal.SIGTERM
-TOGETHER = 1.0  # seconds in which a signal that is repeated is the same request: SLURM sends SIGTERM twice in a row
+SAME_REQUEST_SECONDS = 1.0  # in which a repeated signal is not a second one
 MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
 
 
@@ -31,7 +30,6 @@ class Stop:
 
     def __init__(self, max_minutes: float | None = None):
         self.signal: int | None = None
-        self.signalled = 0.0  # when, by time.monotonic
         self.at_once_now = False
         self.reason = ""
         self.status = 0
@@ -76,25 +74,15 @@ class Stop:
         """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
         once, which harms no file: they are all replaced as a whole. Under nohup SIGHUP stays ignored."""
 
-        def note(number: int, frame) -> None:
-            if self.signal is None:
-                self.signal, self.signalled = number, time.monotonic()
-                if self.at_once_now:
-                    self._leave()
-            elif time.monotonic() - self.signalled > TOGETHER:
-                os._exit(128 + number)
-
-        before = {}
-        try:
-            for number in SIGNALS:
-                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue
-                with contextlib.suppress(ValueError):  # only the main thread is told of signals
-                    before[number] = signal.signal(number, note)
+        with noting_signals(self._note, SAME_REQUEST_SECONDS, stay_ignored=HANGUP):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+    def _note(self, number: int) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        if self.at_once_now:
+            self._leave()
 
 
 def _slurm_seconds_left() -> float | None:

@@ -96,7 +96,7 @@ def test_a_second_signal_leaves_at_once_and_harms_nothing(workdir):
     process = start([*LONG.split(), "--checkpoint-every", "1", "--run-name", "a"], workdir, log)
     assert wait_for_saves(process, workdir / "runs/a/last.pth", 3)
     os.kill(process.pid, signal.SIGTERM)
-    time.sleep(stopping.TOGETHER + 0.1)
+    time.sleep(stopping.SAME_REQUEST_SECONDS + 0.1)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGINT)
     assert finish(process) in (130, 143)  # 143 where the first had been heeded before the second came
@@ -104,7 +104,7 @@ def test_a_second_signal_leaves_at_once_and_harms_nothing(workdir):
         assert torch.load(workdir / "runs/a" / name, weights_only=True)["step"] >= 1
 
 
-@pytest.mark.parametrize(("pause", "status"), [(0.0, 143), (stopping.TOGETHER + 0.1, 130)])
+@pytest.mark.parametrize(("pause", "status"), [(0.0, 143), (stopping.SAME_REQUEST_SECONDS + 0.1, 130)])
 def test_a_signal_that_is_repeated_at_once_is_one_request(pause, status):
     """SLURM preempts a job with two SIGTERM within milliseconds: the second must not keep it from saving."""
     code = f"""
