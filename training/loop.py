@@ -181,7 +181,7 @@ def train(
             check_weights(state)
         except Diverged as diverged:
             if not recipe.roll_back:
-                raise saver.failure(diverged) from None
+                raise saver.as_run_failed(diverged) from None
             saver.roll_back(diverged, len(train_batches.sizes) - 1, recipe.accumulate)
             continue
         except Stopped:

@@ -57,7 +57,7 @@ class Saver:
     def _saved_now(self) -> None:
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
-    def due(self) -> bool:
+    def checkpoint_due(self) -> bool:
         if self.steps is not None:
             return self.state.step - self.saved_step >= self.steps
         return time.monotonic() - self.saved_at >= self.seconds
@@ -65,18 +65,21 @@ class Saver:
     def after_step(self) -> None:
         """Called after each optimiser step. Saves where it is time for it, or where the run has to leave: then it
         raises Stopped."""
-        told, due = (self.vote.outcome() or (False, False)) if is_distributed() else (self.stop.told(), self.due())
-        if told or due:
+        if is_distributed():
+            stop_requested, checkpoint_due = self.vote.outcome() or (False, False)
+        else:
+            stop_requested, checkpoint_due = self.stop.requested(), self.checkpoint_due()
+        if stop_requested or checkpoint_due:
             self.save()
-        if told:
+        if stop_requested:
             self._leave()
         if is_distributed():
-            self.vote.cast(self.stop.told(), self.due())
+            self.vote.cast(self.stop.requested(), self.checkpoint_due())
 
     def check(self) -> None:
         """Called between steps, where nothing of the model has changed since the last one: saves and raises Stopped
         where the run has to leave."""
-        if self.stop.told():
+        if self.stop.requested():
             if self.state.step != self.saved_step:
                 self.save()
             self._leave()
@@ -109,7 +112,7 @@ class Saver:
         self.directory.write_metrics(self.state.history)
         self.log(self.state.history[-1], self.state.epoch)
 
-    def failure(self, diverged: Diverged) -> RunFailed:
+    def as_run_failed(self, diverged: Diverged) -> RunFailed:
         """What a run that ends here says, with what is left of it."""
         last = self.directory.last
         left = f"the last good checkpoint is kept: {last}" if last.is_file() else "no checkpoint was saved before that"
@@ -127,11 +130,11 @@ class Saver:
         """
         state, rollbacks, epoch = self.state, self.state.rollbacks, self.state.epoch
         if len(rollbacks) >= MAX_ROLLBACKS:
-            raise self.failure(diverged)
+            raise self.as_run_failed(diverged)
         restore(state, checkpoint.load_newest(self.directory), self.directory.last)
         state.rollbacks = rollbacks
         if state.epoch != epoch:  # the checkpoint of this epoch's start is damaged
-            raise self.failure(diverged)
+            raise self.as_run_failed(diverged)
         first = state.batch
         state.batch = min(last + 1, diverged.batch - diverged.batch % accumulate + accumulate)
         state.step += -(-(state.batch - first) // accumulate)
@@ -177,10 +180,10 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
 
 def _reason(error: BaseException) -> str:
     """What the system said, where torch has covered it with an error of its own."""
-    told: BaseException | None = error
-    while told is not None and not (isinstance(told, OSError) and told.strerror):
-        told = told.__context__
-    return " ".join(str(error if told is None else told.strerror).split())[:200]
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__context__
+    return " ".join(str(error if cause is None else cause.strerror).split())[:200]
 
 
 def _size(value: Any) -> int:

@@ -40,7 +40,7 @@ class Stop:
         seconds, self.limit = min(limits, default=(float("inf"), ""))
         self.deadline = time.monotonic() + seconds
 
-    def told(self) -> bool:
+    def requested(self) -> bool:
         """Whether the run has to leave now."""
         if self.signal is not None:
             self.reason, self.status = signal.Signals(self.signal).name, 128 + self.signal
@@ -51,11 +51,11 @@ class Stop:
     def check(self) -> None:
         """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
         after a step, and not here."""
-        if not is_distributed() and self.told():
+        if not is_distributed() and self.requested():
             self._leave()
 
     def _leave(self) -> NoReturn:
-        self.told()
+        self.requested()
         raise Stopped(f"stopped by {self.reason}", self.status)
 
     @contextlib.contextmanager

@@ -115,7 +115,7 @@ with stop.listening():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep({pause})
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop.told()
+    assert stop.requested()
 sys.exit(stop.status)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == status
@@ -131,13 +131,13 @@ def test_the_time_limit_saves_and_leaves(cli, learns, workdir, monkeypatch):
 def test_a_slurm_job_ends_before_its_time_limit(monkeypatch):
     now = time.time()
     monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now - 7200)))
-    for left, told in ((3600, False), (100, True)):
+    for left, requested in ((3600, False), (100, True)):
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now + left)))
         stop = Stop()
-        assert stop.told() is told
+        assert stop.requested() is requested
     assert (stop.reason, stop.status) == ("the time limit of the SLURM job", 143)
     monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now)))  # of a job of 100 seconds the last ten
-    assert not Stop().told()
+    assert not Stop().requested()
     assert stopping.MARGIN == 120
 
 
