@@ -25,7 +25,7 @@ from image_datasets.batches import ResidentTrainBatches
 from records.run_directory import versions
 from training import batch_size as fitting
 from training.config import TrainConfig
-from training.devices import autocast, device_name
+from training.devices import autocast, device_name, make_scaler
 from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.losses import make_criterion
@@ -181,7 +181,7 @@ def make_trainer(subject: CostSubject) -> SteadyTrainer:
         optimizer,
         Totals(subject.num_classes, device),
         ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if subject.precision == "fp16" else None,
+        scaler=make_scaler(device, subject.precision),
     )
     recipe = TrainConfig(
         criterion=make_criterion(s.loss, subject.num_classes, s.label_smoothing, s.bce_target_threshold),

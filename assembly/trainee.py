@@ -103,7 +103,7 @@ def make_state(
         _make_optimizer(s, model),
         Totals(len(data.dataset.class_names), device),
         ema=None if s.ema is None else ModelEMA(model, s.ema),
-        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+        scaler=devices.make_scaler(device, precision),
     )
     if continued:
         with distributed.main_process_first():

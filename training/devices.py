@@ -83,6 +83,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Scales the loss in "fp16", where gradients would underflow. In other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
 def set_up(
     device: str | None,
     gpu: int | None,

@@ -71,11 +71,11 @@ def train_epoch(
                 loss = _loss(heads, images, targets, state, recipe) if count else 0 * sum(map(torch.sum, heads))
                 # Each image counts the same, in whichever batch, and with whichever process, it is.
                 scaled = loss * (max(count, 1) * batches.ranks / together)
-                (scaled if scaler is None else scaler.scale(scaled)).backward()
+                scaler.scale(scaled).backward()
             taken += count
         if count:
             logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)
-            state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler is not None)
+            state.totals.add(loss.detach(), logits.detach(), targets, batch, scaled=scaler.is_enabled())
 
         state.batch += 1
         if is_step:
@@ -110,19 +110,15 @@ def _take_step(state: RunState, recipe: TrainConfig, share: float) -> None:
     lr = recipe.learning_rate(state.step)
     for param_group in optimizer.param_groups:
         param_group["lr"] = lr * param_group["lr_scale"]
-    if scaler is not None:
-        scaler.unscale_(optimizer)
+    scaler.unscale_(optimizer)
     if share < 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(share)
     if recipe.clip_grad is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
         state.ema.update(model, state.step)
@@ -130,7 +126,7 @@ def _take_step(state: RunState, recipe: TrainConfig, share: float) -> None:
 
 def _check_finite(state: RunState) -> None:
     step = state.totals.first_bad_step()
-    if step is None and state.scaler is not None and state.scaler.get_scale() < MIN_SCALE:
+    if step is None and state.scaler.get_scale() < MIN_SCALE:
         step = state.batch - 1
     step = distributed.all_reduce_max(-1 if step is None else step)
     if step >= 0:

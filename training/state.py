@@ -50,7 +50,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
     totals: Totals
     ema: ModelEMA | None = None
-    scaler: torch.amp.GradScaler | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -66,7 +66,7 @@ class RunState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.model.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "scaler": self.scaler.state_dict() or None,  # None if it is disabled
             "totals": distributed.all_gather(self.totals.sums.cpu()),  # a row for each process
             **{name: copy.deepcopy(getattr(self, name)) for name in self.PLAIN},
         }
@@ -76,8 +76,7 @@ class RunState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["ema"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state.get("scaler") or {})  # does nothing if it is disabled
         rows = state["totals"].view(-1, len(self.totals.sums))
         if state["batch"] and len(rows) != world_size():
             raise BadRequest(
