@@ -178,12 +178,14 @@ def make_recipe(
             gamma=s.gamma,
         ),
         seed=s.seed,
+        epochs=s.epochs,
         precision=precision,
         accumulate=s.accumulate,
         clip_grad=s.clip_grad,
         distillation=distillation,
         smallest_batch=smallest_batch,
         roll_back=s.on_nonfinite == "rollback",
+        select_by=s.select_by,
     )
 
 

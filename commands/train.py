@@ -152,10 +152,7 @@ def _run_training(
     try:
         if recipe.roll_back and not continued:
             saver.save()  # somewhere to go back to
-        num_classes = len(data.dataset.class_names)
-        loop.train(
-            state, forward, train_batches, val_batches, recipe, s.epochs, num_classes, progress, saver, s.select_by
-        )
+        loop.train(state, forward, train_batches, val_batches, recipe, progress, saver)
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         distributed.barrier()  # best.pth is the first process's to write

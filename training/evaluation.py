@@ -33,21 +33,23 @@ def score(
     Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
     Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
     """
-    selected = content["best"]["weights"]
-    scores: dict[str, Any] = {}
-    both = {"raw": content["model"], "ema": content["ema"]}
-    for name in sorted(
-        (name for name, weights in both.items() if weights is not None), key=lambda name: name == selected
-    ):
-        model.load_state_dict(both[name])
+
+    def with_weights(kind: str, keep_logits: bool) -> tuple[dict[str, Any], torch.Tensor]:
+        model.load_state_dict(content["ema" if kind == "ema" else "model"])
         model.eval()
-        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected, stop=stop)
-        if content["ema"] is not None:
-            scores[name] = means
+        return evaluate(model, batches, len(class_names), precision, keep_logits, stop)
+
+    selected, both = content["best"]["weights"], {}
+    if content["ema"] is not None:
+        other = "raw" if selected == "ema" else "ema"
+        both[other], _ = with_weights(other, keep_logits=False)
+    means, logits = with_weights(selected, keep_logits=True)
+    if content["ema"] is not None:
+        both[selected] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
     targets = batches.targets_given()
-    return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
+    return {**report(logits, targets, class_names), **both, "logits": logits.numpy(), "targets": targets.numpy()}
 
 
 @torch.inference_mode()
@@ -58,8 +60,8 @@ def evaluate(
     precision: str,
     keep_logits: bool = False,
     stop: Stop | None = None,
-) -> tuple[dict[str, float | None], torch.Tensor | None]:
-    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Scores a model that is in eval mode: (loss, top1 and top5; logits (N, num_classes) if they are kept, else none).
 
     These are of the images that can be read, of all processes: `batches.given` says which.
 
@@ -79,23 +81,65 @@ def evaluate(
             kept.append(logits)
     totals.sums = distributed.all_reduce_sum(totals.sums)
     if not totals.sums[0]:
-        raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
-    logits = None
+        first = "" if batches.split.paths is None else f", the first is {batches.split.paths[0]}"
+        raise RunFailed(f"not one of {len(batches.split):,} images can be read{first}")
+    all_logits = torch.empty(0, num_classes)
     if keep_logits:
-        logits = distributed.gather_rows(kept, batches.given, len(batches.split), num_classes)
+        all_logits = distributed.gather_rows(kept, batches.given, len(batches.split), num_classes)
         batches.given = distributed.union(batches.given, len(batches.split))
-        logits = logits[batches.given]
-    return totals.means(), logits
+        all_logits = all_logits[batches.given]
+    return totals.means(), all_logits
 
 
-def _row(state: RunState, recipe: TrainConfig, scores: dict[str, dict]) -> dict[str, float | None]:
-    """The finished epoch in the history."""
-    mixed = "agreement_" if recipe.mix.mixers else ""
+def validate(
+    state: RunState,
+    forward: Callable[[torch.Tensor], Any],
+    batches: EvalBatches | None,
+    config: TrainConfig,
+    stop: Stop,
+) -> dict[str, dict[str, Any]]:
+    """Scores the weights, "raw", and their average, "ema", if there is one; {} without a validation split.
+
+    Each has loss, top1, top5, and `config.select_by`, if it is none of these.
+
+    Raises Diverged if a loss is not finite, and Stopped if a stop was requested.
+    """
+    averaged = state.averaged_model
+    distributed.broadcast_buffers(state.model, averaged)
+    if batches is None:
+        return {}
+    models: dict[str, tuple[nn.Module, Callable[[torch.Tensor], Any]]] = {"raw": (state.model, forward)}
+    if averaged is not None:
+        models["ema"] = (averaged, averaged)  # not worth a second compilation
+    num_classes, select_by = state.totals.num_classes, config.select_by
+    needs_logits = select_by in ("map", "f1")
+    scores = {}
+    for weights, (model, call) in models.items():
+        model.eval()
+        means, logits = evaluate(call, batches, num_classes, config.precision, keep_logits=needs_logits, stop=stop)
+        if needs_logits:
+            means[select_by] = metrics.mean_of_classes(select_by, logits, batches.targets_given(), num_classes)
+        if not math.isfinite(means["loss"]):
+            raise Diverged(
+                f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
+                state.batch - 1,
+            )
+        scores[weights] = means
+    return scores
+
+
+def summarize_epoch(state: RunState, config: TrainConfig, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The row of the history for the epoch that ends.
+
+    Args:
+        scores: of the validation split, see `validate`.
+    """
+    mixed = "agreement_" if config.mix.mixers else ""
     state.totals.sums = distributed.all_reduce_sum(state.totals.sums)
     means = state.totals.means()
     row = {
         "epoch": state.epoch + 1,
-        "lr": recipe.learning_rate(state.step - 1),
+        "lr": config.learning_rate(state.step - 1),
         "train_loss": means["loss"],
         f"train_{mixed}top1": means["top1"],
         f"train_{mixed}top5": means["top5"],
@@ -106,52 +150,12 @@ def _row(state: RunState, recipe: TrainConfig, scores: dict[str, dict]) -> dict[
     return row
 
 
-def _validate_all(
-    state: RunState,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches | None,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, dict[str, float | None]]:
-    """What `_validate` gives for the weights, "raw", and for their average, "ema", where there is one; nothing
-    without a validation split. Raises Diverged where a loss is not finite."""
-    scores = {}
-    distributed.broadcast_buffers(state.model, state.ema and state.ema.model)
-    for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
-        if model is not None and batches is not None:
-            model.eval()
-            # Only the raw model is compiled; the averaged one is not worth a second compilation.
-            call = forward if weights == "raw" else model
-            scores[weights] = _validate(call, batches, num_classes, precision, select_by, stop)
-            if not math.isfinite(scores[weights]["loss"]):
-                raise Diverged(
-                    f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
-                    state.batch - 1,
-                )
-    return scores
+def select_best(state: RunState, scores: dict[str, dict[str, Any]], select_by: str) -> bool:
+    """Makes the finished epoch the best one if its score is the highest so far; at a tie the lower validation loss
+    counts. Of raw and averaged weights the better ones are selected.
 
-
-def _validate(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, float | None]:
-    """Loss, top1, top5, and the metric that selects, where it is none of these."""
-    needs_logits = select_by in ("map", "f1")
-    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
-    if needs_logits:
-        targets = batches.targets_given()
-        means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
-    return means
-
-
-def _update_best(state: RunState, scores: dict[str, dict], select_by: str) -> bool:
-    """Keeps the epoch and weights with the best score, at a tie the lower validation loss; True if this is it."""
+    Returns whether this is the best epoch so far, as every epoch is without a validation split.
+    """
     if not scores:
         state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
         return True

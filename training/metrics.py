@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ class Totals:
     """
 
     def __init__(self, num_classes: int, device: torch.device):
+        self.num_classes = num_classes
         self.top5 = num_classes > 5
         self.sums = torch.zeros(4, dtype=widest_float(device), device=device)  # images, loss, top-1, top-5
         self.bad_step = torch.full((), -1, device=device)
@@ -49,7 +51,7 @@ class Totals:
         step = int(self.bad_step)
         return None if step < 0 else step
 
-    def means(self) -> dict[str, float | None]:
+    def means(self) -> dict[str, Any]:
         count, loss, top1, top5 = self.sums.tolist()
         count = count or math.nan
         return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count if self.top5 else None}

@@ -110,6 +110,36 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
 
 
+def optimizer_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    lr: float,
+    clip_grad: float | None = None,
+    readable_share: float = 1.0,
+) -> None:
+    """One step with the gradients that have gathered, which are then freed.
+
+    Args:
+        lr: times the "lr_scale" of each parameter group.
+        clip_grad: largest global L2 norm of the gradients, None for no bound.
+        readable_share: the fraction of the step's images that could be read. Gradients are divided by it, and so become
+            the mean over these images.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    scaler.unscale_(optimizer)
+    if readable_share < 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(readable_share)
+    if clip_grad is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def learning_rate(
     step: int,
     steps_per_epoch: int,

@@ -95,7 +95,7 @@ class Saver:
     def save(self) -> None:
         """Replaces last.pth, which becomes previous.pth. Raises RunFailed, with what the disk lacks, where it cannot;
         what was there is kept then."""
-        distributed.broadcast_buffers(self.state.model, self.state.ema and self.state.ema.model)
+        distributed.broadcast_buffers(self.state.model, self.state.averaged_model)
         check_weights(self.state)
         self.state.train_seconds += time.perf_counter() - self.clock
         save_newest(self.directory, self.state, self.settings, self.data)

@@ -18,6 +18,9 @@ from training.metrics import Totals
 from training.optim import ModelEMA
 from utils import BadRequest, RunFailed, is_main_process, rank, world_size
 
+HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # against losses that are not finite
+MIN_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it leaves out
+
 
 class Diverged(RunFailed):
     """The training's numbers are no longer finite.
@@ -65,7 +68,7 @@ class RunState:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "ema": None if self.averaged_model is None else self.averaged_model.state_dict(),
             "scaler": self.scaler.state_dict() or None,  # None if it is disabled
             "totals": distributed.all_gather(self.totals.sums.cpu()),  # a row for each process
             **{name: copy.deepcopy(getattr(self, name)) for name in self.PLAIN},
@@ -74,8 +77,8 @@ class RunState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.model.load_state_dict(state["ema"])
+        if self.averaged_model is not None:
+            self.averaged_model.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state.get("scaler") or {})  # does nothing if it is disabled
         rows = state["totals"].view(-1, len(self.totals.sums))
         if state["batch"] and len(rows) != world_size():
@@ -89,6 +92,54 @@ class RunState:
         for name in self.PLAIN:
             if name in state:  # checkpoints of earlier versions lack the last ones
                 setattr(self, name, state[name])
+
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Adds `row` to the history, and goes to the start of the next epoch."""
+        self.totals.reset()
+        self.history.append(row)
+        self.epoch += 1
+        self.batch = 0
+
+    @property
+    def averaged_model(self) -> nn.Module | None:
+        """The exponential moving average of the model, if there is one."""
+        return None if self.ema is None else self.ema.model
+
+
+def check_finite(state: RunState) -> None:
+    """Raises Diverged if a loss of the epoch so far is not finite, or if the scaler leaves out step after step.
+
+    Waits for the device, and for all processes.
+    """
+    step = state.totals.first_bad_step()
+    if step is None and state.scaler.get_scale() < MIN_SCALE:
+        step = state.batch - 1
+    step = distributed.all_reduce_max(-1 if step is None else step)
+    if step >= 0:
+        raise Diverged(f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which {HELPS}", step)
+
+
+def check_counted(state: RunState, batches: int, may_skip: bool) -> None:
+    """Raises RunFailed, with the reason, if not one image counted in the epoch that ends.
+
+    Args:
+        batches: of an epoch.
+        may_skip: images that cannot be read are left out.
+    """
+    if distributed.all_reduce_sum(state.totals.sums)[0]:
+        return
+    epoch = state.epoch + 1
+    ranges = [(row["first_batch"], row["last_batch"]) for row in state.rollbacks if row["epoch"] == epoch]
+    left_out = len({batch for first, last in ranges for batch in range(first, last + 1)})
+    if left_out == batches:
+        raise RunFailed(
+            f"{len(ranges)} rollback{'s' * (len(ranges) > 1)} left out all {batches} batches of epoch {epoch}, as their"
+            f" losses were not finite, for which {HELPS}"
+        )
+    if not may_skip:  # a scaler left out all steps
+        raise Diverged(f"no loss is finite in epoch {epoch}, for which {HELPS}", state.batch - 1)
+    rest = f" in the {batches - left_out} batches that rollbacks did not leave out" if left_out else ""
+    raise RunFailed(f"no training image could be read in epoch {epoch}{rest}")
 
 
 def check_weights(state: RunState) -> None:

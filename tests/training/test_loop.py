@@ -12,7 +12,7 @@ from data_transform import Augment, Mix
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, epoch_order
 from image_datasets.splits import Split
 from training.config import TrainConfig
-from training.evaluation import _update_best, evaluate
+from training.evaluation import evaluate, select_best
 from training.loop import train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
@@ -181,7 +181,7 @@ def test_the_best_epoch_is_that_of_the_metric_that_is_asked_for(select_by, best)
     state, chosen = make_state(), None
     for epoch, means in enumerate(scores):
         state.epoch = epoch
-        if _update_best(state, {"raw": means}, select_by):
+        if select_best(state, {"raw": means}, select_by):
             chosen = epoch
     assert chosen == best == state.best["epoch"]
 
