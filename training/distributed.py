@@ -13,18 +13,20 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
 from utils import RunFailed, is_distributed, is_main_process, rank, world_size
 
 if TYPE_CHECKING:
-    import torch
+    from torch.distributed.distributed_c10d import Store
 
 TIMEOUT = datetime.timedelta(hours=2)  # for the slowest of the processes; that one has died is noticed at once
 
 
 def start(device: torch.device) -> None:
     """Joins the other processes, if there are any."""
-    import torch.distributed as dist
-
     if is_distributed() and not dist.is_initialized():
         on_gpus = device.type == "cuda"
         dist.init_process_group(
@@ -37,13 +39,14 @@ def start(device: torch.device) -> None:
         )
 
 
-def _store_without_the_dead() -> torch.distributed.Store:
+def _store_without_the_dead() -> Store:
     """Where the processes leave their addresses. torchrun keeps one store for all of its restarts, in which a process
     that is quicker than another would find the address that the other's dead forerunner had. So the first process
     chooses a new place in it, and tells the others: each asks with a word of its own, and says that it has heard."""
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
-    store, _, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, _, count = next(rendezvous("env://", timeout=TIMEOUT))
     place = uuid.uuid4().hex
     if is_main_process():
         deadline = time.monotonic() + TIMEOUT.total_seconds()
@@ -62,13 +65,11 @@ def _store_without_the_dead() -> torch.distributed.Store:
         store.set(f"asks/{rank()}", word)
         place = store.get(f"answers/{word}").decode()  # waits for it
         store.set(f"heard/{place}/{rank()}", "")
-    return dist.PrefixStore(place, store)
+    return PrefixStore(place, store)
 
 
 def finish() -> None:
     """Leaves the other processes."""
-    import torch.distributed as dist
-
     if is_distributed() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -93,8 +94,6 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes; of a single one the tensor itself."""
     if not is_distributed():
         return tensor
-    import torch.distributed as dist
-
     summed = tensor.clone()
     dist.all_reduce(summed)
     return summed
@@ -102,8 +101,6 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 def all_reduce_scalar(value: float) -> float:
     """The sum of one number of each process."""
-    import torch
-
     return float(all_reduce_sum(torch.tensor(value, dtype=torch.float64)))
 
 
@@ -111,9 +108,6 @@ def all_reduce_max(value: int) -> int:
     """The all_reduce_max of one number of each process."""
     if not is_distributed():
         return value
-    import torch
-    import torch.distributed as dist
-
     tensor = torch.tensor(value)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
@@ -121,9 +115,6 @@ def all_reduce_max(value: int) -> int:
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     """A CPU tensor of each process, one behind the other in a new first dimension."""
-    import torch
-    import torch.distributed as dist
-
     tensors = [torch.empty_like(tensor) for _ in range(world_size())] if is_distributed() else [tensor]
     if is_distributed():
         dist.all_gather(tensors, tensor)
@@ -132,8 +123,6 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 
 def gather_rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int) -> torch.Tensor:
     """A matrix (count, width) of float32 on the CPU, of which each process has the gather_rows of its `index`."""
-    import torch
-
     matrix = torch.zeros(count, width)
     start = 0
     for part in parts:
@@ -144,8 +133,6 @@ def gather_rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, widt
 
 def union(index: torch.Tensor, count: int) -> torch.Tensor:
     """The numbers below `count` that any process has in its index, sorted."""
-    import torch
-
     return all_reduce_sum(torch.zeros(count).index_fill(0, index, 1.0)).nonzero()[:, 0]
 
 
@@ -153,8 +140,6 @@ def broadcast_buffers(*modules: torch.nn.Module | None) -> None:
     """Gives the buffers of the first process, such as batch normalisation's averages, to all."""
     if not is_distributed():
         return
-    import torch.distributed as dist
-
     for module in modules:
         for buffer in module.buffers() if module is not None else ():
             dist.broadcast(buffer, 0)
@@ -168,8 +153,6 @@ def wrap_ddp(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """
     if not is_distributed():
         return model
-    from torch.nn.parallel import DistributedDataParallel
-
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
@@ -181,9 +164,6 @@ class Vote:
         self.pending: tuple[Any, torch.Tensor] | None = None
 
     def cast(self, *flags: bool) -> None:
-        import torch
-        import torch.distributed as dist
-
         ballot = torch.tensor(flags, dtype=torch.int32)
         self.pending = (dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True), ballot)
 

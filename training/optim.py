@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.muon import MuonSGD
 from utils import BadRequest
@@ -29,8 +32,8 @@ def parameter_groups(
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
         head_scale: factor for the head, the modules in `model.head_names`.
     """
-    without_decay = set() if decay_all or not hasattr(model, "no_weight_decay") else set(model.no_weight_decay())
-    head = tuple(f"{name}." for name in model.head_names)
+    without_decay = getattr(model, "no_weight_decay", set)()
+    head = _head_prefixes(model)
     scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
     if layer_decay is not None:
         layers = _layer_numbers(model)
@@ -44,35 +47,42 @@ def parameter_groups(
     return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
 
 
+def _head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """The beginnings of the names of the head's parameters."""
+    return tuple(f"{name}." for name in cast(Any, model).head_names)
+
+
 def _layer_numbers(model: nn.Module) -> dict[str, int]:
     """The layer of each parameter by name, from 0 at the input; the head's is the highest.
 
     Where the model does not say it by timm's protocol, each block that has a number in its name is a layer.
     """
     names = [name for name, _ in model.named_parameters()]
-    if hasattr(model, "group_matcher"):
+    layers: dict[str, int] = {}
+    if (matcher := getattr(model, "group_matcher", None)) is not None:
         from timm.models import group_parameters
 
-        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        layers = cast("dict[str, int]", group_parameters(model, matcher(coarse=False), reverse=True))
     else:
-        layers, blocks, number = {}, {}, 0
+        blocks: dict[str, int] = {}
+        number = 0
         for name in names:
             if block := re.match(r".*?[._]\d+(?=\.)", name):
                 number = blocks.setdefault(block[0], len(blocks) + 1)
             layers[name] = number
         if not blocks:
             raise BadRequest("--layer-decay: this model does not tell which of its parameters lie at which depth")
-    head = tuple(f"{name}." for name in model.head_names)
+    head = _head_prefixes(model)
     top = max(layers[name] for name in names if not name.startswith(head))
     return {name: top + 1 if name.startswith(head) else layers[name] for name in names}
 
 
 def freeze_backbone(model: nn.Module) -> None:
     """Leaves only the head (the modules in `model.head_names`) trainable."""
-    head = tuple(f"{name}." for name in model.head_names)
+    head = _head_prefixes(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head))
-    model.backbone_frozen = True
+    cast(Any, model).backbone_frozen = True
 
 
 def train_mode(model: nn.Module) -> None:
@@ -80,9 +90,10 @@ def train_mode(model: nn.Module) -> None:
     with the statistics that came with the weights."""
     model.train()
     if getattr(model, "backbone_frozen", False):
+        head = _head_prefixes(model)
         for name, module in model.named_modules():
             # The model itself goes on training, which is how one with two heads knows that it is to return both.
-            module.training = name == "" or any(f"{name}.".startswith(f"{head}.") for head in model.head_names)
+            module.training = name == "" or f"{name}.".startswith(head)
 
 
 def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
@@ -102,7 +113,7 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
     if name == "muon-sgd":
         return MuonSGD(groups, lr, momentum)
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum)
@@ -149,7 +160,7 @@ def learning_rate(
     warmup_epochs: float = 0.0,
     min_lr: float = 0.0,
     step_size: int | None = None,
-    milestones: list[int] | None = None,
+    milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
 ) -> float:
     """The learning rate of optimiser step `step` (from 0), out of steps_per_epoch * epochs.
@@ -167,13 +178,15 @@ def learning_rate(
         progress = (step - warmup_steps) / (steps_per_epoch * epochs - warmup_steps)
         share = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return min_lr + (lr - min_lr) * share
-    if schedule == "step":
+    if schedule == "step" and step_size is not None:
         return max(min_lr, lr * gamma ** (epoch // step_size))
-    if schedule == "multistep":
+    if schedule == "multistep" and milestones is not None:
         return max(min_lr, lr * gamma ** sum(epoch >= milestone for milestone in milestones))
     if schedule == "constant":
         return lr
-    raise ValueError(f"schedule {schedule!r} is none of cosine, linear, step, multistep, constant")
+    raise ValueError(
+        f"schedule {schedule!r} is none of cosine, linear, constant, step with step_size, multistep with milestones"
+    )
 
 
 class ModelEMA:
@@ -190,10 +203,10 @@ class ModelEMA:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Args: step: optimiser steps taken before this one."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        average_floats = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         floats = [(average, value) for average, value in pairs if average.is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], weight)
+        average_floats([average for average, _ in floats], [value for _, value in floats], None)
         for average, value in pairs:
             if not average.is_floating_point():  # batch normalisation's counters
                 average.copy_(value)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tqdm import tqdm
 
 from records.log import say
+from training.metrics import Totals
 from utils import decimal, duration, is_main_process
-
-if TYPE_CHECKING:
-    from training.metrics import Totals
 
 
 class Progress:
@@ -22,24 +22,23 @@ class Progress:
         self.accuracy = accuracy
         self.terminal = sys.stderr.isatty() and is_main_process()
         self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
-        self.bar = None
+        self.bar: tqdm | None = None  # on a terminal
         self.just_shown = False
         self.after_steps = 0.0  # seconds of the last epoch behind its last step: validation and saving
 
     def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
         """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
-        from tqdm import tqdm
-
         width = len(str(epochs))
         self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
         self.images, self.seen, self.fresh = images, done, 0
         self.more = epochs - epoch - 1  # epochs behind this one
         self.began = self.shown = self.stepped = time.perf_counter()
-        if self.bar is None:
-            self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
-        self.bar.set_description(self.title, refresh=False)
-        self.bar.initial = done
-        self.bar.reset(total=images)  # one bar for all epochs: Ctrl-C between two would find one half made
+        if self.terminal:
+            if self.bar is None:  # one bar for all epochs: Ctrl-C between two would find one half made
+                self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True)
+            self.bar.set_description(self.title, refresh=False)
+            self.bar.initial = done
+            self.bar.reset(total=images)
 
     def step(self, images: int, totals: Totals, lr: float) -> None:
         """One batch is done. Reads `totals` only when it is time to show them."""
@@ -51,7 +50,7 @@ class Progress:
             return
         means = totals.means()
         text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
-        if self.terminal:
+        if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(self.seen - self.bar.n)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 import zipfile
@@ -44,8 +45,8 @@ class Saver:
     ):
         self.directory, self.state, self.settings, self.data = directory, state, settings, data
         self.stop, self.log = stop, log
-        self.seconds = float(every[:-1]) if every.endswith("s") else None
-        self.steps = None if self.seconds is not None else int(every)
+        self.seconds = float(every[:-1]) if every.endswith("s") else math.inf
+        self.steps = math.inf if every.endswith("s") else int(every)
         self.vote = distributed.Vote()
         self._saved_now()
         self.start_clock()
@@ -58,9 +59,7 @@ class Saver:
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
     def checkpoint_due(self) -> bool:
-        if self.steps is not None:
-            return self.state.step - self.saved_step >= self.steps
-        return time.monotonic() - self.saved_at >= self.seconds
+        return self.state.step - self.saved_step >= self.steps or time.monotonic() - self.saved_at >= self.seconds
 
     def after_step(self) -> None:
         """Called after each optimiser step. Saves where it is time for it, or where the run has to leave: then it

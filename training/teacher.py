@@ -43,7 +43,7 @@ class Teacher:
         self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
         self.settings: dict[str, Any] | None = None
         self.kind: str | None = None
-        self.scale = self.shift = None
+        self.normalize: tuple[torch.Tensor, torch.Tensor] | None = None
         self.precision = "fp32"
 
     def adapt(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Teacher:
@@ -52,16 +52,17 @@ class Teacher:
             # Normalised for the student -> pixels from 0 to 1 -> normalised for the teacher.
             theirs = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std)]
             ours = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
-            self.scale, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+            self.normalize = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
         if self.outputs is not None:
             self.outputs = torch.as_tensor(self.outputs, device=device)
-        self.model = self.model.to(device, memory_format=torch.channels_last)
+        self.model = self.model.to(device).to(memory_format=torch.channels_last)
         return self
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, epoch: int = 0, batch: int = 0) -> torch.Tensor:
-        if self.scale is not None:
-            images = images * self.scale + self.shift
+        if self.normalize is not None:
+            scale, shift = self.normalize
+            images = images * scale + shift
         size = sides(self.img_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
