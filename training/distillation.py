@@ -30,12 +30,11 @@ class Distillation:
     temperature: float
 
     def loss(
-        self, heads: list[torch.Tensor], answers: torch.Tensor, targets: torch.Tensor, criterion: Criterion
+        self, heads: list[torch.Tensor], teacher_logits: torch.Tensor, targets: torch.Tensor, criterion: Criterion
     ) -> torch.Tensor:
-        """Args: heads: logits of the class token and, where there is one, of the distillation token; answers: the
-        teacher's logits."""
-        learnt = distillation_loss(self.kind, heads[-1], answers, self.temperature)
-        return (1 - self.alpha) * criterion(heads[0], targets) + self.alpha * learnt
+        """Args: heads: logits of the class token and, where there is one, of the distillation token; teacher_logits: (N, K)."""
+        from_teacher = distillation_loss(self.kind, heads[-1], teacher_logits, self.temperature)
+        return (1 - self.alpha) * criterion(heads[0], targets) + self.alpha * from_teacher
 
 
 def distillation_loss(

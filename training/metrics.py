@@ -72,12 +72,12 @@ def report(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) 
     logits, targets = logits.float().cpu(), targets.cpu()
     k = len(class_names)
     probabilities = logits.softmax(1)
-    answers = logits.argmax(1)
-    confusion = tm.multiclass_confusion_matrix(answers, targets, num_classes=k)
+    predictions = logits.argmax(1)
+    confusion = tm.multiclass_confusion_matrix(predictions, targets, num_classes=k)
     present = confusion.sum(1) > 0
     recall = _of_classes("recall", logits, targets, k).tolist()
     return {
-        "top1": (answers == targets).double().mean().item(),
+        "top1": (predictions == targets).double().mean().item(),
         "top5": (logits.topk(5).indices == targets[:, None]).any(1).double().mean().item() if k > 5 else None,
         "loss": torch.nn.functional.cross_entropy(logits.double(), targets).item(),
         **{name: mean_of_classes(name, logits, targets, k) for name in ("precision", "recall", "f1", "map")},
@@ -106,5 +106,5 @@ def _of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_clas
         "f1": tm.multiclass_f1_score,
         "map": tm.multiclass_average_precision,
     }
-    answers = logits.float().softmax(1) if name == "map" else logits.argmax(1)
-    return functions[name](answers, targets, num_classes=num_classes, average="none")
+    predictions = logits.float().softmax(1) if name == "map" else logits.argmax(1)
+    return functions[name](predictions, targets, num_classes=num_classes, average="none")
