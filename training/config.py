@@ -17,19 +17,18 @@ class TrainConfig:
     """How a run is trained.
 
     Attributes:
-        criterion: the loss of logits (N, K) against the labels.
-        mix: CutMix and MixUp.
-        learning_rate: of optimiser step (from 0).
-        epochs: of the whole run.
+        criterion: loss of logits (N, K) against the labels.
+        mix: CutMix and MixUp. If it mixes, class indices (N,) become soft targets (N, K).
+        learning_rate: learning rate of an optimiser step, counted from 0.
+        epochs: length of the whole run.
         precision: "fp32", "bf16" or "fp16" for the forward pass; weights stay in float32.
         accumulate: batches per optimiser step.
-        clip_grad: largest global L2 norm of the gradients, None for no bound.
-        distillation: the student learns a teacher's answers too.
-        roll_back: where numbers are no longer finite, training goes on from the last checkpoint and leaves out the
-            batches that led there.
-        smallest_batch: a batch that has fewer images left, because files cannot be read, is left out. None: files that
-            cannot be read stop the run.
-        select_by: the validation metric of the best epoch, "top1", "map", "f1" or "loss".
+        clip_grad: largest global L2 norm of the gradients, or None for no bound.
+        distillation: the teacher, and how the student learns from it; or None.
+        roll_back: if numbers are no longer finite, continue from the last checkpoint without the batches that led
+            there.
+        smallest_batch: a batch with fewer readable images is left out. None: a file that cannot be read stops the run.
+        select_by: validation metric that selects the best epoch, "top1", "map", "f1" or "loss".
     """
 
     criterion: Criterion
@@ -53,16 +52,16 @@ class TrainConfig:
         epoch: int,
         batch: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what a step minimises, a mean over the batch; logits (N, K), the mean over the heads, detached).
+        """Returns the loss that a step minimises, a mean over the batch, and the mean of the heads' logits (N, K).
 
-        The loss is the mean of the heads' losses, or with distillation the labels' for the first head and the teacher's
-        for the last. Without targets it is 0, of which every weight has a gradient.
+        The loss is the mean over the heads. With distillation the first head learns the labels, the last one the
+        teacher. Without targets the loss is 0, and so is the gradient of every weight. The logits are detached.
 
         Args:
-            outputs: logits (N, K) of the model, or a tuple of those of each head.
-            images: (N, C, H, W), which a teacher gets too.
+            outputs: logits (N, K) of the model, or a tuple with the logits of each head.
+            images: (N, C, H, W), for the teacher.
             targets: class indices (N,) or soft targets (N, K).
-            epoch, batch: which images these are.
+            epoch, batch: position of the batch, for a cached teacher.
         """
         heads = [logits.float() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))]
         logits = heads[0] if len(heads) == 1 else torch.stack(heads).mean(0)

@@ -1,4 +1,4 @@
-"""Scoring a model on a split, validation, and which epoch is the best."""
+"""Scores a model on a split, validates each epoch, and selects the best one."""
 
 from __future__ import annotations
 
@@ -28,10 +28,15 @@ def score(
     precision: str,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """The full report on a split with the weights that `content`, a checkpoint, was selected for, without TF32.
+    """Returns the full report (`metrics.report`) on a split for the selected weights of a checkpoint, without TF32.
 
-    Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
-    Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
+    It also holds "logits" (N, K) and "targets" (N,), and for a run with averaged weights loss, top1 and top5 of both
+    kinds in "raw" and "ema". `model` keeps the selected weights.
+
+    Args:
+        content: the checkpoint.
+
+    Raises RunFailed if logits are not finite, and Stopped if a stop is requested.
     """
 
     def with_weights(kind: str, keep_logits: bool) -> tuple[dict[str, Any], torch.Tensor]:
@@ -61,11 +66,15 @@ def evaluate(
     keep_logits: bool = False,
     stop: Stop | None = None,
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """Scores a model that is in eval mode: (loss, top1 and top5; logits (N, num_classes) if they are kept, else none).
+    """Returns loss, top1 and top5 of a model in eval mode, and its logits (N, num_classes) on the CPU.
 
-    These are of the images that can be read, of all processes: `batches.given` says which.
+    Both are over all processes and over the images that could be read, whose indices are then in `batches.given`.
 
-    Raises Stopped where `stop` says so, and RunFailed where no image can be read.
+    Args:
+        forward: the model.
+        keep_logits: without it no logits are returned, N is 0.
+
+    Raises Stopped if a stop is requested, and RunFailed if no image can be read.
     """
     device = batches.device
     totals = Totals(num_classes, device)
@@ -98,11 +107,11 @@ def validate(
     config: TrainConfig,
     stop: Stop,
 ) -> dict[str, dict[str, Any]]:
-    """Scores the weights, "raw", and their average, "ema", if there is one; {} without a validation split.
+    """Scores the weights ("raw"), and their moving average if there is one ("ema"). {} without a validation split.
 
-    Each has loss, top1, top5, and `config.select_by`, if it is none of these.
+    Each score holds loss, top1, top5, and the metric `config.select_by`.
 
-    Raises Diverged if a loss is not finite, and Stopped if a stop was requested.
+    Raises Diverged if a loss is not finite, and Stopped if a stop is requested.
     """
     averaged = state.averaged_model
     distributed.broadcast_buffers(state.model, averaged)
@@ -110,7 +119,7 @@ def validate(
         return {}
     models: dict[str, tuple[nn.Module, Callable[[torch.Tensor], Any]]] = {"raw": (state.model, forward)}
     if averaged is not None:
-        models["ema"] = (averaged, averaged)  # not worth a second compilation
+        models["ema"] = (averaged, averaged)  # not compiled: it is not worth the time
     num_classes, select_by = state.totals.num_classes, config.select_by
     needs_logits = select_by in ("map", "f1")
     scores = {}
@@ -129,10 +138,10 @@ def validate(
 
 
 def summarize_epoch(state: RunState, config: TrainConfig, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The row of the history for the epoch that ends.
+    """Returns the row of the history for the epoch that ends.
 
     Args:
-        scores: of the validation split, see `validate`.
+        scores: validation scores, see `validate`.
     """
     mixed = "agreement_" if config.mix.mixers else ""
     state.totals.sums = distributed.all_reduce_sum(state.totals.sums)
@@ -151,10 +160,11 @@ def summarize_epoch(state: RunState, config: TrainConfig, scores: dict[str, dict
 
 
 def select_best(state: RunState, scores: dict[str, dict[str, Any]], select_by: str) -> bool:
-    """Makes the finished epoch the best one if its score is the highest so far; at a tie the lower validation loss
-    counts. Of raw and averaged weights the better ones are selected.
+    """Selects the epoch that has just finished, and its better weights, if their score is the highest so far.
 
-    Returns whether this is the best epoch so far, as every epoch is without a validation split.
+    At a tie the lower validation loss wins. Without a validation split every epoch is selected.
+
+    Returns whether the epoch was selected.
     """
     if not scores:
         state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}

@@ -35,12 +35,12 @@ def train(
 ) -> None:
     """Trains `state` up to `config.epochs`. After each epoch it validates, adds a row to the history, and saves.
 
-    Without validation batches every epoch is the best so far, so that the last one is reported.
+    Without validation batches every epoch counts as the best so far, so the last one is reported.
 
     Args:
         forward: see `train_epoch`.
 
-    Raises RunFailed if numbers are no longer finite, and Stopped if a stop was requested.
+    Raises RunFailed if numbers are no longer finite, and Stopped if a stop is requested.
     """
     sizes = train_batches.sizes
     while state.epoch < config.epochs:
@@ -74,23 +74,23 @@ def train_epoch(
     progress: Progress,
     saver: Saver | None = None,
 ) -> None:
-    """Trains from where `state` is to the end of its epoch. The sums of the epoch are then in `state.totals`.
+    """Trains from the position of `state` to the end of its epoch. The sums are then in `state.totals`.
 
     Args:
         forward: the model in `state`, possibly compiled or wrapped by DDP. It returns logits (N, K), or a tuple of them
-            if the model has several heads.
+            if the model has several heads (DeiT's distillation token).
         saver: writes checkpoints within the epoch.
 
     Raises Diverged, naming epoch and step, if the loss is not finite, RunFailed if no image counted, and Stopped if a
-    stop was requested.
+    stop is requested.
     """
-    scaler = state.scaler  # disabled, it does nothing, unless the precision is fp16
+    scaler = state.scaler  # does nothing unless the precision is fp16
     local_seed = own(batches.rank)
     no_sync = getattr(forward, "no_sync", contextlib.nullcontext)  # DDP averages gradients once per optimiser step
     train_mode(state.model)
     for batch in micro_batches(batches, state.epoch, state.batch, config):
-        if batch.count or is_distributed():  # DDP needs every process, also one whose images cannot be read
-            # Mixing and dropout depend on (seed, epoch, batch) alone, not on what was drawn before.
+        if batch.count or is_distributed():  # every rank must join the all-reduce
+            # Mixing and dropout depend on (seed, epoch, batch) alone, not on earlier draws.
             torch.manual_seed(derive_seed(config.seed, "step", state.epoch, batch.number, *local_seed))
             images, targets = config.mix(batch.images, batch.targets) if batch.count else (batch.images, batch.targets)
             with contextlib.nullcontext() if batch.ends_step else no_sync():
@@ -112,7 +112,7 @@ def train_epoch(
 
         progress.step(batches.sizes[batch.number], state.totals, lr=config.learning_rate(max(0, state.step - 1)))
         if not is_distributed() and (batches.device.type == "cpu" or progress.just_shown):
-            check_finite(state)  # at any other time it would wait for the device
+            check_finite(state)  # otherwise it would wait for the device
         if batch.ends_step and saver is not None:
             saver.after_step()
     check_finite(state)
@@ -120,7 +120,7 @@ def train_epoch(
 
 
 class TrainBatches(Protocol):
-    """What the loop uses of training batches, which are those of `image_datasets.batches`."""
+    """What the loop needs of training batches. `image_datasets.batches` has two kinds."""
 
     @property
     def device(self) -> torch.device: ...
@@ -137,17 +137,18 @@ class TrainBatches(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward and backward pass.
+    """The images of one forward and backward pass, and their part in an optimiser step.
 
     Attributes:
-        number: of the batch in its epoch, from 0.
+        number: position of the batch in its epoch, from 0.
         images: (N, C, H, W).
         targets: class indices (N,).
-        count: N, or 0 for a dummy batch: black images without targets, which only keep DDP's processes together.
-        weight: factor of the loss, a mean over the batch, by which every image of an optimiser step counts the same,
-            in whichever batch and process it is.
-        ends_step: the optimiser steps after this batch.
-        readable_share: the fraction of the step's images, over all processes, that could be read. Set where it ends.
+        count: N, or 0 for a dummy batch: black images without targets, which only keep DDP's processes in step.
+        weight: factor for the mean loss of the batch. With it every image of an optimiser step has the same weight,
+            across batches and ranks.
+        ends_step: whether the optimiser steps after this batch.
+        readable_share: fraction of the step's images, over all processes, that could be read. It is computed with the
+            last batch of a step, and is 1 before.
     """
 
     number: int
@@ -160,9 +161,12 @@ class MicroBatch:
 
 
 def micro_batches(batches: TrainBatches, epoch: int, start: int, config: TrainConfig) -> Iterator[MicroBatch]:
-    """The batches of an epoch from number `start` on, each with its part in an optimiser step."""
+    """The batches of an epoch from number `start` on, which begins an optimiser step.
+
+    A batch with too few readable images becomes a dummy batch, see `TrainConfig.smallest_batch`.
+    """
     sizes, smallest = batches.sizes, config.smallest_batch or 0
-    readable = 0  # images of the optimiser step so far that could be read, in this process
+    readable = 0  # images of the current step that this process could read
     for number, (images, targets) in enumerate(batches.epoch(epoch, start), start):
         count = len(images)
         if count < min(smallest, batches.own_sizes[number]):

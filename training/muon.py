@@ -12,8 +12,10 @@ FILTERS_MOMENTUM = 0.6  # at most, as in the authors' training on CIFAR-10
 
 
 def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A matrix of the same shape whose singular values are near 1 (0.7 to 1.2), the singular vectors those of `matrix`,
-    by a Newton-Schulz iteration in `dtype`."""
+    """Brings the singular values of a matrix near 1 (0.7 to 1.2) and keeps its singular vectors.
+
+    It is a Newton-Schulz iteration in `dtype`.
+    """
     a, b, c = COEFFICIENTS
     x = matrix.to(dtype)
     wide = x if len(x) <= x.shape[1] else x.T
@@ -25,19 +27,21 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class MuonSGD(torch.optim.Optimizer):
-    """As in the authors' CIFAR-10 training: what follows a convolution normalises, so only the direction of its filters
-    counts. They are kept at one norm, and turned by the orthogonalised momentum of their gradients; their weight decay
-    is none. Biases, normalisation and linear layers are trained by SGD with Nesterov momentum.
+    """Muon for filters (4 dimensions), SGD with Nesterov momentum for all other parameters.
+
+    As in the authors' CIFAR-10 training, a normalisation follows each convolution, so only the direction of its filters
+    matters. Each step sets them to a fixed norm and turns them by the orthogonalised momentum of their gradients.
+    Filters have no weight decay.
 
     Args:
-        groups: of parameters, with "weight_decay" for the latter.
+        groups: parameter groups. Their "weight_decay" is for all parameters but filters.
     """
 
     def __init__(self, groups: list[dict], lr: float, momentum: float):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # it takes no closure
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # takes no closure
         for group in self.param_groups:
             used = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             self._step_others([pair for pair in used if pair[0].ndim != 4], group)

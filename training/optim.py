@@ -1,4 +1,4 @@
-"""Optimisers, and learning rates as closed-form functions of the step."""
+"""Parameter groups, optimisers and their step, the learning rate as a function of the step, and averaged weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def parameter_groups(
     layer_decay: float | None = None,
     head_scale: float = 1.0,
 ) -> list[dict]:
-    """The trainable parameters in groups of one weight decay and one "lr_scale", the factor of the learning rate.
+    """Groups the trainable parameters by weight decay and "lr_scale", a factor of the learning rate.
 
-    Biases and the parameters of normalisation layers (all with one dimension) get no weight decay, nor does what the
-    model names in `no_weight_decay()` (class tokens and position embeddings), unless `decay_all`.
+    Parameters with one dimension (biases, normalisation layers) get no weight decay, nor do those that the model names
+    in `no_weight_decay()` (class tokens, position embeddings), unless `decay_all`.
 
     Args:
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
-        head_scale: factor for the head, the modules in `model.head_names`.
+        head_scale: the lr_scale of the head, the modules in `model.head_names`.
     """
     without_decay = getattr(model, "no_weight_decay", set)()
     head = _head_prefixes(model)
@@ -48,14 +48,15 @@ def parameter_groups(
 
 
 def _head_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """The beginnings of the names of the head's parameters."""
+    """What the names of the head's parameters begin with."""
     return tuple(f"{name}." for name in cast(Any, model).head_names)
 
 
 def _layer_numbers(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter by name, from 0 at the input; the head's is the highest.
+    """Maps the name of each parameter to its layer, counted from 0 at the input up to the head.
 
-    Where the model does not say it by timm's protocol, each block that has a number in its name is a layer.
+    The layers are those of `model.group_matcher`, timm's protocol. Without it each block with a number in its name is a
+    layer. Raises BadRequest if there is no such block.
     """
     names = [name for name, _ in model.named_parameters()]
     layers: dict[str, int] = {}
@@ -78,7 +79,7 @@ def _layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leaves only the head (the modules in `model.head_names`) trainable."""
+    """Freezes all parameters but those of the head, the modules in `model.head_names`."""
     head = _head_prefixes(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head))
@@ -86,22 +87,27 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """`model.train()`, but all within a frozen backbone stays in evaluation mode: no dropout, and batch normalisation
-    with the statistics that came with the weights."""
+    """`model.train()`, except that a frozen backbone stays in eval mode.
+
+    It has no dropout then, and its batch norm uses the statistics that came with the weights.
+    """
     model.train()
     if getattr(model, "backbone_frozen", False):
         head = _head_prefixes(model)
         for name, module in model.named_modules():
-            # The model itself goes on training, which is how one with two heads knows that it is to return both.
+            # The model itself is in train mode, in which one with two heads returns both.
             module.training = name == "" or f"{name}.".startswith(head)
 
 
 def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
-    """sgd, adam and adamw are torch's, fused where it has that; muon-sgd is that of training/muon.py; any other name is
-    timm's of that name. Raises BadRequest for one that cannot be used on this machine.
+    """Makes the optimiser of that name.
+
+    sgd, adam and adamw are torch's, fused if the device has that. muon-sgd is `MuonSGD`. Any other name is timm's.
 
     Args:
-        groups: of `parameter_groups`.
+        groups: from `parameter_groups`.
+
+    Raises BadRequest if the optimiser cannot be used on this machine.
     """
     trainable = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable)
@@ -117,7 +123,7 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
 
     try:
         return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum)
-    except Exception as error:  # some need packages or devices that are not here
+    except Exception as error:  # some need packages or devices that are missing
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
 
 
@@ -129,12 +135,12 @@ def optimizer_step(
     clip_grad: float | None = None,
     readable_share: float = 1.0,
 ) -> None:
-    """One step with the gradients that have gathered, which are then freed.
+    """One optimiser step with the accumulated gradients, which are then freed.
 
     Args:
-        lr: times the "lr_scale" of each parameter group.
-        clip_grad: largest global L2 norm of the gradients, None for no bound.
-        readable_share: the fraction of the step's images that could be read. Gradients are divided by it, and so become
+        lr: learning rate, multiplied by the "lr_scale" of each parameter group.
+        clip_grad: largest global L2 norm of the gradients, or None for no bound.
+        readable_share: fraction of the step's images that could be read. Gradients are divided by it, which makes them
             the mean over these images.
     """
     for group in optimizer.param_groups:
@@ -163,12 +169,14 @@ def learning_rate(
     milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
 ) -> float:
-    """The learning rate of optimiser step `step` (from 0), out of steps_per_epoch * epochs.
+    """Returns the learning rate of an optimiser step, counted from 0, out of steps_per_epoch * epochs.
 
-    The warm-up grows linearly and reaches `lr` with its last step; its first is above zero. Then "cosine" and "linear"
-    fall from `lr` to `min_lr` over the remaining steps; "step" multiplies by `gamma` every `step_size` epochs,
-    "multistep" at the epochs in `milestones`, counted from the start of training, both not below `min_lr`; "constant"
-    stays.
+    The warm-up grows linearly from above zero and reaches `lr` with its last step. Then "cosine" and "linear" fall from
+    `lr` to `min_lr` over the remaining steps, "step" multiplies by `gamma` every `step_size` epochs, "multistep" does
+    so at the epochs in `milestones`, and "constant" stays. Epochs count from the start of training. "step" and
+    "multistep" do not fall below `min_lr`.
+
+    Raises ValueError for any other schedule.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
@@ -192,8 +200,8 @@ def learning_rate(
 class ModelEMA:
     """An exponential moving average of a model's weights and buffers.
 
-    The decay grows as (1 + step) / (10 + step) up to its final value, so that the random initialisation is soon
-    forgotten in short trainings too.
+    The decay grows as (1 + step) / (10 + step) up to its final value, so that short trainings forget the random
+    initialisation too.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -202,11 +210,15 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Args: step: optimiser steps taken before this one."""
+        """Moves the average towards the weights of `model`.
+
+        Args:
+            step: optimiser steps before this one.
+        """
         average_floats = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         floats = [(average, value) for average, value in pairs if average.is_floating_point()]
         average_floats([average for average, _ in floats], [value for _, value in floats], None)
         for average, value in pairs:
-            if not average.is_floating_point():  # batch normalisation's counters
+            if not average.is_floating_point():  # counters of batch norm
                 average.copy_(value)

@@ -1,7 +1,7 @@
-"""Leaving in time: a signal or a time limit ends a run after the step that it is in, and nothing is lost.
+"""Stops a run by a signal or a time limit. It ends after the current step, and nothing is lost.
 
-Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
-(SIGHUP: the terminal is closed) say that the run is saved and not finished: `--resume` continues it.
+Exit statuses: 0 finished, 1 failed, 2 bad request. 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
+(SIGHUP, when the terminal is closed) mean that the run is saved but not finished: `--resume` continues it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from utils import SIGNALS, Stopped, is_distributed, noting_signals
 
 HANGUP = [number for number in SIGNALS if number.name == "SIGHUP"]  # Windows has none
 TIME_LIMIT = 128 + signal.SIGTERM
-SAME_REQUEST_SECONDS = 1.0  # in which a repeated signal is not a second one
-MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
+SAME_REQUEST_SECONDS = 1.0  # a repeated signal within this time is no second request
+MARGIN = 120.0  # seconds before the end of a SLURM job at which a run stops by itself; at most a tenth of the job
 
 
 class Stop:
-    """Whether a run was told to leave, and why.
+    """Whether a run has to stop, and why.
 
     Args:
-        max_minutes: after which it leaves by itself; None: no limit but that of the SLURM job that it runs in.
+        max_minutes: time limit of the run. None: only that of its SLURM job, if it runs in one.
+
+    Attributes:
+        signal: the first signal that came.
+        reason: the signal's name or the limit, once a stop is requested.
+        status: exit status of the script, once a stop is requested.
     """
 
     def __init__(self, max_minutes: float | None = None):
@@ -41,7 +46,7 @@ class Stop:
         self.deadline = time.monotonic() + seconds
 
     def requested(self) -> bool:
-        """Whether the run has to leave now."""
+        """Whether a stop is requested, by a signal or because the time is up."""
         if self.signal is not None:
             self.reason, self.status = signal.Signals(self.signal).name, 128 + self.signal
         elif not self.status and time.monotonic() >= self.deadline:
@@ -49,8 +54,10 @@ class Stop:
         return bool(self.status)
 
     def check(self) -> None:
-        """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
-        after a step, and not here."""
+        """Raises Stopped if a stop is requested. For places with nothing to save.
+
+        Does nothing among several processes, which have to stop together after a step.
+        """
         if not is_distributed() and self.requested():
             self._leave()
 
@@ -71,8 +78,10 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
-        once, which harms no file: they are all replaced as a whole. Under nohup SIGHUP stays ignored."""
+        """Within the block the first signal is only noted. A second one, over a second later, ends the process at once.
+
+        That harms no file, because files are only replaced as a whole. Under nohup SIGHUP stays ignored.
+        """
 
         with noting_signals(self._note, SAME_REQUEST_SECONDS, stay_ignored=HANGUP):
             yield
@@ -86,7 +95,7 @@ class Stop:
 
 
 def _slurm_seconds_left() -> float | None:
-    """Until the run has to leave so that it is saved before the job's time limit; None outside SLURM."""
+    """Seconds until the run has to stop to be saved within the time limit of its job. None outside SLURM."""
     try:
         end = float(os.environ["SLURM_JOB_END_TIME"])
     except (KeyError, ValueError):
