@@ -13,7 +13,7 @@ from image_datasets.batches import EvalBatches, ResidentTrainBatches, epoch_orde
 from image_datasets.splits import Split
 from training.config import TrainConfig
 from training.evaluation import evaluate, select_best
-from training.loop import train_epoch
+from training.loop import micro_batches, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
 from training.progress import Progress
@@ -299,3 +299,39 @@ def test_steps_that_a_scaler_skipped_are_not_reported_as_unreadable_images():
         state.model[1].bias.fill_(float("nan"))
     with pytest.raises(RunFailed, match="no loss is finite in epoch 1"):
         run_epoch(state, make_batches(8, 8), make_config())
+
+
+def test_a_scaler_that_is_disabled_is_stored_as_none():
+    state = make_state()
+    stored = state.state_dict()
+    assert stored["scaler"] is None
+    state.load_state_dict(stored)
+    state.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(RuntimeError, match="disabled instance of GradScaler"):
+        state.load_state_dict(stored)
+    state.load_state_dict(state.state_dict())
+
+
+def test_micro_batches_weigh_every_image_of_an_optimiser_step_the_same():
+    """A step has three batches: 4 + 4 + 4 images, then 4 + 4 + 2."""
+    batches = list(micro_batches(make_batches(22, 4), 0, 0, make_config(accumulate=3)))
+    assert [batch.weight / batch.count for batch in batches] == pytest.approx([1 / 12] * 3 + [1 / 10] * 3)
+    assert [batch.ends_step for batch in batches] == [False, False, True] * 2
+    assert {batch.readable_share for batch in batches} == {1.0}
+
+
+def test_a_micro_batch_with_too_few_readable_images_is_a_dummy():
+    """Of a step's batches of four the first has one readable image, the second none, the third all."""
+    bad = epoch_order(12, seed=0, epoch=0)[[0, 1, 2, 4, 5, 6, 7]].tolist()
+    config = make_config(accumulate=3, smallest_batch=2)
+    batches = list(micro_batches(without(12, 4, bad), 0, 0, config))
+    assert [(batch.count, len(batch.images), len(batch.targets)) for batch in batches] == [
+        (0, 2, 0),
+        (0, 2, 0),
+        (4, 4, 4),
+    ]
+    assert not batches[0].images.any() and batches[2].readable_share == pytest.approx(1 / 3)
+    state = make_state()
+    loss, _ = config.objective(state.model(batches[0].images), batches[0].images, batches[0].targets, 0, 0)
+    loss.backward()
+    assert loss == 0 and all(p.grad is not None and not p.grad.any() for p in state.model.parameters())
