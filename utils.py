@@ -10,9 +10,11 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
     import torch
 
-MATRIX_UNITS = "SUITE_MATRIX_UNITS"
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # packages that are imported by another name
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 SET_UP = "run .venv/bin/python, which `make train` sets up, or install requirements.txt"
 
 
@@ -44,23 +46,6 @@ class Stopped(Exception):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
-
-
-def last_line(error: BaseException) -> tuple[str, int] | None:
-    """(the line with which a script ends, its exit status) for an exception that is no bug; None for one that is."""
-    if isinstance(error, BadRequest):
-        text, status = f"error: {error}", 2
-    elif isinstance(error, Stopped):
-        text, status = str(error), error.status
-    elif isinstance(error, (RunFailed, OSError)):
-        text, status = f"failed: {error}", 1
-    elif isinstance(error, KeyboardInterrupt):
-        text, status = "stopped", 130
-    elif package := package_at_fault(error):
-        text, status = f"failed: {package}", 1
-    else:
-        return None
-    return " ".join(f"{Path(sys.argv[0]).name}: {text}".splitlines()), status
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -107,23 +92,36 @@ def thread_pool(count: int) -> Iterator[ThreadPool]:
             pool.join()
 
 
-def has_matrix_units() -> bool:
-    """Whether this CPU multiplies bf16 matrices in units of its own (AMX).
+@contextlib.contextmanager
+def noting_signals(
+    note: Callable[[int], None], repeat_seconds: float, stay_ignored: Collection[int] = ()
+) -> Iterator[None]:
+    """Within the block each of SIGNALS calls `note(number)` and does nothing else.
 
-    The environment variable SUITE_MATRIX_UNITS, "on" or "off", overrides what the CPU says. Tests use it to behave like
-    either kind of machine; set ONEDNN_MAX_CPU_ISA as well to keep oneDNN from using units that are there.
-
-    Raises:
-        BadRequest: the variable holds something else.
+    Args:
+        repeat_seconds: a signal that comes this soon after one that was noted is the same request, and not noted: SLURM
+            preempts with two SIGTERM in a row.
+        stay_ignored: the signals that stay ignored if they are, as under nohup.
     """
-    forced = os.environ.get(MATRIX_UNITS)
-    if forced is None:
-        import torch
+    noted = -float("inf")
 
-        return torch.cpu._is_amx_tile_supported()
-    if forced not in ("on", "off"):
-        raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
-    return forced == "on"
+    def handle(number: int, frame: object) -> None:
+        nonlocal noted
+        now = time.monotonic()
+        if now - noted > repeat_seconds:
+            noted = now
+            note(number)
+
+    before = {}
+    try:
+        for number in SIGNALS:
+            if number not in stay_ignored or signal.getsignal(number) != signal.SIG_IGN:
+                with contextlib.suppress(ValueError):  # only the main thread can set handlers
+                    before[number] = signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def require(*modules: str) -> None:

@@ -99,7 +99,7 @@ def make_state(
         _make_optimizer(model, group),
         Totals(num_classes, device),
         ema=None if group.ema is None else ModelEMA(model, group.ema),
-        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+        scaler=devices.make_scaler(device, precision),
     )
 
 
@@ -141,12 +141,14 @@ def make_config(
             gamma=group.gamma,
         ),
         seed=seed,
+        epochs=group.epochs,
         precision=precision,
         accumulate=group.accumulate,
         clip_grad=group.clip_grad,
         distillation=distillation,
         smallest_batch=smallest_batch,
         roll_back=group.on_nonfinite == "rollback",
+        select_by=group.select_by,
     )
 
 

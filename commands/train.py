@@ -226,8 +226,7 @@ def _train_and_report(
     try:
         if trained.config.roll_back and not record.continued:
             saver.save()  # somewhere to go back to
-        loop.train(state, trained.forward, train_batches, val_batches, trained.config, settings.optimization.epochs,
-                   len(data.dataset.class_names), progress, saver, settings.optimization.select_by)  # fmt: skip
+        loop.train(state, trained.forward, train_batches, val_batches, trained.config, progress, saver)
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         distributed.barrier()  # best.pth is the main process's to write

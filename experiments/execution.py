@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,15 +19,14 @@ from types import SimpleNamespace
 from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run
 from experiments.progress import StudyProgress
 from records import lock
-from training import stopping
-from utils import BadRequest, cores
+from utils import SIGNALS, BadRequest, cores, noting_signals
 
 POLL_SECONDS = 0.2
 HELD_SECONDS = 2.0  # between two looks at a run that another process holds
 PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
-SAME_REQUEST_SECONDS = 3.0
+SAME_REQUEST_SECONDS = 3.0  # a training that gets a second signal leaves without saving
 REFUSED = 2  # exit status of a bad request
-SAVED = [128 + number for number in stopping.SIGNALS]  # exit statuses of a run that left in order and can be continued
+SAVED = [128 + number for number in SIGNALS]  # exit statuses of a run that left in order and can be continued
 
 
 @dataclass
@@ -38,34 +37,15 @@ class Child:
 
 
 class Signals:
-    """Notes the signals that this process gets within `listening`, for it to hand on.
-
-    A signal that follows another within moments is the same request: SLURM preempts with two SIGTERM at once, and a
-    training that is told a second time leaves without saving.
-    """
+    """Notes the signals that this process gets, for it to hand on."""
 
     def __init__(self):
         self.first: int | None = None
         self.fresh: list[int] = []
-        self.noted = 0.0
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        def note(number: int, frame) -> None:
-            if self.first is None or time.monotonic() - self.noted > SAME_REQUEST_SECONDS:
-                self.first = self.first or number
-                self.noted = time.monotonic()
-                self.fresh.append(number)
-
-        before = {}
-        try:
-            for number in stopping.SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                    before[number] = signal.signal(number, note)
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def note(self, number: int) -> None:
+        self.first = self.first or number
+        self.fresh.append(number)
 
     def hand_on(self, children: list[Child]) -> None:
         """Each signal once to each child. They are in sessions of their own, so a terminal's Ctrl-C reaches them this
@@ -96,7 +76,7 @@ def run_all(
     saved: list[int] = []  # exit statuses of runs that left by themselves, at a time limit
     plan.logs.mkdir(parents=True, exist_ok=True)
     progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
-    with signals.listening():
+    with noting_signals(signals.note, SAME_REQUEST_SECONDS, stay_ignored=SIGNALS):
         try:
             while running or (pending and signals.first is None):
                 for run, state in list(pending):

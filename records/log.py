@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import is_main_process, last_line
+from utils import BadRequest, RunFailed, Stopped, is_main_process, package_at_fault
 
 if TYPE_CHECKING:
     pass
@@ -95,3 +95,20 @@ def say(text: str = "") -> None:
 
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def last_line(error: BaseException) -> tuple[str, int] | None:
+    """(the line with which a script ends, its exit status) for an exception that is no bug; None for one that is."""
+    if isinstance(error, BadRequest):
+        text, status = f"error: {error}", 2
+    elif isinstance(error, Stopped):
+        text, status = str(error), error.status
+    elif isinstance(error, (RunFailed, OSError)):
+        text, status = f"failed: {error}", 1
+    elif isinstance(error, KeyboardInterrupt):
+        text, status = "stopped", 130
+    elif package := package_at_fault(error):
+        text, status = f"failed: {package}", 1
+    else:
+        return None
+    return " ".join(f"{Path(sys.argv[0]).name}: {text}".splitlines()), status

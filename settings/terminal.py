@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from utils import last_line
+from records.log import last_line
 
 WIDTH = 110  # columns of --help, where the terminal has not fewer
 

@@ -235,7 +235,7 @@ def like_mps(monkeypatch):
 def test_on_mps_auto_means_fp32(monkeypatch):
     model = models.create_model("resnet20", 10, 32, 3)
     for units in ("on", "off"):
-        monkeypatch.setenv(utils.MATRIX_UNITS, units)
+        monkeypatch.setenv(devices.MATRIX_UNITS, units)
         assert devices.choose_precision("auto", MPS, model) == "fp32"
     assert devices.choose_precision("bf16", MPS, model) == "bf16"
     with pytest.raises(utils.BadRequest, match="fp16 needs a CUDA GPU; on mps"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -119,8 +120,9 @@ def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeyp
 
     train_all = loop.train
 
-    def killed(state, *args):
-        train_all(state, *args[:4], 3, *args[5:])  # three epochs, then the end of the process
+    def killed(state, forward, train_batches, val_batches, config, *others):
+        config = dataclasses.replace(config, epochs=3)  # three epochs, then the end of the process
+        train_all(state, forward, train_batches, val_batches, config, *others)
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:

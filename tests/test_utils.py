@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from records.log import last_line
 from utils import (
     BadRequest,
     RunFailed,
     Stopped,
     derive_seed,
     human,
-    last_line,
+    noting_signals,
     read_json,
     replacing,
     shorten,
@@ -132,3 +134,20 @@ def test_the_last_line_of_a_script_is_one(monkeypatch):
     assert last_line(RunFailed("x")) == ("main.py: failed: x", 1)
     assert last_line(Stopped("saved", 143)) == ("main.py: saved", 143)
     assert last_line(KeyError("a bug")) is None
+
+
+def test_a_signal_is_noted_once_within_its_window_and_an_ignored_one_stays_ignored():
+    noted, before = [], signal.getsignal(signal.SIGUSR1)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with noting_signals(noted.append, repeat_seconds=60, stay_ignored=[signal.SIGHUP]):
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+                signal.raise_signal(number)
+        with noting_signals(noted.append, repeat_seconds=-1):
+            for number in (signal.SIGHUP, signal.SIGUSR1):
+                signal.raise_signal(number)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+    assert noted == [signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -1,4 +1,4 @@
-"""How many images fit into memory: `--batch-size auto`, and what to advise where a batch did not fit."""
+"""How many images fit into memory, for `--batch-size auto` and for the advice after a batch did not fit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 
-LARGEST = 1024  # where memory is no bound: above it most recipes need another learning rate
-MARGIN = 0.8  # share of a CPU's free memory that a step may take; the estimate came within 12 % of five models' growth
+LARGEST = 1024  # larger batches need another learning rate in most recipes
+MARGIN = 0.8  # share of a CPU's free memory that a step may take; the estimate was within 12 % for five models
 
 
 def largest_that_fits(step: Callable[[int], None], first: int, device: torch.device) -> int | None:
-    """The first of `first`, a half of it, a quarter, ... with which `step` does not run out of memory; None if not even
-    a batch of one image fits.
+    """Returns the first of `first`, `first // 2`, `first // 4`, ... images that fit, or None if not even one does.
 
-    A CPU's system lends memory that it does not have, and kills the process that uses it. There nothing is tried: what
-    two and four images keep for the backward pass is extrapolated, and must leave a part of what is free. Where the
-    system does not tell what is free, any size counts as fitting.
+    On a GPU a size fits if `step` does not run out of memory. On a CPU nothing is tried: the system lends memory that
+    it does not have, and kills the process that uses it. There the memory that two and four images keep for the
+    backward pass is extrapolated, and must leave a part of the free memory. If the system does not tell how much is
+    free, any size fits.
 
     Args:
-        step: makes a training step of so many images.
+        step: runs one training step on that many images.
     """
     fits = _fits_free_memory(step) if device.type == "cpu" else lambda size: _does_not_fail(step, size)
     size = first
@@ -52,7 +52,7 @@ def _fits_free_memory(step: Callable[[int], None]) -> Callable[[int], bool]:
 
 
 def _saved_bytes(step: Callable[[int], None], size: int) -> int:
-    """What a step of `size` images keeps for its backward pass, each piece of memory counted once."""
+    """Bytes that a step of `size` images keeps for its backward pass. Tensors that share memory count once."""
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,15 +66,17 @@ def _saved_bytes(step: Callable[[int], None], size: int) -> int:
 
 
 def release() -> None:
-    """Gives back what no tensor uses any more."""
+    """Frees the memory that no tensor uses any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still use: of the machine, and of its control group, by which SLURM and containers
-    set bounds. None where the system does not tell (Windows)."""
+    """Bytes that this process may still use, or None if the system does not tell (Windows).
+
+    The smaller of what the machine and the control group have left: SLURM and containers set bounds by control groups.
+    """
     if not hasattr(os, "sysconf"):
         return None
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -87,6 +89,6 @@ def available_memory() -> int | None:
         group = Path("/sys/fs/cgroup") / name
         bound, used = ((group / file).read_text(encoding="ascii") for file in ("memory.max", "memory.current"))
         found.append(int(bound) - int(used))
-    except (OSError, ValueError, IndexError):  # no such bound
+    except (OSError, ValueError, IndexError):  # no control group sets a bound
         pass
     return max(0, min(found))

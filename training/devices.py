@@ -1,31 +1,28 @@
-"""Which device a process computes on, and how: choice, precision, determinism."""
+"""The device of a process: choice, precision, determinism, memory, name."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from records.log import say
-from utils import BadRequest, RunFailed, cpu_name, has_matrix_units, is_distributed, local_rank, rank, world_size
+from utils import BadRequest, RunFailed, cpu_name, is_distributed, local_rank, rank, world_size
 
+MATRIX_UNITS = "SUITE_MATRIX_UNITS"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, str | None]:
-    """(device, a warning or None). `gpu` falls back to the CPU, with a warning; a named device that is missing raises
-    BadRequest."""
+    """Returns the device, and a warning or None.
+
+    A missing `gpu` falls back to the CPU with a warning. A missing `device` raises BadRequest.
+    """
     if device is not None:
         chosen = torch.device(device)
         if chosen.type == "cuda":
@@ -48,11 +45,10 @@ def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, st
 
 
 def choose_precision(precision: str, device: torch.device, model: nn.Module) -> str:
-    """What "auto" means for a model on a device; any other choice stays.
+    """Resolves "auto" for a model on a device. Any other precision is returned as it is.
 
-    bf16 on GPUs that have it, and on CPUs with matrix units for it (AMX). There depthwise convolutions, for which these
-    units are of no use, are quicker in fp32 (docs/speed.md), and so are all models on CPUs without such units. fp32 on
-    MPS.
+    "auto" is bf16 on GPUs that have it and on CPUs with matrix units (AMX), else fp32, also on MPS. On CPUs models with
+    depthwise convolutions, which matrix units do not speed up, get fp32 too (docs/speed.md).
     """
     if precision != "auto":
         return precision
@@ -61,14 +57,35 @@ def choose_precision(precision: str, device: torch.device, model: nn.Module) -> 
     return "bf16" if device.type == "cpu" and has_matrix_units() and not _has_depthwise(model) else "fp32"
 
 
+def has_matrix_units() -> bool:
+    """Whether this CPU has units that multiply bf16 matrices (AMX).
+
+    The environment variable SUITE_MATRIX_UNITS, "on" or "off", overrides what the CPU says, so that tests can behave
+    like either kind of machine. To keep oneDNN from using the units, set ONEDNN_MAX_CPU_ISA as well.
+
+    Raises BadRequest if the variable holds anything else.
+    """
+    forced = os.environ.get(MATRIX_UNITS)
+    if forced is None:
+        return torch.cpu._is_amx_tile_supported()
+    if forced not in ("on", "off"):
+        raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
+    return forced == "on"
+
+
 def _has_depthwise(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in model.modules())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass in "fp32", "bf16" or "fp16"; weights stay in float32."""
+    """Returns the context of a forward pass in "fp32", "bf16" or "fp16". Weights stay in float32."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Returns a loss scaler for "fp16", where gradients would underflow. In other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def set_up(
@@ -78,9 +95,9 @@ def set_up(
     eval_precision: str = "fp32",
     deterministic: bool = False,
 ) -> torch.device:
-    """The device of a run (see `choose_device`), for which the libraries are set up.
+    """Chooses the device of a run (see `choose_device`), and sets up torch for it.
 
-    Raises BadRequest for fp16 on other devices than CUDA GPUs.
+    Raises BadRequest for fp16 on any device but a CUDA GPU.
     """
     if is_distributed() and device is None and torch.cuda.is_available():
         device = f"cuda:{local_rank()}"
@@ -91,7 +108,7 @@ def set_up(
         if value == "fp16" and chosen.type != "cuda":
             raise BadRequest(f"--{flag} fp16 needs a CUDA GPU; on {chosen.type} use bf16 or fp32")
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if chosen.type == "cuda":
@@ -103,7 +120,7 @@ def set_up(
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within the block float32 products keep all 23 bits of the mantissa; TF32, which training uses on GPUs, has 10."""
+    """Turns TF32 off within the block. It keeps 10 bits of a mantissa, float32 keeps 23. Training uses it on GPUs."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -115,11 +132,11 @@ def without_tf32() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def machine_errors_as_run_failed(need: Callable[[], str]):
-    """Turns what the machine, not the request, is to blame for into RunFailed: memory, disk, a missing compiler.
+def machine_errors_as_run_failed(need: Callable[[], str]) -> Iterator[None]:
+    """Turns errors of the machine into RunFailed: no memory, no disk space, no compiler, a lost process.
 
     Args:
-        need: says what takes the memory, and what to do about it. What ran out of memory has let go of it by then.
+        need: returns what the memory was not enough for, and advice. When it is called, the memory is free again.
     """
     try:
         yield
@@ -139,8 +156,8 @@ def machine_errors_as_run_failed(need: Callable[[], str]):
                 " --resume continues the run"
             ) from None
         if is_distributed() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
-            told = reason.split(". ")[0]
-            raise RunFailed(f"process {rank()} (from 0) lost another one of the {world_size()} ({told})") from None
+            first = reason.split(". ")[0]
+            raise RunFailed(f"process {rank()} (from 0) lost another one of the {world_size()} ({first})") from None
         if "allocate" not in reason:
             raise
         failed = error
@@ -151,8 +168,11 @@ def machine_errors_as_run_failed(need: Callable[[], str]):
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that was allocated on a CUDA device; elsewhere the largest resident size of this process, without
-    its workers. None where the system does not tell (Windows)."""
+    """Peak memory in bytes, or None if the system does not tell (Windows).
+
+    On a CUDA device it counts what torch allocated. Elsewhere it is the resident size of this process without its
+    workers.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -163,13 +183,14 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def describe_device(device: torch.device) -> str:
+    """The device with its name or number of threads, such as `cpu (2 threads)`, for people."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
 def device_name(device: torch.device) -> str:
-    """The device by its kind and model, by which other machines are told apart."""
+    """The device's kind and model, such as `cuda (NVIDIA H100)`, which tells machines apart in records."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({cpu_name()})" if device.type == "cpu" else device.type

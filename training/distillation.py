@@ -1,5 +1,5 @@
-"""Distillation: a student also learns from a teacher's answers to the images that it sees (Touvron et al.,
-arXiv:2012.12877, section 4)."""
+"""Distillation: a student learns from the labels and from a teacher's logits (Touvron et al., arXiv:2012.12877,
+section 4)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from training.losses import Criterion
 
 @dataclass(frozen=True)
 class Distillation:
-    """How the teacher's answers enter the loss.
+    """A teacher, and how the student learns from it.
 
-    The class token (or the only head) learns from the labels with weight 1 - alpha, the distillation token (or the same
-    head) from the teacher with weight alpha.
+    The class token learns the labels with weight 1 - alpha, the distillation token the teacher with weight alpha. A
+    model with one head learns both with it.
 
     Attributes:
-        teacher: normalised images of the student (N, C, H, W), epoch and number of the batch -> logits (N, K).
+        teacher: maps the student's normalised images (N, C, H, W), the epoch and the batch's number to logits (N, K).
         kind: "soft" or "hard", see `distillation_loss`.
+        alpha: weight of the teacher, from 0 to 1.
+        temperature: divides the logits of both in the soft loss.
     """
 
     teacher: Callable[[torch.Tensor, int, int], torch.Tensor]
@@ -30,21 +32,27 @@ class Distillation:
     temperature: float
 
     def loss(
-        self, heads: list[torch.Tensor], answers: torch.Tensor, targets: torch.Tensor, criterion: Criterion
+        self, heads: list[torch.Tensor], teacher_logits: torch.Tensor, targets: torch.Tensor, criterion: Criterion
     ) -> torch.Tensor:
-        """Args: heads: logits of the class token and, where there is one, of the distillation token; answers: the
-        teacher's logits."""
-        learnt = distillation_loss(self.kind, heads[-1], answers, self.temperature)
-        return (1 - self.alpha) * criterion(heads[0], targets) + self.alpha * learnt
+        """Returns the weighted sum of both parts, a mean over the batch.
+
+        Args:
+            heads: logits (N, K) of the class token and, if there is one, of the distillation token.
+            teacher_logits: (N, K).
+            targets: class indices (N,) or soft targets (N, K).
+            criterion: the loss against `targets`.
+        """
+        from_teacher = distillation_loss(self.kind, heads[-1], teacher_logits, self.temperature)
+        return (1 - self.alpha) * criterion(heads[0], targets) + self.alpha * from_teacher
 
 
 def distillation_loss(
     kind: str, logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Equations 2 and 3 without the part that the labels have, a mean over the batch.
+    """The teacher's part of equations 2 and 3, a mean over the batch.
 
     "soft": temperature² KL(softmax(teacher / temperature) || softmax(student / temperature)) as in Hinton et al.,
-    arXiv:1503.02531. "hard": cross-entropy with the class that the teacher finds most probable.
+    arXiv:1503.02531. "hard": cross-entropy against the teacher's most probable class.
 
     Args:
         logits, teacher_logits: (N, K).

@@ -1,7 +1,7 @@
-"""Many processes that train one model, as torchrun starts them: each has a part of every batch, gradients are averaged
-by DistributedDataParallel, and the first process alone writes and speaks. A single process sees no effect.
+"""Several processes train one model, started by torchrun. A single process is not affected.
 
-Numbers on CPUs travel by gloo, those on CUDA devices by NCCL.
+Each process has a part of every batch, DistributedDataParallel averages the gradients, and rank 0 alone writes files
+and prints. Tensors on CPUs travel by gloo, those on CUDA devices by NCCL.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
 from utils import RunFailed, is_distributed, is_main_process, rank, world_size
 
 if TYPE_CHECKING:
-    import torch
+    from torch.distributed.distributed_c10d import Store
 
-TIMEOUT = datetime.timedelta(hours=2)  # for the slowest of the processes; that one has died is noticed at once
+TIMEOUT = datetime.timedelta(hours=2)  # for the slowest process; a dead one is noticed at once
 
 
 def start(device: torch.device) -> None:
-    """Joins the other processes, if there are any."""
-    import torch.distributed as dist
-
+    """Joins the process group, if there are several processes."""
     if is_distributed() and not dist.is_initialized():
         on_gpus = device.type == "cuda"
         dist.init_process_group(
@@ -37,20 +39,23 @@ def start(device: torch.device) -> None:
         )
 
 
-def _store_without_the_dead() -> torch.distributed.Store:
-    """Where the processes leave their addresses. torchrun keeps one store for all of its restarts, in which a process
-    that is quicker than another would find the address that the other's dead forerunner had. So the first process
-    chooses a new place in it, and tells the others: each asks with a word of its own, and says that it has heard."""
-    import torch.distributed as dist
+def _store_without_the_dead() -> Store:
+    """A store for the addresses of this start alone.
 
-    store, _, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    torchrun keeps one store over all restarts, where a fast process would find the address of another's dead
+    predecessor. So rank 0 chooses a new prefix. Each other rank asks for it with a key of its own, and confirms it.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, count = next(rendezvous("env://", timeout=TIMEOUT))
     place = uuid.uuid4().hex
     if is_main_process():
         deadline = time.monotonic() + TIMEOUT.total_seconds()
         waiting = set(range(1, count))
         while waiting:
             for other in sorted(waiting):
-                if store.check([f"asks/{other}"]):  # perhaps it was a forerunner who asked
+                if store.check([f"asks/{other}"]):  # by this process or by its predecessor
                     store.set(f"answers/{store.get(f'asks/{other}').decode()}", place)
                 if store.check([f"heard/{place}/{other}"]):
                     waiting.remove(other)
@@ -60,28 +65,26 @@ def _store_without_the_dead() -> torch.distributed.Store:
     else:
         word = place
         store.set(f"asks/{rank()}", word)
-        place = store.get(f"answers/{word}").decode()  # waits for it
+        place = store.get(f"answers/{word}").decode()  # blocks until it is set
         store.set(f"heard/{place}/{rank()}", "")
-    return dist.PrefixStore(place, store)
+    return PrefixStore(place, store)
 
 
 def finish() -> None:
-    """Leaves the other processes."""
-    import torch.distributed as dist
-
+    """Leaves the process group."""
     if is_distributed() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Waits for all."""
+    """Blocks until every process has got here."""
     if is_distributed():
-        all_reduce_scalar(0.0)  # a barrier on the CPU: torch's own would take a device
+        all_reduce_scalar(0.0)  # on the CPU; torch's barrier needs a device
 
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process runs the block while the others wait, then they do."""
+    """Rank 0 runs the block first, then the others."""
     if not is_main_process():
         barrier()
     yield
@@ -90,40 +93,30 @@ def main_process_first() -> Iterator[None]:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes; of a single one the tensor itself."""
+    """The sum of a tensor over all processes. A single process gets the tensor itself."""
     if not is_distributed():
         return tensor
-    import torch.distributed as dist
-
     summed = tensor.clone()
     dist.all_reduce(summed)
     return summed
 
 
 def all_reduce_scalar(value: float) -> float:
-    """The sum of one number of each process."""
-    import torch
-
+    """The sum of a number over all processes."""
     return float(all_reduce_sum(torch.tensor(value, dtype=torch.float64)))
 
 
 def all_reduce_max(value: int) -> int:
-    """The all_reduce_max of one number of each process."""
+    """The maximum of a number over all processes."""
     if not is_distributed():
         return value
-    import torch
-    import torch.distributed as dist
-
     tensor = torch.tensor(value)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 
 
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """A CPU tensor of each process, one behind the other in a new first dimension."""
-    import torch
-    import torch.distributed as dist
-
+    """Stacks a CPU tensor of each process: (...) becomes (world_size, ...)."""
     tensors = [torch.empty_like(tensor) for _ in range(world_size())] if is_distributed() else [tensor]
     if is_distributed():
         dist.all_gather(tensors, tensor)
@@ -131,9 +124,12 @@ def all_gather(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, width: int) -> torch.Tensor:
-    """A matrix (count, width) of float32 on the CPU, of which each process has the gather_rows of its `index`."""
-    import torch
+    """Assembles a float32 matrix (count, width) on the CPU from rows that lie in different processes.
 
+    Args:
+        parts: rows (n, width) of this process, in pieces.
+        index: their places in the matrix, int64 (n,).
+    """
     matrix = torch.zeros(count, width)
     start = 0
     for part in parts:
@@ -143,52 +139,44 @@ def gather_rows(parts: list[torch.Tensor], index: torch.Tensor, count: int, widt
 
 
 def union(index: torch.Tensor, count: int) -> torch.Tensor:
-    """The numbers below `count` that any process has in its index, sorted."""
-    import torch
-
+    """The sorted numbers below `count` that are in the index of any process, int64 (n,)."""
     return all_reduce_sum(torch.zeros(count).index_fill(0, index, 1.0)).nonzero()[:, 0]
 
 
 def broadcast_buffers(*modules: torch.nn.Module | None) -> None:
-    """Gives the buffers of the first process, such as batch normalisation's averages, to all."""
+    """Copies the buffers of rank 0, such as the running averages of batch norm, to all processes."""
     if not is_distributed():
         return
-    import torch.distributed as dist
-
     for module in modules:
         for buffer in module.buffers() if module is not None else ():
             dist.broadcast(buffer, 0)
 
 
 def wrap_ddp(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The model as it is trained: its gradients are the average over all processes.
+    """Wraps the model in DDP, which averages its gradients over all processes. A single process keeps the model.
 
-    Buffers differ between processes until `broadcast_buffers`. DDP would broadcast them in every forward: an evaluation
-    would then wait forever for a process without a batch.
+    Buffers differ between processes until `broadcast_buffers`. DDP itself would broadcast them in every forward, and an
+    evaluation would hang if a process had no batch left.
     """
     if not is_distributed():
         return model
-    from torch.nn.parallel import DistributedDataParallel
-
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 class Vote:
-    """Yes or no of any process, which all learn of at the same step: the one after it was cast."""
+    """Flags that any process can raise, and that all processes see at the same step: the one after the vote."""
 
     def __init__(self):
         self.pending: tuple[Any, torch.Tensor] | None = None
 
     def cast(self, *flags: bool) -> None:
-        import torch
-        import torch.distributed as dist
-
+        """Starts a vote. It does not wait for the other processes."""
         ballot = torch.tensor(flags, dtype=torch.int32)
         self.pending = (dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True), ballot)
 
     def outcome(self) -> list[bool]:
-        """Of the flags that were cast last; empty where none were."""
+        """Whether any process raised each of the flags of the last vote. Empty if there was none."""
         if self.pending is None:
             return []
         work, ballot = self.pending

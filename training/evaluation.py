@@ -1,4 +1,4 @@
-"""Scoring a model on a split, validation, and which epoch is the best."""
+"""Scores a model on a split, validates each epoch, and selects the best one."""
 
 from __future__ import annotations
 
@@ -28,26 +28,33 @@ def score(
     precision: str,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """The full report on a split with the weights that `content`, a checkpoint, was selected for, without TF32.
+    """Returns the full report (`metrics.report`) on a split for the selected weights of a checkpoint, without TF32.
 
-    Where the run has averaged weights, the loss and accuracies of both kinds are in "raw" and "ema".
-    Also holds "logits" and "targets". `model` is left with the selected weights. Raises Stopped where `stop` says so.
+    It also holds "logits" (N, K) and "targets" (N,), and for a run with averaged weights loss, top1 and top5 of both
+    kinds in "raw" and "ema". `model` keeps the selected weights.
+
+    Args:
+        content: the checkpoint.
+
+    Raises RunFailed if logits are not finite, and Stopped if a stop is requested.
     """
-    selected = content["best"]["weights"]
-    scores: dict[str, Any] = {}
-    both = {"raw": content["model"], "ema": content["ema"]}
-    for name in sorted(
-        (name for name, weights in both.items() if weights is not None), key=lambda name: name == selected
-    ):
-        model.load_state_dict(both[name])
+
+    def with_weights(kind: str, keep_logits: bool) -> tuple[dict[str, Any], torch.Tensor]:
+        model.load_state_dict(content["ema" if kind == "ema" else "model"])
         model.eval()
-        means, logits = evaluate(model, batches, len(class_names), precision, keep_logits=name == selected, stop=stop)
-        if content["ema"] is not None:
-            scores[name] = means
+        return evaluate(model, batches, len(class_names), precision, keep_logits, stop)
+
+    selected, both = content["best"]["weights"], {}
+    if content["ema"] is not None:
+        other = "raw" if selected == "ema" else "ema"
+        both[other], _ = with_weights(other, keep_logits=False)
+    means, logits = with_weights(selected, keep_logits=True)
+    if content["ema"] is not None:
+        both[selected] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
     targets = batches.seen_targets()
-    return {**report(logits, targets, class_names), **scores, "logits": logits.numpy(), "targets": targets.numpy()}
+    return {**report(logits, targets, class_names), **both, "logits": logits.numpy(), "targets": targets.numpy()}
 
 
 @torch.inference_mode()
@@ -58,12 +65,16 @@ def evaluate(
     precision: str,
     keep_logits: bool = False,
     stop: Stop | None = None,
-) -> tuple[dict[str, float | None], torch.Tensor | None]:
-    """Scores a model that is in eval mode: loss, top1 and top5, and its logits (N, num_classes) if asked for.
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Returns loss, top1 and top5 of a model in eval mode, and its logits (N, num_classes) on the CPU.
 
-    These are of the images that can be read, of all processes: `batches.seen` says which.
+    Both are over all processes and over the images that could be read, whose indices are then in `batches.seen`.
 
-    Raises Stopped where `stop` says so, and RunFailed where no image can be read.
+    Args:
+        forward: the model.
+        keep_logits: without it no logits are returned, N is 0.
+
+    Raises Stopped if a stop is requested, and RunFailed if no image can be read.
     """
     device = batches.device
     totals = Totals(num_classes, device)
@@ -79,23 +90,65 @@ def evaluate(
             kept.append(logits)
     totals.sums = distributed.all_reduce_sum(totals.sums)
     if not totals.sums[0]:
-        raise RunFailed(f"not one of {len(batches.split):,} images can be read, the first is {batches.split.paths[0]}")
-    logits = None
+        first = "" if batches.split.paths is None else f", the first is {batches.split.paths[0]}"
+        raise RunFailed(f"not one of {len(batches.split):,} images can be read{first}")
+    all_logits = torch.empty(0, num_classes)
     if keep_logits:
-        logits = distributed.gather_rows(kept, batches.seen, len(batches.split), num_classes)
+        all_logits = distributed.gather_rows(kept, batches.seen, len(batches.split), num_classes)
         batches.seen = distributed.union(batches.seen, len(batches.split))
-        logits = logits[batches.seen]
-    return totals.means(), logits
+        all_logits = all_logits[batches.seen]
+    return totals.means(), all_logits
 
 
-def _row(state: RunState, recipe: TrainConfig, scores: dict[str, dict]) -> dict[str, float | None]:
-    """The finished epoch in the history."""
-    mixed = "agreement_" if recipe.mix.mixers else ""
+def validate(
+    state: RunState,
+    forward: Callable[[torch.Tensor], Any],
+    batches: EvalBatches | None,
+    config: TrainConfig,
+    stop: Stop,
+) -> dict[str, dict[str, Any]]:
+    """Scores the weights ("raw"), and their moving average if there is one ("ema"). {} without a validation split.
+
+    Each score holds loss, top1, top5, and the metric `config.select_by`.
+
+    Raises Diverged if a loss is not finite, and Stopped if a stop is requested.
+    """
+    averaged = state.averaged_model
+    distributed.broadcast_buffers(state.model, averaged)
+    if batches is None:
+        return {}
+    models: dict[str, tuple[nn.Module, Callable[[torch.Tensor], Any]]] = {"raw": (state.model, forward)}
+    if averaged is not None:
+        models["ema"] = (averaged, averaged)  # not compiled: it is not worth the time
+    num_classes, select_by = state.totals.num_classes, config.select_by
+    needs_logits = select_by in ("map", "f1")
+    scores = {}
+    for weights, (model, call) in models.items():
+        model.eval()
+        means, logits = evaluate(call, batches, num_classes, config.precision, keep_logits=needs_logits, stop=stop)
+        if needs_logits:
+            means[select_by] = metrics.mean_of_classes(select_by, logits, batches.seen_targets(), num_classes)
+        if not math.isfinite(means["loss"]):
+            raise Diverged(
+                f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
+                state.batch - 1,
+            )
+        scores[weights] = means
+    return scores
+
+
+def summarize_epoch(state: RunState, config: TrainConfig, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the row of the history for the epoch that ends.
+
+    Args:
+        scores: validation scores, see `validate`.
+    """
+    mixed = "agreement_" if config.mix.mixers else ""
     state.totals.sums = distributed.all_reduce_sum(state.totals.sums)
     means = state.totals.means()
     row = {
         "epoch": state.epoch + 1,
-        "lr": recipe.learning_rate(state.step - 1),
+        "lr": config.learning_rate(state.step - 1),
         "train_loss": means["loss"],
         f"train_{mixed}top1": means["top1"],
         f"train_{mixed}top5": means["top5"],
@@ -106,52 +159,13 @@ def _row(state: RunState, recipe: TrainConfig, scores: dict[str, dict]) -> dict[
     return row
 
 
-def _validate_all(
-    state: RunState,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches | None,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, dict[str, float | None]]:
-    """What `_validate` gives for the weights, "raw", and for their average, "ema", where there is one; nothing
-    without a validation split. Raises Diverged where a loss is not finite."""
-    scores = {}
-    distributed.broadcast_buffers(state.model, state.ema and state.ema.model)
-    for weights, model in (("raw", state.model), ("ema", state.ema and state.ema.model)):
-        if model is not None and batches is not None:
-            model.eval()
-            # Only the raw model is compiled; the averaged one is not worth a second compilation.
-            call = forward if weights == "raw" else model
-            scores[weights] = _validate(call, batches, num_classes, precision, select_by, stop)
-            if not math.isfinite(scores[weights]["loss"]):
-                raise Diverged(
-                    f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
-                    state.batch - 1,
-                )
-    return scores
+def select_best(state: RunState, scores: dict[str, dict[str, Any]], select_by: str) -> bool:
+    """Selects the epoch that has just finished, and its better weights, if their score is the highest so far.
 
+    At a tie the lower validation loss wins. Without a validation split every epoch is selected.
 
-def _validate(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    batches: EvalBatches,
-    num_classes: int,
-    precision: str,
-    select_by: str,
-    stop: Stop,
-) -> dict[str, float | None]:
-    """Loss, top1, top5, and the metric that selects, where it is none of these."""
-    needs_logits = select_by in ("map", "f1")
-    means, logits = evaluate(forward, batches, num_classes, precision, keep_logits=needs_logits, stop=stop)
-    if needs_logits:
-        targets = batches.seen_targets()
-        means[select_by] = metrics.mean_of_classes(select_by, logits, targets, num_classes)
-    return means
-
-
-def _update_best(state: RunState, scores: dict[str, dict], select_by: str) -> bool:
-    """Keeps the epoch and weights with the best score, at a tie the lower validation loss; True if this is it."""
+    Returns whether the epoch was selected.
+    """
     if not scores:
         state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
         return True

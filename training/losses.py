@@ -1,4 +1,4 @@
-"""Losses of logits (N, K) against class indices (N,) or soft targets (N, K), a mean over the batch each."""
+"""Losses of logits (N, K) against class indices (N,) or soft targets (N, K). Each is a mean over the batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def make_criterion(
     loss: str, num_classes: int, label_smoothing: float = 0.0, bce_target_threshold: float | None = None
 ) -> Criterion:
-    """The loss function named `loss`.
+    """Returns the loss function named `loss`.
 
-    "CE": cross-entropy with softmax. "BCE": binary cross-entropy with logits for every class, summed over classes as in
-    "ResNet strikes back" (arXiv:2110.00476), where a mean over K classes would shrink the gradients K-fold.
+    "CE" is cross-entropy with softmax. "BCE" is binary cross-entropy with logits for every class, summed over classes
+    as in "ResNet strikes back" (arXiv:2110.00476): a mean over K classes would shrink the gradients K-fold.
 
     Args:
-        label_smoothing: the share s of each target that is spread evenly over all classes.
-        bce_target_threshold: BCE's targets become 1 where the (mixed, not yet smoothed) target is above it, else 0.
+        label_smoothing: share of each target that is spread evenly over all classes.
+        bce_target_threshold: for BCE, mixed targets above it become 1 and others 0, before smoothing.
+
+    Raises ValueError for any other name.
     """
     if loss == "CE":
         return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
@@ -31,7 +33,7 @@ def make_criterion(
         if targets.ndim == 1:
             targets = F.one_hot(targets, num_classes)
         targets = targets.to(logits.dtype)
-        if bce_target_threshold is not None:  # before smoothing, after which every class is above a small threshold
+        if bce_target_threshold is not None:  # smoothing lifts every class above a small threshold
             targets = (targets > bce_target_threshold).to(logits.dtype)
         if label_smoothing > 0:
             targets = targets * (1 - label_smoothing) + label_smoothing / num_classes

@@ -1,13 +1,16 @@
-"""Optimisers, and learning rates as closed-form functions of the step."""
+"""Parameter groups, optimisers and their step, the learning rate as a function of the step, and averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
 import re
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.muon import MuonSGD
 from utils import BadRequest
@@ -20,17 +23,17 @@ def parameter_groups(
     layer_decay: float | None = None,
     head_scale: float = 1.0,
 ) -> list[dict]:
-    """The trainable parameters in groups of one weight decay and one "lr_scale", the factor of the learning rate.
+    """Groups the trainable parameters by weight decay and "lr_scale", a factor of the learning rate.
 
-    Biases and the parameters of normalisation layers (all with one dimension) get no weight decay, nor does what the
-    model names in `no_weight_decay()` (class tokens and position embeddings), unless `decay_all`.
+    Parameters with one dimension (biases, normalisation layers) get no weight decay, nor do those that the model names
+    in `no_weight_decay()` (class tokens, position embeddings), unless `decay_all`.
 
     Args:
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
-        head_scale: factor for the head, the modules in `model.head_names`.
+        head_scale: the lr_scale of the head, the modules in `model.head_names`.
     """
-    without_decay = set() if decay_all or not hasattr(model, "no_weight_decay") else set(model.no_weight_decay())
-    head = tuple(f"{name}." for name in model.head_names)
+    without_decay = getattr(model, "no_weight_decay", set)()
+    head = _head_prefixes(model)
     scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
     if layer_decay is not None:
         layers = _layer_numbers(model)
@@ -44,53 +47,67 @@ def parameter_groups(
     return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
 
 
-def _layer_numbers(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter by name, from 0 at the input; the head's is the highest.
+def _head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """What the names of the head's parameters begin with."""
+    return tuple(f"{name}." for name in cast(Any, model).head_names)
 
-    Where the model does not say it by timm's protocol, each block that has a number in its name is a layer.
+
+def _layer_numbers(model: nn.Module) -> dict[str, int]:
+    """Maps the name of each parameter to its layer, counted from 0 at the input up to the head.
+
+    The layers are those of `model.group_matcher`, timm's protocol. Without it each block with a number in its name is a
+    layer. Raises BadRequest if there is no such block.
     """
     names = [name for name, _ in model.named_parameters()]
-    if hasattr(model, "group_matcher"):
+    layers: dict[str, int] = {}
+    if (matcher := getattr(model, "group_matcher", None)) is not None:
         from timm.models import group_parameters
 
-        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        layers = cast("dict[str, int]", group_parameters(model, matcher(coarse=False), reverse=True))
     else:
-        layers, blocks, number = {}, {}, 0
+        blocks: dict[str, int] = {}
+        number = 0
         for name in names:
             if block := re.match(r".*?[._]\d+(?=\.)", name):
                 number = blocks.setdefault(block[0], len(blocks) + 1)
             layers[name] = number
         if not blocks:
             raise BadRequest("--layer-decay: this model does not tell which of its parameters lie at which depth")
-    head = tuple(f"{name}." for name in model.head_names)
+    head = _head_prefixes(model)
     top = max(layers[name] for name in names if not name.startswith(head))
     return {name: top + 1 if name.startswith(head) else layers[name] for name in names}
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leaves only the head (the modules in `model.head_names`) trainable."""
-    head = tuple(f"{name}." for name in model.head_names)
+    """Freezes all parameters but those of the head, the modules in `model.head_names`."""
+    head = _head_prefixes(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head))
-    model.backbone_frozen = True
+    cast(Any, model).backbone_frozen = True
 
 
 def train_mode(model: nn.Module) -> None:
-    """`model.train()`, but all within a frozen backbone stays in evaluation mode: no dropout, and batch normalisation
-    with the statistics that came with the weights."""
+    """`model.train()`, except that a frozen backbone stays in eval mode.
+
+    It has no dropout then, and its batch norm uses the statistics that came with the weights.
+    """
     model.train()
     if getattr(model, "backbone_frozen", False):
+        head = _head_prefixes(model)
         for name, module in model.named_modules():
-            # The model itself goes on training, which is how one with two heads knows that it is to return both.
-            module.training = name == "" or any(f"{name}.".startswith(f"{head}.") for head in model.head_names)
+            # The model itself is in train mode, in which one with two heads returns both.
+            module.training = name == "" or f"{name}.".startswith(head)
 
 
 def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
-    """sgd, adam and adamw are torch's, fused where it has that; muon-sgd is that of training/muon.py; any other name is
-    timm's of that name. Raises BadRequest for one that cannot be used on this machine.
+    """Makes the optimiser of that name.
+
+    sgd, adam and adamw are torch's, fused if the device has that. muon-sgd is `MuonSGD`. Any other name is timm's.
 
     Args:
-        groups: of `parameter_groups`.
+        groups: from `parameter_groups`.
+
+    Raises BadRequest if the optimiser cannot be used on this machine.
     """
     trainable = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable)
@@ -102,12 +119,42 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
     if name == "muon-sgd":
         return MuonSGD(groups, lr, momentum)
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum)
-    except Exception as error:  # some need packages or devices that are not here
+    except Exception as error:  # some need packages or devices that are missing
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
+
+
+def optimizer_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    lr: float,
+    clip_grad: float | None = None,
+    readable_share: float = 1.0,
+) -> None:
+    """One optimiser step with the accumulated gradients, which are then freed.
+
+    Args:
+        lr: learning rate, multiplied by the "lr_scale" of each parameter group.
+        clip_grad: largest global L2 norm of the gradients, or None for no bound.
+        readable_share: fraction of the step's images that could be read. Gradients are divided by it, which makes them
+            the mean over these images.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    scaler.unscale_(optimizer)
+    if readable_share < 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(readable_share)
+    if clip_grad is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def learning_rate(
@@ -119,15 +166,17 @@ def learning_rate(
     warmup_epochs: float = 0.0,
     min_lr: float = 0.0,
     step_size: int | None = None,
-    milestones: list[int] | None = None,
+    milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
 ) -> float:
-    """The learning rate of optimiser step `step` (from 0), out of steps_per_epoch * epochs.
+    """Returns the learning rate of an optimiser step, counted from 0, out of steps_per_epoch * epochs.
 
-    The warm-up grows linearly and reaches `lr` with its last step; its first is above zero. Then "cosine" and "linear"
-    fall from `lr` to `min_lr` over the remaining steps; "step" multiplies by `gamma` every `step_size` epochs,
-    "multistep" at the epochs in `milestones`, counted from the start of training, both not below `min_lr`; "constant"
-    stays.
+    The warm-up grows linearly from above zero and reaches `lr` with its last step. Then "cosine" and "linear" fall from
+    `lr` to `min_lr` over the remaining steps, "step" multiplies by `gamma` every `step_size` epochs, "multistep" does
+    so at the epochs in `milestones`, and "constant" stays. Epochs count from the start of training. "step" and
+    "multistep" do not fall below `min_lr`.
+
+    Raises ValueError for any other schedule.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
@@ -137,20 +186,22 @@ def learning_rate(
         progress = (step - warmup_steps) / (steps_per_epoch * epochs - warmup_steps)
         share = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return min_lr + (lr - min_lr) * share
-    if schedule == "step":
+    if schedule == "step" and step_size is not None:
         return max(min_lr, lr * gamma ** (epoch // step_size))
-    if schedule == "multistep":
+    if schedule == "multistep" and milestones is not None:
         return max(min_lr, lr * gamma ** sum(epoch >= milestone for milestone in milestones))
     if schedule == "constant":
         return lr
-    raise ValueError(f"schedule {schedule!r} is none of cosine, linear, step, multistep, constant")
+    raise ValueError(
+        f"schedule {schedule!r} is none of cosine, linear, constant, step with step_size, multistep with milestones"
+    )
 
 
 class ModelEMA:
     """An exponential moving average of a model's weights and buffers.
 
-    The decay grows as (1 + step) / (10 + step) up to its final value, so that the random initialisation is soon
-    forgotten in short trainings too.
+    The decay grows as (1 + step) / (10 + step) up to its final value, so that short trainings forget the random
+    initialisation too.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -159,11 +210,15 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Args: step: optimiser steps taken before this one."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        """Moves the average towards the weights of `model`.
+
+        Args:
+            step: optimiser steps before this one.
+        """
+        average_floats = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         floats = [(average, value) for average, value in pairs if average.is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], weight)
+        average_floats([average for average, _ in floats], [value for _, value in floats], None)
         for average, value in pairs:
-            if not average.is_floating_point():  # batch normalisation's counters
+            if not average.is_floating_point():  # counters of batch norm
                 average.copy_(value)

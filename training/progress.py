@@ -1,48 +1,56 @@
-"""What a user sees of a run while it trains: a progress bar, and a line an epoch."""
+"""What a user sees while a run trains: a progress bar, and one line per epoch."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tqdm import tqdm
 
 from records.log import say
+from training.metrics import Totals
 from utils import decimal, duration, is_main_process
-
-if TYPE_CHECKING:
-    from training.metrics import Totals
 
 
 class Progress:
-    """A tqdm bar for each epoch on a terminal; elsewhere a plain line an epoch, and one a minute in long epochs, with
-    the time that is left."""
+    """A tqdm bar and one line per epoch.
+
+    Away from a terminal there is no bar, but a line per minute in long epochs, with the time that is left.
+    """
 
     def __init__(self, accuracy: str = "top-1"):
-        """Args: accuracy: what the share of right answers is called; with mixed targets it is none."""
+        """Args: accuracy: what to call the top-1 of the training, which with mixed targets is no accuracy."""
         self.accuracy = accuracy
         self.terminal = sys.stderr.isatty() and is_main_process()
-        self.interval = 0.5 if self.terminal else 60.0  # seconds between two readings of the sums
-        self.bar = None
+        self.interval = 0.5 if self.terminal else 60.0  # seconds between two looks at the sums
+        self.bar: tqdm | None = None  # only on a terminal
         self.just_shown = False
-        self.after_steps = 0.0  # seconds of the last epoch behind its last step: validation and saving
+        self.after_steps = 0.0  # seconds that validation and saving took in the last epoch
 
     def start_epoch(self, epoch: int, epochs: int, images: int, done: int) -> None:
-        """Args: epoch: from 0; images: in an epoch; done: those that a resumed epoch has behind it."""
-        from tqdm import tqdm
+        """Begins an epoch.
 
+        Args:
+            epoch: counted from 0.
+            epochs: of the run.
+            images: in the epoch.
+            done: images that a resumed epoch has behind it.
+        """
         width = len(str(epochs))
         self.title = f"epoch {epoch + 1:{width}d}/{epochs}"
         self.images, self.seen, self.fresh = images, done, 0
-        self.more = epochs - epoch - 1  # epochs behind this one
+        self.more = epochs - epoch - 1  # epochs after this one
         self.began = self.shown = self.stepped = time.perf_counter()
-        if self.bar is None:
-            self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True, disable=not self.terminal)
-        self.bar.set_description(self.title, refresh=False)
-        self.bar.initial = done
-        self.bar.reset(total=images)  # one bar for all epochs: Ctrl-C between two would find one half made
+        if self.terminal:
+            if self.bar is None:  # one for all epochs: Ctrl-C would tear one that is being made
+                self.bar = tqdm(unit="img", unit_scale=True, leave=False, dynamic_ncols=True)
+            self.bar.set_description(self.title, refresh=False)
+            self.bar.initial = done
+            self.bar.reset(total=images)
 
     def step(self, images: int, totals: Totals, lr: float) -> None:
-        """One batch is done. Reads `totals` only when it is time to show them."""
+        """Counts a batch. Reads `totals`, which waits for the device, only when they are shown."""
         self.seen += images
         self.fresh += images
         self.stepped = now = time.perf_counter()
@@ -51,7 +59,7 @@ class Progress:
             return
         means = totals.means()
         text = f"loss {decimal(means['loss'])}, {self.accuracy} {100 * means['top1']:.2f} %, lr {lr:.4g}"
-        if self.terminal:
+        if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(self.seen - self.bar.n)
         else:
@@ -70,13 +78,13 @@ class Progress:
         say(f"{self.title}: {describe_epoch(row)}, {seconds:.1f} s{best}")
 
     def close(self) -> None:
-        """After the last epoch, or where a run ends before it."""
+        """Removes the bar when the run ends."""
         if self.bar is not None:
             self.bar.close()
 
 
 def describe_epoch(row: dict[str, Any]) -> str:
-    """A row of the history as text."""
+    """Writes a row of the history as text."""
     mixed = "train_agreement_top1" in row
     label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
     text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"

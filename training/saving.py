@@ -1,7 +1,8 @@
-"""When a run's checkpoints are written: at the end of each epoch, in between when one is due, and before it leaves."""
+"""Writes checkpoints: after each epoch, within an epoch when one is due, and before the run stops."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 import zipfile
@@ -24,12 +25,12 @@ MAX_ROLLBACKS = 3
 
 
 class Saver:
-    """Writes last.pth, previous.pth (the one before) and best.pth of a run.
+    """Writes last.pth, previous.pth (the one before) and best.pth of a run, and rolls the run back.
 
     Args:
-        settings, data: what a checkpoint holds beside the state, see `checkpoint.save_newest`.
-        every: "N" optimiser steps or "Ns" seconds between two checkpoints, besides those at the end of each epoch.
-        log: gets the row of each finished epoch, and its number.
+        settings, data: what a checkpoint holds besides the state, see `save_newest`.
+        every: "N" optimiser steps or "Ns" seconds between two checkpoints within an epoch.
+        log: called with the row of each finished epoch, and its number.
     """
 
     def __init__(
@@ -44,39 +45,42 @@ class Saver:
     ):
         self.directory, self.state, self.settings, self.data = directory, state, settings, data
         self.stop, self.log = stop, log
-        self.seconds = float(every[:-1]) if every.endswith("s") else None
-        self.steps = None if self.seconds is not None else int(every)
+        self.seconds = float(every[:-1]) if every.endswith("s") else math.inf
+        self.steps = math.inf if every.endswith("s") else int(every)
         self.vote = distributed.Vote()
         self._saved_now()
         self.start_clock()
 
     def start_clock(self) -> None:
-        """From here on time counts as the run's."""
+        """Starts the clock of `train_seconds`, which `save` reads."""
         self.clock = time.perf_counter()
 
     def _saved_now(self) -> None:
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
-    def due(self) -> bool:
-        if self.steps is not None:
-            return self.state.step - self.saved_step >= self.steps
-        return time.monotonic() - self.saved_at >= self.seconds
+    def checkpoint_due(self) -> bool:
+        """Whether enough steps or seconds have passed since the last checkpoint."""
+        return self.state.step - self.saved_step >= self.steps or time.monotonic() - self.saved_at >= self.seconds
 
     def after_step(self) -> None:
-        """Called after each optimiser step. Saves where it is time for it, or where the run has to leave: then it
-        raises Stopped."""
-        told, due = (self.vote.outcome() or (False, False)) if is_distributed() else (self.stop.told(), self.due())
-        if told or due:
+        """After an optimiser step: saves if a checkpoint is due or a stop is requested. Then a stop raises Stopped.
+
+        Several processes act together, one step after any of them asked for it.
+        """
+        if is_distributed():
+            stop_requested, checkpoint_due = self.vote.outcome() or (False, False)
+        else:
+            stop_requested, checkpoint_due = self.stop.requested(), self.checkpoint_due()
+        if stop_requested or checkpoint_due:
             self.save()
-        if told:
+        if stop_requested:
             self._leave()
         if is_distributed():
-            self.vote.cast(self.stop.told(), self.due())
+            self.vote.cast(self.stop.requested(), self.checkpoint_due())
 
     def check(self) -> None:
-        """Called between steps, where nothing of the model has changed since the last one: saves and raises Stopped
-        where the run has to leave."""
-        if self.stop.told():
+        """Between steps: if a stop is requested, saves what is not saved yet and raises Stopped."""
+        if self.stop.requested():
             if self.state.step != self.saved_step:
                 self.save()
             self._leave()
@@ -90,9 +94,11 @@ class Saver:
         )
 
     def save(self) -> None:
-        """Replaces last.pth, which becomes previous.pth. Raises RunFailed, with what the disk lacks, where it cannot;
-        what was there is kept then."""
-        distributed.broadcast_buffers(self.state.model, self.state.ema and self.state.ema.model)
+        """Writes last.pth. The one before becomes previous.pth.
+
+        Raises Diverged if a weight is not finite, and RunFailed if the file cannot be written, see `save_newest`.
+        """
+        distributed.broadcast_buffers(self.state.model, self.state.averaged_model)
         check_weights(self.state)
         self.state.train_seconds += time.perf_counter() - self.clock
         save_newest(self.directory, self.state, self.settings, self.data)
@@ -100,38 +106,40 @@ class Saver:
         self.start_clock()
 
     def after_epoch(self, is_best: bool) -> None:
+        """After an epoch: saves, writes best.pth if it is the best one, and records the history."""
         self.save()
         if not is_main_process():
             return
         if is_best:
-            # Killed before this, the run finds on resuming that last.pth holds the best epoch.
+            # A run that is killed before this line resumes and finds the best epoch in last.pth.
             checkpoint.copy_checkpoint(self.directory.last, self.directory.best)
         self.directory.write_metrics(self.state.history)
         self.log(self.state.history[-1], self.state.epoch)
 
-    def failure(self, diverged: Diverged) -> RunFailed:
-        """What a run that ends here says, with what is left of it."""
+    def as_run_failed(self, diverged: Diverged) -> RunFailed:
+        """The error of a run that ends here. It says which checkpoint is kept."""
         last = self.directory.last
         left = f"the last good checkpoint is kept: {last}" if last.is_file() else "no checkpoint was saved before that"
         return RunFailed(f"{diverged}; {left}")
 
     def roll_back(self, diverged: Diverged, last: int, accumulate: int) -> None:
-        """Takes the state back to the newest checkpoint, and from there over the batches up to that where the numbers
-        went wrong, as though they had been trained on: the schedule does not wait for them.
+        """Restores the newest checkpoint and skips the batches from there to where the numbers went wrong.
+
+        The skipped steps count as taken, so the learning rate schedule does not shift.
 
         Args:
-            last: batch of the epoch, from 0.
-            accumulate: batches of an optimiser step.
+            last: number of the epoch's last batch, from 0.
+            accumulate: batches per optimiser step.
 
-        Raises RunFailed where the run has been taken back often enough.
+        Raises RunFailed after MAX_ROLLBACKS rollbacks, or if the checkpoint is of an earlier epoch.
         """
         state, rollbacks, epoch = self.state, self.state.rollbacks, self.state.epoch
         if len(rollbacks) >= MAX_ROLLBACKS:
-            raise self.failure(diverged)
+            raise self.as_run_failed(diverged)
         restore(state, checkpoint.load_newest(self.directory), self.directory.last)
         state.rollbacks = rollbacks
-        if state.epoch != epoch:  # the checkpoint of this epoch's start is damaged
-            raise self.failure(diverged)
+        if state.epoch != epoch:  # the checkpoint from the start of this epoch is damaged
+            raise self.as_run_failed(diverged)
         first = state.batch
         state.batch = min(last + 1, diverged.batch - diverged.batch % accumulate + accumulate)
         state.step += -(-(state.batch - first) // accumulate)
@@ -145,15 +153,15 @@ class Saver:
 
 
 def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, Any], data: dict[str, Any]) -> None:
-    """Makes last.pth the checkpoint of `state`, and what last.pth was previous.pth, once the new one is on disk and can
-    be read. At every instant the two names stand for whole checkpoints.
+    """Writes last.pth, a checkpoint of `state`. The one before becomes previous.pth.
+
+    The new file takes its name when it is on disk and its checksums are right, so both files are complete checkpoints
+    at all times. All processes call this, and rank 0 writes.
 
     Args:
-        data: class_names, mean, std and so on: what using the model on other images takes.
+        data: what it takes to use the model on other images: class_names, mean, std and so on.
 
-    Of several processes all call it, and the first one writes.
-
-    Raises RunFailed, naming the file and the space that it needs, where it cannot be written; what was there is kept.
+    Raises RunFailed, naming the file and the space that it needs, if it cannot be written. The old files are kept.
     """
     content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
     if not is_main_process():
@@ -176,15 +184,15 @@ def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, An
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, where torch has covered it with an error of its own."""
-    told: BaseException | None = error
-    while told is not None and not (isinstance(told, OSError) and told.strerror):
-        told = told.__context__
-    return " ".join(str(error if told is None else told.strerror).split())[:200]
+    """The message of the system's error, if torch has raised one of its own on top of it."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__context__
+    return " ".join(str(error if cause is None else cause.strerror).split())[:200]
 
 
 def _size(value: Any) -> int:
-    """Bytes of the tensors in it."""
+    """Bytes of the tensors in nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return value.untyped_storage().nbytes()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The state of a run is one object."""
+"""The state of a run is one object, which a checkpoint stores and a resumed run restores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from training.metrics import Totals
 from training.optim import ModelEMA
 from utils import BadRequest, RunFailed, is_main_process, rank, world_size
 
+HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # if the loss is not finite
+MIN_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it skips
+
 
 class Diverged(RunFailed):
-    """The training's numbers are no longer finite.
+    """A loss or a weight is not finite.
 
     Args:
-        batch: of the epoch, from 0, at which that was seen.
+        batch: number of the batch, from 0, in the current epoch.
     """
 
     def __init__(self, message: str, batch: int):
@@ -36,21 +39,24 @@ class RunState:
     """Everything that changes while a run trains.
 
     Attributes:
-        epoch, batch: position: finished epochs, and batches of the current one.
-        step: optimiser steps taken.
         totals: sums over the current epoch so far.
-        history: one row of numbers for each finished epoch.
-        best: of the best epoch so far "epoch", "weights" ("raw" or "ema"), and where there is a validation split "top1"
-            on it and "score", the rank among the epochs; empty before the first.
+        ema: moving average of the weights, if the run has one.
+        scaler: of the loss; disabled unless the precision is fp16.
+        epoch: finished epochs.
+        batch: finished batches of the current epoch.
+        step: optimiser steps taken.
+        history: one row of numbers per finished epoch.
+        best: "epoch" and "weights" ("raw" or "ema") of the best epoch so far, and with a validation split its "top1"
+            and "score", by which epochs are ranked. Empty before the first epoch ends.
         train_seconds: time spent in training steps and validation.
-        rollbacks: how often the run was taken back to a checkpoint, and which batches it left out then.
+        rollbacks: one entry per rollback, with the batches that it left out.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     totals: Totals
     ema: ModelEMA | None = None
-    scaler: torch.amp.GradScaler | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -62,22 +68,26 @@ class RunState:
     PLAIN = ("epoch", "batch", "step", "history", "best", "train_seconds", "rollbacks")
 
     def state_dict(self) -> dict[str, Any]:
+        """Everything that a checkpoint stores of the state. All processes call it: totals has a row for each."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.model.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "totals": distributed.all_gather(self.totals.sums.cpu()),  # a row for each process
+            "ema": None if self.averaged_model is None else self.averaged_model.state_dict(),
+            "scaler": self.scaler.state_dict() or None,  # None if it is disabled
+            "totals": distributed.all_gather(self.totals.sums.cpu()),
             **{name: copy.deepcopy(getattr(self, name)) for name in self.PLAIN},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned.
+
+        Raises BadRequest within an epoch if the number of processes has changed.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.model.load_state_dict(state["ema"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
+        if self.averaged_model is not None:
+            self.averaged_model.load_state_dict(state["ema"])
+        self.scaler.load_state_dict(state.get("scaler") or {})  # a disabled scaler ignores it
         rows = state["totals"].view(-1, len(self.totals.sums))
         if state["batch"] and len(rows) != world_size():
             raise BadRequest(
@@ -88,20 +98,70 @@ class RunState:
         if len(rows) == world_size():
             self.totals.sums.copy_(rows[rank()])
         for name in self.PLAIN:
-            if name in state:  # checkpoints of earlier versions lack the last ones
+            if name in state:  # older checkpoints lack the last ones
                 setattr(self, name, state[name])
+
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Adds `row` to the history and moves to the start of the next epoch."""
+        self.totals.reset()
+        self.history.append(row)
+        self.epoch += 1
+        self.batch = 0
+
+    @property
+    def averaged_model(self) -> nn.Module | None:
+        """The exponential moving average of the model, if there is one."""
+        return None if self.ema is None else self.ema.model
+
+
+def check_finite(state: RunState) -> None:
+    """Raises Diverged if a loss of the current epoch is not finite, or if the scaler skips step after step.
+
+    Waits for the device and for all processes.
+    """
+    step = state.totals.first_bad_step()
+    if step is None and state.scaler.get_scale() < MIN_SCALE:
+        step = state.batch - 1
+    step = distributed.all_reduce_max(-1 if step is None else step)
+    if step >= 0:
+        raise Diverged(f"the loss is not finite in epoch {state.epoch + 1}, step {step + 1}, for which {HELPS}", step)
+
+
+def check_counted(state: RunState, batches: int, may_skip: bool) -> None:
+    """Raises RunFailed, with the reason, if no image counted in the epoch that ends.
+
+    Args:
+        batches: number of batches in an epoch.
+        may_skip: whether images that cannot be read are left out.
+    """
+    if distributed.all_reduce_sum(state.totals.sums)[0]:
+        return
+    epoch = state.epoch + 1
+    ranges = [(row["first_batch"], row["last_batch"]) for row in state.rollbacks if row["epoch"] == epoch]
+    left_out = len({batch for first, last in ranges for batch in range(first, last + 1)})
+    if left_out == batches:
+        raise RunFailed(
+            f"{len(ranges)} rollback{'s' * (len(ranges) > 1)} left out all {batches} batches of epoch {epoch}, as their"
+            f" losses were not finite, for which {HELPS}"
+        )
+    if not may_skip:  # the scaler skipped all steps
+        raise Diverged(f"no loss is finite in epoch {epoch}, for which {HELPS}", state.batch - 1)
+    rest = f" in the {batches - left_out} batches that rollbacks did not leave out" if left_out else ""
+    raise RunFailed(f"no training image could be read in epoch {epoch}{rest}")
 
 
 def check_weights(state: RunState) -> None:
-    """Raises Diverged where they are not finite: the loss of the step that spoilt them still was."""
+    """Raises Diverged if a weight is not finite. The loss does not show it: it is computed before the step."""
     values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
     if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
         raise Diverged(f"weights are not finite in epoch {state.epoch + 1}, step {state.batch}", state.batch - 1)
 
 
 def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
-    """Puts `state` where the checkpoint `content`, read from `path`, left it. Raises BadRequest if it is of another
-    run."""
+    """Restores `state` from the checkpoint `content`, which was read from `path`.
+
+    Raises BadRequest if it does not fit the settings of the run.
+    """
     try:
         state.load_state_dict(content)
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -110,12 +170,13 @@ def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
 
 
 def resume(state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str]) -> None:
-    """Puts `state` where the newest readable checkpoint left it, and sees to it that best.pth belongs to it.
+    """Restores `state` from the newest readable checkpoint, and makes sure that best.pth holds its best epoch.
 
     Args:
         class_names, image_digests: of the data set as it is now (see `manifest.digests`).
 
-    Raises BadRequest where a checkpoint is of another run or of other images, or the best epoch's weights are lost.
+    Raises BadRequest if a checkpoint is of another run or of other images, or if the weights of the best epoch are
+    lost.
     """
     content = load_newest(directory)
     membership.check_resumed(content, directory.last, class_names, image_digests)
@@ -136,5 +197,5 @@ def resume(state: RunState, directory: RunDirectory, class_names: list[str], ima
 
 
 def _holds_best(epoch: int, batch: int, best: dict[str, Any]) -> bool:
-    """Whether the weights at a position are those of the best epoch."""
+    """Whether a checkpoint at this position holds the weights of the best epoch."""
     return batch == 0 and epoch == best["epoch"]

@@ -1,7 +1,7 @@
-"""Leaving in time: a signal or a time limit ends a run after the step that it is in, and nothing is lost.
+"""Stops a run by a signal or a time limit. It ends after the current step, and nothing is lost.
 
-Exit statuses: 0 finished, 1 failed, 2 bad request; 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
-(SIGHUP: the terminal is closed) say that the run is saved and not finished: `--resume` continues it.
+Exit statuses: 0 finished, 1 failed, 2 bad request. 143 (SIGTERM or a time limit), 138 (SIGUSR1), 130 (SIGINT) and 129
+(SIGHUP, when the terminal is closed) mean that the run is saved but not finished: `--resume` continues it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-from utils import Stopped, is_distributed
+from utils import SIGNALS, Stopped, is_distributed, noting_signals
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-HANGUP = getattr(signal, "SIGHUP", None)
+HANGUP = [number for number in SIGNALS if number.name == "SIGHUP"]  # Windows has none
 TIME_LIMIT = 128 + signal.SIGTERM
-TOGETHER = 1.0  # seconds in which a signal that is repeated is the same request: SLURM sends SIGTERM twice in a row
-MARGIN = 120.0  # seconds before the end of a SLURM job at which a run leaves by itself; of short jobs a tenth
+SAME_REQUEST_SECONDS = 1.0  # a repeated signal within this time is no second request
+MARGIN = 120.0  # seconds before the end of a SLURM job at which a run stops by itself; at most a tenth of the job
 
 
 class Stop:
-    """Whether a run was told to leave, and why.
+    """Whether a run has to stop, and why.
 
     Args:
-        max_minutes: after which it leaves by itself; None: no limit but that of the SLURM job that it runs in.
+        max_minutes: time limit of the run. None: only that of its SLURM job, if it runs in one.
+
+    Attributes:
+        signal: the first signal that came.
+        reason: the signal's name or the limit, once a stop is requested.
+        status: exit status of the script, once a stop is requested.
     """
 
     def __init__(self, max_minutes: float | None = None):
         self.signal: int | None = None
-        self.signalled = 0.0  # when, by time.monotonic
         self.at_once_now = False
         self.reason = ""
         self.status = 0
@@ -42,8 +45,8 @@ class Stop:
         seconds, self.limit = min(limits, default=(float("inf"), ""))
         self.deadline = time.monotonic() + seconds
 
-    def told(self) -> bool:
-        """Whether the run has to leave now."""
+    def requested(self) -> bool:
+        """Whether a stop is requested, by a signal or because the time is up."""
         if self.signal is not None:
             self.reason, self.status = signal.Signals(self.signal).name, 128 + self.signal
         elif not self.status and time.monotonic() >= self.deadline:
@@ -51,13 +54,15 @@ class Stop:
         return bool(self.status)
 
     def check(self) -> None:
-        """Raises Stopped where the run has to leave, and there is nothing to save. Several processes leave together,
-        after a step, and not here."""
-        if not is_distributed() and self.told():
+        """Raises Stopped if a stop is requested. For places with nothing to save.
+
+        Does nothing among several processes, which have to stop together after a step.
+        """
+        if not is_distributed() and self.requested():
             self._leave()
 
     def _leave(self) -> NoReturn:
-        self.told()
+        self.requested()
         raise Stopped(f"stopped by {self.reason}", self.status)
 
     @contextlib.contextmanager
@@ -73,32 +78,24 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first signal is only noted; a second one, more than a second later, ends the process at
-        once, which harms no file: they are all replaced as a whole. Under nohup SIGHUP stays ignored."""
+        """Within the block the first signal is only noted. A second one, over a second later, ends the process at once.
 
-        def note(number: int, frame) -> None:
-            if self.signal is None:
-                self.signal, self.signalled = number, time.monotonic()
-                if self.at_once_now:
-                    self._leave()
-            elif time.monotonic() - self.signalled > TOGETHER:
-                os._exit(128 + number)
+        That harms no file, because files are only replaced as a whole. Under nohup SIGHUP stays ignored.
+        """
 
-        before = {}
-        try:
-            for number in SIGNALS:
-                if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue
-                with contextlib.suppress(ValueError):  # only the main thread is told of signals
-                    before[number] = signal.signal(number, note)
+        with noting_signals(self._note, SAME_REQUEST_SECONDS, stay_ignored=HANGUP):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+    def _note(self, number: int) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        if self.at_once_now:
+            self._leave()
 
 
 def _slurm_seconds_left() -> float | None:
-    """Until the run has to leave so that it is saved before the job's time limit; None outside SLURM."""
+    """Seconds until the run has to stop to be saved within the time limit of its job. None outside SLURM."""
     try:
         end = float(os.environ["SLURM_JOB_END_TIME"])
     except (KeyError, ValueError):

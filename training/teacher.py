@@ -1,4 +1,4 @@
-"""Teachers: trained models that answer a student's images, for any student and of any architecture."""
+"""Teachers: trained models of any architecture that give logits for a student's images."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from utils import sides
 
 
 class Teacher:
-    """A trained model that gets the student's images, normalised and sized as it was trained on them.
+    """A trained model that gets the student's images in its own normalisation and size.
 
-    Called with (N, C, H, W) it gives float32 logits (N, K) for the data set's K classes, without gradients. Which batch
-    of which epoch the images are makes no difference.
+    Called with images (N, C, H, W) it returns float32 logits (N, K) for the K classes of the data set, without
+    gradients. It ignores epoch and batch.
 
     Args:
-        img_size: of the images that the model wants, in pixels; those of another size or shape are resized to it.
-        mean, std: per channel, that the model's images were normalised with.
-        outputs: for each class of the data set the model's output; None where they are the same.
+        img_size: side, or height and width, of the model's images in pixels. Others are resized to it.
+        mean, std: per channel, with which the model's images were normalised.
+        outputs: index of the model's output for each class of the data set. None: they are the same.
 
     Attributes:
-        settings: of the run that trained it, where it is a checkpoint of this suite.
+        settings: of the run that trained it, if it is a checkpoint of this suite.
         precision: of its forward pass, "fp32" at first.
-        kind: of its weights, "raw" or "ema", where its file holds both.
+        kind: of its weights, "raw" or "ema", if its file holds both.
+        normalize: factor and summand that turn the student's images into the teacher's; None: they are the same.
     """
 
     def __init__(
@@ -43,25 +44,26 @@ class Teacher:
         self.img_size, self.mean, self.std, self.outputs = img_size, tuple(mean), tuple(std), outputs
         self.settings: dict[str, Any] | None = None
         self.kind: str | None = None
-        self.scale = self.shift = None
+        self.normalize: tuple[torch.Tensor, torch.Tensor] | None = None
         self.precision = "fp32"
 
     def adapt(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Teacher:
-        """Moves to `device`, for images that come normalised with `mean` and `std`."""
+        """Moves the teacher to `device`, for images that are normalised with `mean` and `std`. Returns itself."""
         if (tuple(mean), tuple(std)) != (self.mean, self.std):
             # Normalised for the student -> pixels from 0 to 1 -> normalised for the teacher.
             theirs = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std)]
             ours = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
-            self.scale, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+            self.normalize = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
         if self.outputs is not None:
             self.outputs = torch.as_tensor(self.outputs, device=device)
-        self.model = self.model.to(device, memory_format=torch.channels_last)
+        self.model = self.model.to(device).to(memory_format=torch.channels_last)
         return self
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, epoch: int = 0, batch: int = 0) -> torch.Tensor:
-        if self.scale is not None:
-            images = images * self.scale + self.shift
+        if self.normalize is not None:
+            scale, shift = self.normalize
+            images = images * scale + shift
         size = sides(self.img_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
@@ -71,14 +73,15 @@ class Teacher:
 
 
 class CachedTeacher:
-    """The answers of a teacher that was asked once for each image of a training set that is kept on the device.
+    """The stored logits of a teacher for each image of a training set that is kept on the device.
 
-    They are right for images that reach the student as they are stored. Called with (images, epoch, number of the
-    batch) it gives the logits (N, K) of that batch.
+    They are right for images that are not augmented. Called with (images, epoch, number of the batch) it returns the
+    logits (N, K) of that batch.
 
     Args:
         logits: (n, K), of the images that can be read.
-        given: which of the split's images these are, int64 (n,).
+        given: indices of these images in the split, int64 (n,).
+        batches: the batches that the student is trained on.
     """
 
     def __init__(self, logits: torch.Tensor, given: torch.Tensor, batches: ResidentTrainBatches):

@@ -43,20 +43,20 @@ if facts:
 
     from training.stopping import Stop
     from training.progress import Progress
-    begin, told = Progress.start_epoch, Stop.told
+    begin, requested = Progress.start_epoch, Stop.requested
 
     def waiting(self):  # a training of twelve epochs stands still at its first step, for Ctrl-C
         if "1/12" in Progress.at:
             print("standing still", flush=True)
             while self.signal is None:
                 time.sleep(0.01)
-        return told(self)
+        return requested(self)
 
     def noting(self, *args, **kwargs):
         begin(self, *args, **kwargs)
         Progress.at = self.title
 
-    Progress.at, Progress.start_epoch, Stop.told = "", noting, waiting
+    Progress.at, Progress.start_epoch, Stop.requested = "", noting, waiting
 import main
 from settings.terminal import run_script
 sys.argv = ["main.py"]

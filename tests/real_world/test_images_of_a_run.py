@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
 import shutil
@@ -70,8 +71,8 @@ def stop_after(epochs: int, monkeypatch) -> None:
 
     train = loop.train
 
-    def killed(state, *args):
-        train(state, *args[:4], epochs, *args[5:])
+    def killed(state, forward, train_batches, val_batches, config, *others):
+        train(state, forward, train_batches, val_batches, dataclasses.replace(config, epochs=epochs), *others)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "train", killed)

@@ -1,4 +1,4 @@
-"""How many images fit: found by halving, and told where a batch did not fit."""
+"""How many images fit into memory: found by halving, and advised after a batch did not fit."""
 
 import json
 
@@ -7,14 +7,14 @@ import torch
 
 from training import batch_size, devices
 from training.batch_size import largest_that_fits
-from utils import MATRIX_UNITS, has_matrix_units
+from training.devices import MATRIX_UNITS, has_matrix_units
 
 QUICK = "--dataset digits --model resnet20 --epochs 1 --run-name a"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def bounded(most: int):
-    """A step that runs out of a GPU's memory with more than `most` images."""
+    """A training step that runs out of GPU memory with more than `most` images."""
 
     def step(count: int) -> None:
         if count > most:
@@ -28,7 +28,7 @@ def test_a_gpu_is_tried_with_half_as_many_until_they_fit(most, found):
     assert largest_that_fits(bounded(most), 1024, GPU) == found
 
 
-def test_another_failure_of_the_step_is_not_taken_for_one_of_memory():
+def test_another_error_of_the_step_is_not_mistaken_for_lack_of_memory():
     def step(count: int) -> None:
         raise ValueError("of another kind")
 
@@ -37,14 +37,14 @@ def test_another_failure_of_the_step_is_not_taken_for_one_of_memory():
 
 
 @pytest.mark.parametrize(("images", "found"), [(1000, 512), (500, 256), (3, 2), (0.5, None)])
-def test_on_a_cpu_what_backward_keeps_is_extrapolated(monkeypatch, images, found):
+def test_on_a_cpu_the_memory_of_the_backward_pass_is_extrapolated(monkeypatch, images, found):
     weight = torch.ones(1000, requires_grad=True)
 
     def step(count: int) -> None:
         assert count <= 4, "a large batch must not be tried on a CPU"
         (weight * torch.rand(count, 1000)).exp().sum().backward()
 
-    kept = 2 * 4 * 1000  # bytes an image: the weight's factor, and the result of exp
+    kept = 2 * 4 * 1000  # bytes per image: the factor of the weight, and the result of exp
     bound = images * kept / batch_size.MARGIN
     monkeypatch.setattr(batch_size, "available_memory", lambda: bound)
     assert largest_that_fits(step, 1024, CPU) == found
@@ -65,7 +65,7 @@ def test_auto_is_at_most_the_training_set(learns, workdir):
     assert json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"] == 128  # of 129 images
 
 
-def test_where_not_even_one_image_fits_nothing_is_written(cli, workdir, monkeypatch):
+def test_if_not_even_one_image_fits_nothing_is_written(cli, workdir, monkeypatch):
     monkeypatch.setattr(batch_size, "available_memory", lambda: 1000)
     result = cli(f"{QUICK} --batch-size auto")
     assert result.status == 1 and "not enough memory for a batch of one image" in result.err
@@ -76,7 +76,7 @@ def test_where_not_even_one_image_fits_nothing_is_written(cli, workdir, monkeypa
 def test_a_resumed_run_keeps_the_size_and_the_precision_that_were_found(
     cli, learns, workdir, monkeypatch, units, elsewhere, precision
 ):
-    """Also on a machine that would have chosen others."""
+    """Also on a machine where auto would choose others."""
     monkeypatch.setenv(MATRIX_UNITS, units)
     monkeypatch.setattr(batch_size, "available_memory", lambda: 32e6)
     learns(f"{QUICK} --batch-size auto --precision auto")
@@ -104,14 +104,14 @@ def test_auto_precision_follows_device_and_architecture(monkeypatch):
     assert devices.choose_precision("bf16", CPU, depthwise) == "bf16"
 
 
-def test_without_a_word_from_the_environment_the_cpu_is_asked(monkeypatch):
+def test_without_the_environment_variable_the_cpu_decides(monkeypatch):
     monkeypatch.delenv(MATRIX_UNITS, raising=False)
     for there in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=there: there)
         assert has_matrix_units() is there
 
 
-def test_an_unknown_word_in_the_environment_is_refused(cli, monkeypatch):
+def test_an_unknown_value_of_the_environment_variable_is_refused(cli, monkeypatch):
     monkeypatch.setenv(MATRIX_UNITS, "yes")
     result = cli(QUICK)
     assert (

@@ -1,4 +1,4 @@
-"""Distillation against the paper's formulas, teachers against the models that they are, and the command line."""
+"""Distillation against the paper's formulas, teachers against their own models, and the command line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def softmax(logits: list[float], temperature: float) -> list[float]:
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_the_soft_loss_is_the_papers(temperature):
-    """tau² KL(teacher || student), a mean over the batch, in plain arithmetic."""
+    """It is tau² KL(teacher || student), a mean over the batch, here in plain arithmetic."""
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 7, dtype=torch.float64) * 3
     expected = 0.0
@@ -41,7 +41,7 @@ def test_the_soft_loss_is_the_papers(temperature):
     assert distillation_loss("soft", student, teacher, temperature).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_hard_loss_is_cross_entropy_with_the_teachers_answer():
+def test_the_hard_loss_is_cross_entropy_with_the_teachers_prediction():
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 7, dtype=torch.float64) * 3
     expected = [
@@ -54,23 +54,23 @@ def test_the_hard_loss_is_cross_entropy_with_the_teachers_answer():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_each_head_learns_its_part(count):
-    """The first the labels with weight 1 - alpha, the last the teacher with alpha; a single head both."""
+    """The first head learns the labels with weight 1 - alpha, the last the teacher with alpha, a single head both."""
     torch.manual_seed(0)
     heads = [torch.randn(4, 3, requires_grad=True) for _ in range(count)]
-    answers, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    teacher_logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     distillation = Distillation(None, "soft", alpha=0.3, temperature=2.0)
-    loss = distillation.loss(heads, answers, targets, make_criterion("CE", 3))
+    loss = distillation.loss(heads, teacher_logits, targets, make_criterion("CE", 3))
     labels = nn.functional.cross_entropy(heads[0], targets)
-    learnt = distillation_loss("soft", heads[-1], answers, 2.0)
-    assert loss.item() == pytest.approx(0.7 * labels.item() + 0.3 * learnt.item())
+    from_teacher = distillation_loss("soft", heads[-1], teacher_logits, 2.0)
+    assert loss.item() == pytest.approx(0.7 * labels.item() + 0.3 * from_teacher.item())
     gradients = torch.autograd.grad(loss, heads, retain_graph=True)
     if count == 2:
         torch.testing.assert_close(gradients[0], torch.autograd.grad(0.7 * labels, heads[0])[0])
-        torch.testing.assert_close(gradients[1], torch.autograd.grad(0.3 * learnt, heads[1])[0])
+        torch.testing.assert_close(gradients[1], torch.autograd.grad(0.3 * from_teacher, heads[1])[0])
 
 
 class Pixels(nn.Module):
-    """Answers with the mean of each channel, and remembers what it saw."""
+    """Returns the mean of each channel as logits, and remembers its input."""
 
     def __init__(self):
         super().__init__()
@@ -87,12 +87,12 @@ def test_a_teacher_gets_its_own_normalisation_and_size_and_gives_no_gradients():
     images = (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     model = Pixels().train()
     teacher = Teacher(model, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), outputs=[2, 0]).adapt(mean, std, CPU)
-    answers = teacher(images.requires_grad_())
+    logits = teacher(images.requires_grad_())
     own = (pixels - torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
     expected = nn.functional.interpolate(own, size=(16, 16), mode="bilinear", antialias=True)
     torch.testing.assert_close(model.seen, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(answers, expected.mean((2, 3))[:, [2, 0]], rtol=1e-4, atol=1e-5)
-    assert not answers.requires_grad and not model.trained
+    torch.testing.assert_close(logits, expected.mean((2, 3))[:, [2, 0]], rtol=1e-4, atol=1e-5)
+    assert not logits.requires_grad and not model.trained
 
 
 def test_a_teacher_that_was_trained_on_such_images_gets_them_untouched():
@@ -108,7 +108,7 @@ def dataset(class_names: list[str], wnids: list[str] | None = None) -> Dataset:
 
 
 def test_published_weights_are_mapped_by_wnid(publish):
-    """tench, goldfish and toilet tissue, the last of ImageNet's thousand."""
+    """The classes are tench, goldfish and toilet tissue, the last of ImageNet's thousand."""
     publish("resnet18")
     data = dataset(["paper", "tench", "goldfish"], ["n15075141", "n01440764", "n01443537"])
     teacher = load_teacher("resnet18", None, data)
@@ -123,7 +123,7 @@ def test_published_weights_are_mapped_by_wnid(publish):
         load_teacher("resnet18", None, dataset(["apple", "pear"]))
 
 
-def test_weights_that_cannot_be_had_are_told_with_the_ways_out(tmp_path, monkeypatch):
+def test_missing_published_weights_are_an_error_that_says_what_to_do(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
 
@@ -166,7 +166,7 @@ def teacher(learns, workdir) -> str:
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_a_student_learns_from_the_teacher_alone(learns, teacher, workdir, kind):
-    """Labels have no weight."""
+    """With alpha 1 the labels have no weight."""
     line = "--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 6 --seed 1 --run-name student"
     result = learns(f"{line} {teacher} --distill {kind} --distill-alpha 1")
     summary = json.loads((workdir / "runs/student/summary.json").read_text())
@@ -198,7 +198,7 @@ def test_teachers_that_do_not_fit_are_refused(cli, learns, teacher, workdir, ima
     assert sorted(workdir.rglob("*")) == before
 
 
-def test_cached_answers_stay_with_their_images_where_some_cannot_be_read():
+def test_cached_logits_stay_with_their_images_if_some_cannot_be_read():
     rng = np.random.default_rng(0)
     reasons = np.full(13, None)
     reasons[[2, 7, 8]] = "broken"

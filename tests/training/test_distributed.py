@@ -1,4 +1,4 @@
-"""Several processes that train one model on CPUs, with gloo."""
+"""Several processes train one model on CPUs, with gloo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from image_datasets.batches import ResidentTrainBatches
 from image_datasets.splits import Split
 from utils import BadRequest
 
-# Without augmentation, of which each process draws its own, and without batch normalisation.
+# Each process draws its own augmentation and has its own batch norm, so the tests that compare use neither.
 PLAIN = (
     "--dataset digits --train-fraction 0.5 --model vit_tiny --depth 2 --embed-dim 48 --num-heads 2 --no-flip"
     " --crop none --optimizer adamw --ema 0.9 --accumulate 2 --epochs 2 --precision fp32"
@@ -33,7 +33,7 @@ BATCH_NORM = "--dataset digits --train-fraction 0.3 --model resnet20 --augmentat
 
 @pytest.fixture
 def together(workdir):
-    """Runs a command line in so many processes; gives what they print and their exit statuses."""
+    """Runs a command line in several processes. Returns what they print and their exit statuses."""
 
     def run(count: int, command: str, *more: str) -> tuple[str, list[int]]:
         log = workdir / "log"
@@ -57,20 +57,20 @@ def test_every_image_is_in_one_part_of_one_batch(count, ranks):
     seen = [i for own in parts for bound in own for i in range(*bound)]
     assert sorted(seen) == list(range(count))
     sizes = [end - start for own in parts for start, end in own]
-    assert min(sizes) >= 2  # batch normalisation of a single image may be undefined
+    assert min(sizes) >= 2  # batch norm of a single image may be undefined
 
 
 def test_two_processes_give_the_loss_curve_of_one_with_batches_twice_as_large(together, learns, workdir):
     out, statuses = together(2, PLAIN, "--batch-size", "16", "--run-name", "two")
     assert statuses == [0, 0], out
     assert out.count("processes     2: batches of 16 images each, 32 in all") == 1
-    assert out.count("epoch 1/2") == 1  # the first process alone speaks
+    assert out.count("epoch 1/2") == 1  # only rank 0 prints
     learns(PLAIN, "--batch-size", "32", "--run-name", "one")
     for one, two in zip(metrics(workdir / "runs/one"), metrics(workdir / "runs/two"), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
     summary = json.loads((workdir / "runs/two/summary.json").read_text())
     assert summary["processes"] == 2
-    assert summary["images"]["test"] == 359  # a prime: no two processes have equally many
+    assert summary["images"]["test"] == 359  # a prime: the processes have different numbers of images
     with np.load(workdir / "runs/one/predictions.npz") as one, np.load(workdir / "runs/two/predictions.npz") as two:
         assert one["targets"].tolist() == two["targets"].tolist()
         assert np.allclose(one["logits"], two["logits"], atol=1e-3)
@@ -78,7 +78,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_batches_twice_as_large(to
 
 
 def test_batch_normalisation_is_validated_as_it_is_saved(together, learns, workdir):
-    """The statistics are those of the first process, in the validation of every process and in the checkpoint."""
+    """Every process validates with the statistics of rank 0, which the checkpoint holds."""
     out, statuses = together(2, f"{BATCH_NORM} --epochs 1 --lr 0.01 --run-name a")
     assert statuses == [0, 0], out
     learns("--evaluate runs/a/best.pth --run-name again")
@@ -88,7 +88,7 @@ def test_batch_normalisation_is_validated_as_it_is_saved(together, learns, workd
 
 
 def test_a_process_without_a_validation_batch_waits_for_none(workdir):
-    """The 144 validation images are one batch, which the first process has."""
+    """The 144 validation images are one batch, which rank 0 has."""
     log = workdir / "log"
     line = "--dataset digits --model resnet20 --train-fraction 0.3 --epochs 2 --batch-size 256 --run-name a"
     processes = start_many(2, [*line.split(), "--ema", "0.9"], workdir, log)
@@ -109,7 +109,7 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_with_the_same_bits(tog
     os.kill(processes[1].pid, signal.SIGTERM)
     assert [finish(process) for process in processes] == [143, 143], log.read_text()
     batch = torch.load(workdir / "runs/left/last.pth", weights_only=True)["batch"]
-    if batch:  # only as many processes know the sums of a part of an epoch
+    if batch:  # within an epoch the number of processes is fixed
         out, statuses = together(1, f"{line} --run-name left --resume")
         assert statuses == [2] and "the last checkpoint is of 2 processes, within epoch" in out
     out, statuses = together(2, f"{line} --run-name left --resume auto --checkpoint-every 600s")
@@ -117,11 +117,11 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_with_the_same_bits(tog
     assert_same_run(workdir / "runs/whole", workdir / "runs/left")
 
 
-def test_another_number_of_processes_goes_on_at_the_end_of_an_epoch_and_says_so(together, learns, cli, workdir):
+def test_another_number_of_processes_resumes_at_the_end_of_an_epoch_and_says_so(together, learns, cli, workdir):
     line = f"{BATCH_NORM} --epochs 2"
     assert together(2, f"{line} --run-name a")[1] == [0, 0]
     (workdir / "runs/a/summary.json").unlink()
-    (workdir / "runs/a/previous.pth").replace(workdir / "runs/a/last.pth")  # that of the first epoch
+    (workdir / "runs/a/previous.pth").replace(workdir / "runs/a/last.pth")  # the checkpoint of the first epoch
     result = learns("--resume --run-name a")
     assert "resumed       after epoch 1 of 2" in result.out
     assert "an epoch has 25 steps with 1 process(es) instead of 12" in result.out
@@ -149,7 +149,7 @@ def test_torchrun_starts_a_killed_worker_again_and_goes_on_from_the_last_checkpo
     assert_same_run(workdir / "runs/whole", workdir / "runs/killed")
 
 
-def test_what_is_for_a_single_process_is_refused(together):
+def test_commands_for_a_single_process_are_refused(together):
     for words, needle in (
         ("--evaluate best.pth", "--evaluate is for a single process"),
         ("--dataset digits --device cuda:1", "--gpu and --device cuda:N are for a single process"),
@@ -165,7 +165,7 @@ def test_fewer_images_than_processes_are_refused():
         ResidentTrainBatches(split, Augment(), 4, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), 4, seed=0, world_size=8)
 
 
-def test_the_learning_rate_is_scaled_by_the_number_of_processes_where_that_is_asked_for(together, workdir):
+def test_scale_lr_multiplies_the_learning_rate_by_the_number_of_processes(together, workdir):
     line = f"{BATCH_NORM} --epochs 1 --lr 0.02 --schedule constant"
     out, statuses = together(2, f"{line} --run-name scaled --scale-lr")
     assert statuses == [0, 0] and "learning rate 0.04" in out, out

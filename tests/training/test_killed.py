@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants, again and again, end with the bits of one that was left alone."""
+"""Runs that are killed at random times, again and again, end with the bits of an undisturbed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory does not grow with epochs, and in the streamed path not with the images either."""
+"""Memory does not grow with epochs, nor with the number of images that are streamed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ main.main(sys.argv[1:])
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_memory_does_not_go_on_growing(workdir, precision):
-    """An epoch leaves its row of the history and nothing else. The first epochs fill the libraries' caches."""
+def test_memory_does_not_keep_growing(workdir, precision):
+    """An epoch leaves only its row of the history. The first epochs fill the caches of the libraries."""
     line = (
         "--dataset digits --train-fraction 0.03 --model vit_tiny --depth 1 --embed-dim 16 --num-heads 1 --ema 0.9"
         f" --epochs 200 --run-name a --wandb disabled --precision {precision}"
@@ -57,13 +57,13 @@ def test_memory_does_not_go_on_growing(workdir, precision):
         [sys.executable, "-c", MEASURED, *line.split()], env=environment, capture_output=True, text=True, check=True
     )
     sizes = [int(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("resident")]
-    growth = [(after - before) / 20 for before, after in itertools.pairwise(sizes)]  # bytes an epoch
+    growth = [(after - before) / 20 for before, after in itertools.pairwise(sizes)]  # bytes per epoch
     assert len(growth) == 9
     assert statistics.median(growth) < 5_000, growth
 
 
 def test_streaming_takes_little_memory_for_each_image_of_the_list(monkeypatch):
-    """Besides the list of files and classes itself."""
+    """The list of files and classes itself does not count."""
     monkeypatch.setattr(
         file_loader, "read_pixels", lambda path, chans, reading: torch.zeros(3, 8, 8, dtype=torch.uint8)
     )
@@ -81,5 +81,5 @@ def test_streaming_takes_little_memory_for_each_image_of_the_list(monkeypatch):
         finally:
             tracemalloc.stop()
 
-    peak(1000)  # what the first call alone allocates
+    peak(1000)  # the first call allocates more than the others
     assert (peak(101_000) - peak(1000)) / 100_000 < 150

@@ -1,4 +1,4 @@
-"""Muon for filters and Nesterov SGD for the rest, against what defines them."""
+"""Muon for filters and Nesterov SGD for all else, against their definitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_orthogonalized_matrix_keeps_the_singular_vectors(shape):
     assert inside.diagonal().min() > 0.6 and inside.diagonal().max() < 1.25
 
 
-def test_the_length_of_a_gradient_has_no_say_and_zero_stays_zero():
+def test_the_length_of_a_gradient_does_not_matter_and_zero_stays_zero():
     torch.manual_seed(0)
     matrix = torch.randn(8, 30)
     expected = orthogonalize(matrix, torch.float32)
@@ -74,7 +74,7 @@ def test_filters_are_turned_from_one_norm_by_orthogonalized_momentum():
         torch.testing.assert_close(filters.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_stored_optimizer_goes_on_with_the_same_bits():
+def test_a_stored_optimizer_continues_with_the_same_bits():
     whole, stopped = network(), network()
     train(whole, MuonSGD(parameter_groups(whole, 0.01), 0.1, 0.9), range(4))
     first = MuonSGD(parameter_groups(stopped, 0.01), 0.1, 0.9)

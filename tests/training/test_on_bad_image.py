@@ -1,4 +1,4 @@
-"""`--on-bad-image`: what a command does about image files that cannot be read, and that nothing else changes."""
+"""`--on-bad-image`: each command leaves out image files that cannot be read, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = ["a b.png", "ünï 图.png", "two\nlines.png"]
 
 @pytest.fixture(params=["resident", "streamed"])
 def root(request, image_folder) -> Path:
-    """Three classes of 8 + 4 images; of the streamed set those of one file differ in size. Some names are odd."""
+    """Three classes of 8 + 4 images. One image of the streamed set has another size. Some names are odd."""
     root = image_folder(side=32)
     if request.param == "streamed":
         file = root / "train/class0/0.png"
@@ -31,7 +31,7 @@ def root(request, image_folder) -> Path:
 
 
 def spoil(root: Path) -> list[tuple[str, str]]:
-    """Damages files of both splits. Gives what bad_images.txt has to list."""
+    """Damages files of both splits. Returns what bad_images.txt has to list."""
     bad = [("test", "test/class2/1.png"), *(("train", f"train/class1/{name}") for name in ODD)]
     for i, (_, name) in enumerate(bad):
         content = (root / name).read_bytes()
@@ -132,9 +132,9 @@ def test_looking_at_the_data_and_at_answers_goes_on_without_them(cli, learns, wo
         path.write_bytes(b"")
     show = f"--inspect-data samples.png --dataset folder --datapath {root} --on-bad-image skip"
     out = learns(f"{show} --check-images").out
-    assert "7 of 36 files are broken, and are skipped" in out and "bad images  2 of" in out  # one of 3 validates
+    assert "7 of 36 files are broken, and are skipped" in out and "bad images  2 of" in out  # the third validates
     draw = "--first runs/a --second runs/a/last.pth --num-images 9 --output answers.png --num-workers 0"
-    draw += " --accept-changed-data"  # they could be read when the run was tested
+    draw += " --accept-changed-data"  # these images were readable when the run was tested
     script = viz_random_10_vit_vs_deit
     result = cli(draw, script=script)
     assert result.status in (1, 2) and "cannot be read as an image" in result.err

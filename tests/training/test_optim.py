@@ -1,4 +1,4 @@
-"""Schedules against torch's, optimisers' groups against timm's, the average of weights against its formula."""
+"""Schedules against torch's, parameter groups against timm's, averaged weights against their formula."""
 
 import math
 from collections import OrderedDict
@@ -101,7 +101,7 @@ def test_layer_decay_and_what_is_not_decayed_are_timms(name):
     groups = parameter_groups(model, 0.1, layer_decay=0.7)
     for key in ("weight_decay", "lr_scale"):
         assert by_name(model, groups, key) == pytest.approx(by_name(model, theirs, key)), key
-    if "vit" in name:  # twelve blocks below the head, and the patches below them
+    if "vit" in name:  # the head, twelve blocks, and the patch embedding
         assert min(by_name(model, groups, "lr_scale").values()) == pytest.approx(0.7**13)
 
 
@@ -114,7 +114,7 @@ def test_layer_decay_and_what_is_not_decayed_are_timms(name):
         ("mobilenet_v2", [("classifier.1.weight", 0), ("features.18.0.weight", 1), ("features.0.0.weight", 19)]),
     ],
 )  # fmt: skip
-def test_layer_decay_counts_the_blocks_of_models_that_do_not_say_their_layers(name, layers):
+def test_layer_decay_counts_the_blocks_of_models_without_a_group_matcher(name, layers):
     with torch.device("meta"):
         model = models.create_model(name, 5, 32)
     scales = by_name(model, parameter_groups(model, 0.1, layer_decay=0.5), "lr_scale")
@@ -149,7 +149,7 @@ def test_a_frozen_backbone_leaves_the_head_and_keeps_its_statistics():
 @pytest.mark.parametrize(
     "name", ["vit_scratch", "timm/vit_tiny_patch16_224", "mobilenet_v3_small", "deit_tiny_distill"]
 )
-def test_dropout_of_a_frozen_backbone_rests(name):
+def test_a_frozen_backbone_has_no_dropout(name):
     more = {"drop_rate": 0.5} if name.startswith("timm/") else {"dropout": 0.5}
     model = models.create_model(name, 5, 32, **more)
     freeze_backbone(model)

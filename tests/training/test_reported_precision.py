@@ -1,4 +1,4 @@
-"""Everything that is reported is computed in fp32 without TF32, whatever the training used, unless --eval-precision."""
+"""Reported numbers are computed in fp32 without TF32, whatever the training used, unless --eval-precision is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
 from image_datasets import load_dataset, locate_dataset
 from records import checkpoint
-from utils import MATRIX_UNITS
+from training.devices import MATRIX_UNITS
 
 LINE = "--dataset digits --model resnet9 --widths 8,8,16 --depths 1,1,1 --lr 0.05 --epochs 2 --batch-size 64"
 
@@ -31,8 +31,8 @@ def logits(run: str) -> torch.Tensor:
 
 @pytest.fixture
 def reference(learns):
-    """A run trained in bf16, and a function: the logits of its selected weights on a split of the data set, in fp32 or
-    in bf16, computed by hand."""
+    """Trains a run in bf16. Returns a function that computes the logits of its selected weights on a split of the data
+    set by hand, in fp32 or bf16."""
     learns(f"{LINE} --precision bf16 --run-name a")
     content = checkpoint.load_checkpoint(Path("runs/a/best.pth"))
     model = models.create_model("resnet9", 10, 8, 1, **content["settings"]["model_args"])
@@ -53,11 +53,11 @@ def test_a_run_trained_in_bf16_is_tested_in_fp32(reference):
     found = summary("a")
     assert [found[f"{key}_precision"] for key in ("train", "select", "test")] == ["bf16", "bf16", "fp32"]
     torch.testing.assert_close(logits("a"), reference(bf16=False), rtol=1e-4, atol=1e-4)
-    assert (logits("a") - reference(bf16=True)).abs().max() > 1e-3  # there is a difference to be seen
+    assert (logits("a") - reference(bf16=True)).abs().max() > 1e-3  # the precisions do differ
 
 
 def test_validation_uses_the_precision_of_training(learns):
-    """The same weights, trained at a rate of almost 0, are validated in bf16 and in fp32."""
+    """Weights that are trained at a rate of almost 0, and so the same, are validated in bf16 and in fp32."""
     losses = {}
     for precision in ("bf16", "fp32"):
         learns(
@@ -98,12 +98,12 @@ def test_scores_do_not_depend_on_what_the_machine_would_train_in(learns, monkeyp
 
 @pytest.fixture
 def products():
-    """As on a GPU, TF32 is on. Of each forward pass of a whole model it notes (precision of products, whether
+    """Turns TF32 on, as on a GPU. For each forward pass of a whole model it notes (precision of products, whether
     convolutions may use TF32, whether the model is in train mode)."""
     seen: list[tuple] = []
 
     def note(module: torch.nn.Module, inputs: tuple) -> None:
-        if hasattr(module, "head_names") and inputs[0].device.type != "meta":  # there FLOPs are counted
+        if hasattr(module, "head_names") and inputs[0].device.type != "meta":  # that counts FLOPs
             seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, module.training))
 
     torch.set_float32_matmul_precision("high")
@@ -117,7 +117,7 @@ def products():
 EXACT, FAST = ("highest", False), ("high", True)
 
 
-def test_tf32_is_off_for_whatever_is_reported_and_for_nothing_else(learns, shards, products, workdir):
+def test_tf32_is_off_for_reported_numbers_and_for_nothing_else(learns, shards, products, workdir):
     learns(f"{LINE} --epochs 1 --precision fp32 --run-name a")
     rows = [row[:2] for row in products]
     tested = rows.index(EXACT)
@@ -172,7 +172,7 @@ def test_a_teacher_is_scored_in_fp32_and_teaches_in_the_precision_of_training(le
         ("--resume --run-name a --eval-precision bf16", "the run to be resumed has --eval-precision fp32"),
     ],
 )
-def test_a_precision_that_cannot_be_or_has_no_effect_is_refused(cli, learns, command, needle):
+def test_a_precision_that_is_impossible_or_has_no_effect_is_refused(cli, learns, command, needle):
     learns(f"{LINE} --epochs 1 --train-fraction 0.1 --run-name a")
     result = cli(command)
     assert result.status == 2 and needle in result.err and len(result.err.splitlines()) == 1, result.err

@@ -1,4 +1,4 @@
-"""Signals, time limits, locks, dead workers: a run leaves in time, says how, and can be continued."""
+"""Signals, time limits, locks, dead workers: a run stops in time, says why, and can be resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG = f"{QUICK} --epochs 40"
 
 @pytest.fixture
 def signalled(cli, monkeypatch):
-    """The command gets a signal when so many batches are trained."""
+    """Runs a command that gets a signal after a number of batches."""
 
     def run_command(number: int, batches: int, *words: str):
         step = Progress.step
@@ -63,7 +63,7 @@ def test_a_signal_saves_after_the_step_and_the_run_ends_with_the_same_bits(signa
         " continues it"
     )
     kept = torch.load(workdir / "runs/left/last.pth", weights_only=True)
-    assert (kept["epoch"], kept["batch"]) == (1, 2)  # five batches an epoch, and the next step has its two
+    assert (kept["epoch"], kept["batch"]) == (1, 2)  # an epoch has five batches; the next step has two
     assert "after epoch 1 of 2, batch 2 of the next" in learns("--resume --run-name left").out
     assert_same_run(workdir / "runs/whole", workdir / "runs/left")
     assert signal.getsignal(number) == before
@@ -81,7 +81,7 @@ def test_a_signal_while_validating_loses_no_step(cli, learns, workdir, monkeypat
     def signalling(self):
         nonlocal seen
         seen += 1
-        if seen == 3:  # the first two are before the training
+        if seen == 3:  # the first two are before training
             os.kill(os.getpid(), signal.SIGTERM)
         check(self)
 
@@ -99,15 +99,15 @@ def test_a_second_signal_leaves_at_once_and_harms_nothing(workdir):
     process = start([*LONG.split(), "--checkpoint-every", "1", "--run-name", "a"], workdir, log)
     assert wait_for_saves(process, workdir / "runs/a/last.pth", 3)
     os.kill(process.pid, signal.SIGTERM)
-    time.sleep(stopping.TOGETHER + 0.1)
+    time.sleep(stopping.SAME_REQUEST_SECONDS + 0.1)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGINT)
-    assert finish(process) in (130, 143)  # 143 where the first had been heeded before the second came
+    assert finish(process) in (130, 143)  # 143 if the run had stopped before the second signal came
     for name in ("last.pth", "previous.pth"):
         assert torch.load(workdir / "runs/a" / name, weights_only=True)["step"] >= 1
 
 
-@pytest.mark.parametrize(("pause", "status"), [(0.0, 143), (stopping.TOGETHER + 0.1, 130)])
+@pytest.mark.parametrize(("pause", "status"), [(0.0, 143), (stopping.SAME_REQUEST_SECONDS + 0.1, 130)])
 def test_a_signal_that_is_repeated_at_once_is_one_request(pause, status):
     """SLURM preempts a job with two SIGTERM within milliseconds: the second must not keep it from saving."""
     code = f"""
@@ -118,7 +118,7 @@ with stop.listening():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep({pause})
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop.told()
+    assert stop.requested()
 sys.exit(stop.status)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == status
@@ -134,13 +134,13 @@ def test_the_time_limit_saves_and_leaves(cli, learns, workdir, monkeypatch):
 def test_a_slurm_job_ends_before_its_time_limit(monkeypatch):
     now = time.time()
     monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now - 7200)))
-    for left, told in ((3600, False), (100, True)):
+    for left, requested in ((3600, False), (100, True)):
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now + left)))
         stop = Stop()
-        assert stop.told() is told
+        assert stop.requested() is requested
     assert (stop.reason, stop.status) == ("the time limit of the SLURM job", 143)
-    monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now)))  # of a job of 100 seconds the last ten
-    assert not Stop().told()
+    monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(now)))  # the last ten seconds of a job of 100
+    assert not Stop().requested()
     assert stopping.MARGIN == 120
 
 
