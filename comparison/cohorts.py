@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from comparison import statistics
+from comparison.formats import percent
 from comparison.metric_names import METRICS
 from comparison.runs import Run
 from image_datasets.reading import OLDEST
-from settings.flags import FLAGS, TRAIN
+from settings.flag import TRAIN
+from settings.groups import FLAGS
 from utils import BadRequest
 
 # What two repetitions may differ in, besides the flags that have no part in the results.
@@ -43,6 +46,12 @@ class Model:
 
     def mean(self, metric: str) -> float:
         return float(self.values(metric).mean())
+
+    def show(self, metric: str) -> str:
+        """The mean over seeds, ± half of its 95 % interval where it has one."""
+        half = statistics.seed_interval(self.values(metric)).half
+        kind = METRICS[metric]
+        return kind.show(self.mean(metric)) + ("" if np.isnan(half) else f" ± {kind.show(half)}")
 
     def of_seed(self, seed: int) -> Run:
         return self.runs[self.seeds.index(seed)]
@@ -149,49 +158,6 @@ def why_apart(first: Cohort, other: Cohort) -> str:
     return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
 
 
-def mixed_precision(cohort: Cohort) -> list[str]:
-    """A sentence where the runs were trained, and one where they were tested, in different precisions."""
-    sentences = []
-    for key, done in (("train", "trained"), ("test", "tested")):
-        models: dict[str, list[str]] = {}
-        for model in cohort.models:
-            for run in model.runs:
-                models.setdefault(run.precision(key) or "unknown", []).append(model.label)
-        if len(models) > 1:
-            parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
-            sentences.append(f"Not all runs were {done} in the same precision ({parts}).")
-    return sentences
-
-
-def unchecked_images(cohort: Cohort) -> list[str]:
-    """A sentence where it could not be checked that all runs were scored on the same images."""
-    count = sum(run.image_digest is None for run in cohort.runs)
-    if not count or len(cohort.runs) == 1:
-        return []
-    which = "No run stores" if count == len(cohort.runs) else f"{count} of {len(cohort.runs)} runs do not store"
-    return [f"{which} a digest of the test images: that all were scored on the same ones is known by their number and"
-            " classes alone."]  # fmt: skip
-
-
-def mixed_commits(cohort: Cohort) -> list[str]:
-    """A sentence where the runs, or the attempts of one, were made by different commits of the suite, and one where its
-    files had changes."""
-    models: dict[str, list[str]] = {}
-    for model in cohort.models:
-        for run in model.runs:
-            for name in run.commits:
-                models.setdefault(name, []).append(model.label)
-    sentences = []
-    if len(models) > 1:
-        parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
-        sentences.append(f"Not all runs were made by the same commit of the suite ({parts}).")
-    changed = [labels for name, labels in models.items() if name.endswith(" with changes")]
-    if changed:
-        labels = dict.fromkeys(label for labels in changed for label in labels)
-        sentences.append(f"The suite's files had changes that are in no commit ({', '.join(labels)}).")
-    return sentences
-
-
 def _same_data(runs: list[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
@@ -250,10 +216,6 @@ def _name(models: list[Model], names: list[str | None], keys: list) -> None:
     for key, name, model in zip(keys, names, models, strict=True):
         model.variant = name or titles[key]
         model.label = f"{model.variant} ({percent(model.fraction)})" if several else model.variant
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
 
 
 def _differences(model: Model, alike: list[Model]) -> list[str]:

@@ -8,11 +8,10 @@ import numpy as np
 
 import image_datasets
 from analysis import answer_sheet
-from comparison.class_sections import few_pairs
+from comparison.cohorts import Cohort, Model
+from comparison.context import Context
 from comparison.document import Picture
-from comparison.groups import Cohort, Model
 from comparison.pairs import Pair, matched
-from comparison.sections import Context
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
 from records import membership
@@ -47,7 +46,7 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
 def make_sheets(context: Context, dataset: Dataset) -> list[str | Picture]:
     """A sheet for each side of as many pairs as the confusion matrices show."""
     parts: list[str | Picture] = []
-    for i, pair in enumerate(few_pairs(context)):
+    for i, pair in enumerate(context.few_pairs):
         for better, worse in ((pair.first, pair.second), (pair.second, pair.first)):
             parts.append(_sheet(context, dataset, pair, better, worse, f"only_{i + 1}{'ab'[better is pair.second]}"))
     return parts
@@ -69,7 +68,10 @@ def _sheet(context: Context, dataset: Dataset, pair: Pair, better: Model, worse:
         [_pixels(dataset, i) for i in chosen],
         [names[dataset.test.targets[i]] for i in chosen],
         [better.variant, worse.variant],
-        [[(names[s.answers[i]], float(s.confidence[i]), bool(s.right[i])) for i in chosen] for s in (first, second)],
+        [
+            [(names[s.predictions[i]], float(s.confidence[i]), bool(s.right[i])) for i in chosen]
+            for s in (first, second)
+        ],
         f"{title} ({worse.variant} does not)",
     )
     text = (f"Seed {runs[0][0].seed}; first those on which most seeds agree, then those on which the two are furthest"

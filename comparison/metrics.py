@@ -21,8 +21,8 @@ class ScoredSplit:
 
         n, self.num_classes = logits.shape
         self.targets = targets
-        self.answers = logits.argmax(1)
-        self.right = self.answers == targets
+        self.predictions = logits.argmax(1)
+        self.right = self.predictions == targets
         self.probabilities = special.softmax(logits.astype(np.float32), axis=1)
         self.confidence = self.probabilities.max(1)
         rows = np.arange(n)
@@ -36,7 +36,7 @@ class ScoredSplit:
         k, ones = self.num_classes, np.ones(n)
         blocks = [
             (ones, 0, 1), (self.right, 0, 1), (self.top5, 0, 1), (self.loss, 0, 1),
-            (ones, targets, k), (ones, self.answers, k), (self.right, targets, k),
+            (ones, targets, k), (ones, self.predictions, k), (self.right, targets, k),
             (self.confidence, self.bins, ECE_BINS + 1), (self.right, self.bins, ECE_BINS + 1),
         ]  # fmt: skip
         # (N, columns): every metric below but the average precision is a function of this matrix's column sums.
@@ -103,7 +103,7 @@ class ScoredSplit:
     def confusion(self) -> np.ndarray:
         """(K, K) counts, the true class in rows."""
         k = self.num_classes
-        return np.bincount(self.targets * k + self.answers, minlength=k * k).reshape(k, k)
+        return np.bincount(self.targets * k + self.predictions, minlength=k * k).reshape(k, k)
 
     def per_class(self) -> np.ndarray:
         """(K,) accuracy of each class; NaN for a class without images."""

@@ -1,4 +1,4 @@
-"""Two models against each other: differences with their intervals, tests, and what they allow to be said."""
+"""Two models against each other: differences with their intervals, and tests."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from itertools import combinations
 import numpy as np
 
 from comparison import statistics
-from comparison.groups import Cohort, Model, percent
+from comparison.cohorts import Cohort, Model
 from comparison.metric_names import METRICS
 from comparison.metrics import MAP_LIMIT
-from comparison.statistics import LEVEL, Difference, Interval
-from utils import decimal
+from comparison.statistics import Difference, Interval
 
 ORDER = list(METRICS)
 
@@ -45,7 +44,7 @@ class Pair:
         differences, on_images: by metric, over seeds, and the interval over images.
         adjusted: by metric, the p-value after Holm's correction over all pairs.
         mcnemar: of each compared pair of runs: (seed of the first, only the first right, only the second right, p).
-        needed: pairs of seeds that would show `effect`, or None.
+        seeds_needed: pairs of seeds that would show `effect`, or None.
     """
 
     first: Model
@@ -55,7 +54,7 @@ class Pair:
     on_images: dict[str, Interval]
     mcnemar: list[tuple[int, int, int, float]]
     mcnemar_p: float
-    needed: int | None
+    seeds_needed: int | None
     effect: float
     adjusted: dict[str, float] = field(default_factory=dict)
     mcnemar_adjusted: float = math.nan
@@ -114,94 +113,3 @@ def _compare(first: Model, second: Model, resampled: Resampled, metric: str, eff
         first, second, seeds, differences, on_images, exact, statistics.combine([p for *_, p in exact]),
         statistics.seeds_needed(paired, effect, tests), effect, tests=tests,
     )  # fmt: skip
-
-
-def sentence(pair: Pair, metric: str) -> str:
-    """What may be said of two models, in plain words."""
-    several = pair.first.label != pair.first.variant
-    lead = f"With {percent(pair.first.fraction)} of the training images: " if several else ""
-    said = _sentence(pair, metric)
-    return lead + (said.replace("Between", "between", 1) if lead and said.startswith("Between ") else said)
-
-
-def _sentence(pair: Pair, metric: str) -> str:
-    kind, found, p = METRICS[metric], pair.differences[metric], pair.adjusted[metric]
-    if math.isnan(found.mean):
-        return f"{kind.title} of {pair.first.variant} and {pair.second.variant} is not defined for these classes."
-    better_first = (found.mean > 0) == kind.more_is_better
-    better, worse = (pair.first, pair.second) if better_first else (pair.second, pair.first)
-    size = decimal(kind.scale * abs(found.mean), _decimals(metric))
-    what = f"{kind.unit} of {kind.title}"
-    if math.isnan(found.interval.low):
-        return _without_interval(pair, metric, better.variant, worse.variant, size, what)
-    half = decimal(kind.scale * found.interval.half, _decimals(metric))
-    tested = f"{_p_name(pair)} = {show_p(p)}, {_count(pair, found)}".replace("= <", "<")
-    if p < LEVEL:
-        lead = f"{better.variant} is better than {worse.variant} by {size} ± {half} {what}"
-        return f"{lead}, {tested}{_on_images(pair, metric)}."
-    known = f"Between {better.variant} and {worse.variant} no difference can be shown: {size} ± {half} {what}, {tested}"
-    return f"{known}; {_advice(pair, metric)}."
-
-
-def _without_interval(pair: Pair, metric: str, better: str, worse: str, size: str, what: str) -> str:
-    found = pair.differences[metric]
-    if found.test == "no spread over seeds":
-        same = f"{better} and {worse} have the same result with every seed" if not found.mean else (
-            f"{better} is {size} {what} ahead of {worse} with every one of {len(pair.seeds)} seeds")  # fmt: skip
-        return f"{same}: without a spread over seeds there is no interval and no t test."
-    lead = f"{better} has {size} {what} more than {worse}" if METRICS[metric].more_is_better else (
-        f"{better} has {size} {what} less than {worse}")  # fmt: skip
-    lead = lead if found.mean else f"{better} and {worse} have the same {METRICS[metric].title}"
-    p = f"{_p_name(pair)} = {show_p(pair.mcnemar_adjusted)}".replace("= <", "<")
-    tested = f"{p} by McNemar's exact test on the same images"
-    if not pair.seeds:
-        seeds = "with no seed in common and too few for an interval"
-    else:
-        alone = len(pair.first.runs) == len(pair.second.runs) == 1
-        seeds = "with one seed each" if alone else "with the one seed that both have"
-    return f"{lead} {seeds} ({tested}); whether other seeds would say the same is not known."
-
-
-def _p_name(pair: Pair) -> str:
-    return "Holm-corrected p" if pair.tests > 1 else "p"
-
-
-def _count(pair: Pair, found: Difference) -> str:
-    if found.test == "paired t test":
-        return f"n = {len(pair.seeds)}"
-    return f"n = {len(pair.first.runs)} and {len(pair.second.runs)}, not paired"
-
-
-def _on_images(pair: Pair, metric: str) -> str:
-    """A reservation where the difference could lie in the choice of test images."""
-    low, high = pair.on_images[metric]
-    if not low <= 0 <= high:
-        return ""
-    scale, places = METRICS[metric].scale, _decimals(metric)
-    return (
-        " on these images; on others it may vanish"
-        f" ({decimal(scale * low, places)} to {decimal(scale * high, places)} over images)"
-    )
-
-
-def _advice(pair: Pair, metric: str) -> str:
-    kind = METRICS[metric]
-    wanted = f"one of {kind.scale * pair.effect:g} {kind.unit}"
-    if pair.differences[metric].test != "paired t test":
-        return f"how many seeds would show {wanted} is known only where models have seeds in common"
-    if pair.needed is None:
-        return f"more than {statistics.MOST_SEEDS:,} seeds would be needed to show {wanted}"
-    more = pair.needed - len(pair.seeds)
-    if more <= 0:
-        return f"these seeds would probably have shown {wanted}"
-    return f"about {more} more seed{'s' * (more > 1)} would show {wanted}"
-
-
-def _decimals(metric: str) -> int:
-    return 2 if METRICS[metric].scale == 100 else 4
-
-
-def show_p(p: float) -> str:
-    if math.isnan(p):
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -11,7 +11,7 @@ import numpy as np
 
 CONFIDENCE, LEVEL, POWER = 0.95, 0.05, 0.8
 RESAMPLES = 1000
-MOST_SEEDS = 1000  # a study that needed more would not be made
+MAX_SEEDS = 1000  # a study that needed more would not be made
 
 
 class Interval(NamedTuple):
@@ -147,7 +147,7 @@ def seeds_needed(differences: Sequence[float], effect: float, tests: int = 1) ->
     spread = float(np.std(differences, ddof=1))
     if spread < 1e-12:
         return None
-    counts = np.arange(2, MOST_SEEDS + 1)
+    counts = np.arange(2, MAX_SEEDS + 1)
     power = TTestPower().power(effect / spread, counts, LEVEL / tests, alternative="two-sided")
     enough = np.flatnonzero(np.nan_to_num(power, nan=1.0) >= POWER)  # NaN: the effect is many times the spread
     return int(counts[enough[0]]) if len(enough) else None

@@ -1,17 +1,62 @@
-"""The pictures of single classes and of errors: heat maps, confusion matrices, reliability."""
+"""The section "Classes": each class's accuracy, and which classes a model takes for which others."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from comparison.groups import Model
-from comparison.metrics import ECE_BINS
-from comparison.pictures import INK, PALE, WIDTH, colour, head, tidy
+from comparison.cohorts import Model
+from comparison.context import MAX_PANELS, Context
+from comparison.document import Section, Table
+from comparison.drawing import INK, WIDTH, finish_heat_map, head, model_ticks, new_panels
+from comparison.formats import in_percent
 from records import plots
 
-MOST_CLASSES = 30  # rows of the heat map
-NUMBERED = 10  # classes up to which cells carry numbers
-MOST_PANELS = 6
+MAX_ROWS = 20  # of a table of classes in the report; its files have all
+MAX_CLASSES = 30  # rows of the heat map
+MAX_NUMBERED = 10  # classes up to which cells carry numbers
+MAX_DIFFERENT = 3  # classes of each pair
+
+
+def section(context: Context) -> Section:
+    """A table and a heat map of accuracies, the largest differences of each pair, and confusion matrices."""
+    models, names = context.cohort.main, context.cohort.class_names
+    accuracy = np.array([class_accuracy(model) for model in models])  # (M, K)
+    support = np.bincount(context.cohort.targets, minlength=len(names))
+    rows = [[name, str(support[i]), *(in_percent(value) for value in accuracy[:, i])] for i, name in enumerate(names)]
+    exact = [dict(zip((m.variant for m in models), column.tolist(), strict=True)) for column in accuracy.T]
+    data = [{"class": name, "images": int(support[i]), **exact[i]} for i, name in enumerate(names)]
+    published = [one for one in context.published if one.per_class]
+    for one in published:
+        for name, row, figures in zip(names, rows, data, strict=True):
+            row.append(in_percent(one.per_class.get(name, np.nan)))
+            figures[one.label] = one.per_class.get(name)
+    columns = ["class", "images", *(m.variant for m in models), *(one.label for one in published)]
+    table = context.table("classes", "Accuracy of each class (%)", columns, rows,
+                          f"Means over seeds.{context.restriction}", data, shown=len(names) <= MAX_ROWS)  # fmt: skip
+    figure = draw_classes(models, names, "Accuracy of each class (%)")
+    which = "" if len(names) <= MAX_CLASSES else (
+        f" Of {len(names)} classes the {MAX_CLASSES} in which the models differ most." if len(models) > 1
+        else f" Of {len(names)} classes the {MAX_CLASSES} hardest.")  # fmt: skip
+    text = f"Means over seeds.{which}{context.restriction}"
+    parts = [table, context.picture("classes", figure, "Accuracy of each class", text)]
+    if context.main_pairs:
+        parts.append(_most_different(context, support))
+    parts += _confusions(context)
+    return Section("Classes", parts)
+
+
+def _most_different(context: Context, support: np.ndarray) -> Table:
+    names, rows = context.cohort.class_names, []
+    for pair in context.main_pairs:
+        first, second = class_accuracy(pair.first), class_accuracy(pair.second)
+        gap = np.nan_to_num(first - second)
+        for i in np.argsort(-np.abs(gap), kind="stable")[:MAX_DIFFERENT]:
+            if gap[i]:
+                accuracies = in_percent(first[i]), in_percent(second[i])
+                rows.append([pair.variants, names[i], str(support[i]), *accuracies, f"{100 * gap[i]:+.1f}"])
+    columns = ["models", "class", "images", "first (%)", "second (%)", "difference (points)"]
+    note = "Chosen as the largest of many, these differences are larger than they would be on other images."
+    return context.table("class_differences", "Classes in which two models differ most", columns, rows, note)
 
 
 def class_accuracy(model: Model) -> np.ndarray:
@@ -19,17 +64,11 @@ def class_accuracy(model: Model) -> np.ndarray:
     return np.mean([run.scores.per_class() for run in model.runs], axis=0)
 
 
-def confusion_share(model: Model) -> np.ndarray:
-    """(K, K): the share of each true class (in rows) that gets each answer, over all seeds; 0 without images."""
-    total = np.sum([run.scores.confusion() for run in model.runs], axis=0)
-    return total / np.maximum(total.sum(1, keepdims=True), 1)
-
-
 def draw_classes(models: list[Model], class_names: list[str], title: str):
     """A heat map of accuracies; of many classes those in which the models differ most (or the hardest of one model)."""
     accuracy = 100 * np.array([class_accuracy(model) for model in models])  # (M, K)
     rank = np.ptp(accuracy, axis=0) if len(models) > 1 else -accuracy[0]
-    shown = np.sort(np.argsort(-np.nan_to_num(rank, nan=-1e9), kind="stable")[:MOST_CLASSES])
+    shown = np.sort(np.argsort(-np.nan_to_num(rank, nan=-1e9), kind="stable")[:MAX_CLASSES])
     rows = len(shown)
     figure = plots.new_figure(figsize=(min(WIDTH, 3.2 + 1.5 * len(models)), 1.6 + 0.3 * rows))
     axis = figure.subplots()
@@ -41,26 +80,41 @@ def draw_classes(models: list[Model], class_names: list[str], title: str):
             dark = table[i, j] < low + 0.55 * (100 - low)
             axis.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axis.set_yticks(range(rows), [plots.plain(class_names[i], 28) for i in shown], fontsize=9)
-    _model_ticks(axis.xaxis, models)
-    return _finished(figure, axis, picture, "accuracy (%)", title)
-
-
-def _finished(figure, axis, picture, unit: str, title: str):
-    """The heat map with its colour bar and title."""
-    axis.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.set_label(unit)
-    head(figure, title)
+    model_ticks(axis.xaxis, models)
+    finish_heat_map(figure, axis, picture, "accuracy (%)", title)
     return figure
 
 
-def _model_ticks(axis, models: list[Model]) -> None:
-    names = [plots.plain(model.variant, 26) for model in models]
-    long = max(map(len, names)) * len(names) > 60  # letters, side by side
-    axis.set_ticks(range(len(names)), names, rotation=35 if long else 0, ha="right" if long else "center", fontsize=9)
-    for label in axis.get_ticklabels():
-        label.set_rotation_mode("anchor")
+def _confusions(context: Context) -> list:
+    models, names, parts = context.cohort.main, context.cohort.class_names, []
+    shares = [confusion_share(model) for model in models]
+    title = "Confusion matrices (per cent of each true class)"
+    figure = draw_confusions(shares, [model.variant for model in models], names, title, signed=False)
+    few = f" The first {MAX_PANELS} models are shown." if len(models) > MAX_PANELS else ""
+    text = f"All seeds together.{few}{context.restriction}"
+    parts.append(context.picture("confusion", figure, "Confusion matrices", text))
+    for i, (model, share) in enumerate(zip(models, shares, strict=True)):
+        rows = [[name, *(f"{100 * value:.2f}" for value in share[j])] for j, name in enumerate(names)]
+        title = f"Confusion matrix of {model.variant} (per cent of each true class)"
+        parts.append(context.table(f"confusion_{i + 1}", title, ["true class", *names], rows, shown=False))
+    pairs = context.few_pairs
+    if pairs:
+        figure = draw_confusions(
+            [confusion_share(pair.first) - confusion_share(pair.second) for pair in pairs],
+            [pair.variants for pair in pairs], names, "Differences of confusion matrices", signed=True,
+        )  # fmt: skip
+        all_shown = len(pairs) == len(context.pairs[context.cohort.fractions[0]])
+        which = "" if all_shown else f" {len(pairs)} pairs are shown."
+        text = ("Blue: the first model gives that answer more often. On the diagonal that is good, beside it bad."
+                f"{which}{context.restriction}")  # fmt: skip
+        parts.append(context.picture("confusion_differences", figure, "Differences of confusion matrices", text))
+    return parts
+
+
+def confusion_share(model: Model) -> np.ndarray:
+    """(K, K): the share of each true class (in rows) that gets each answer, over all seeds; 0 without images."""
+    total = np.sum([run.scores.confusion() for run in model.runs], axis=0)
+    return total / np.maximum(total.sum(1, keepdims=True), 1)
 
 
 def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: list[str], title: str, signed: bool):
@@ -69,15 +123,11 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
     Args:
         shares: (K, K) each; signed: they are differences of two models.
     """
-    shares, k = shares[:MOST_PANELS], len(class_names)
-    columns = 2 if k > NUMBERED or len(shares) == 4 else 3
+    shares, k = shares[:MAX_PANELS], len(class_names)
+    columns = 2 if k > MAX_NUMBERED or len(shares) == 4 else 3
     columns = min(columns, len(shares))
-    rows = -(-len(shares) // columns)
     width = min(WIDTH, 5.2 * columns)
-    figure = plots.new_figure(figsize=(width, 0.7 + rows * (0.35 + 0.82 * width / columns)))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axis in grid.flat[len(shares) :]:
-        axis.set_visible(False)
+    figure, grid = new_panels(len(shares), columns, width, above=0.7, height=0.35 + 0.82 * width / columns)
     top = max(float(np.abs(share).max()) for share in shares) or 1.0
     for n, (axis, share) in enumerate(zip(grid.flat, shares, strict=False)):
         if signed:
@@ -85,7 +135,7 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
         else:  # the square root keeps rare confusions visible beside a strong diagonal
             picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
         _confusion_ticks(axis, class_names, n % columns == 0)
-        if k <= NUMBERED:
+        if k <= MAX_NUMBERED:
             _confusion_numbers(axis, 100 * share, signed, 100 * top)
         axis.set_title(plots.plain(titles[n], 48), loc="left", fontsize=9)
         axis.spines[:].set_visible(False)
@@ -117,65 +167,3 @@ def _confusion_numbers(axis, percent: np.ndarray, signed: bool, top: float) -> N
             bright = abs(value) > 0.6 * top if signed else value > 45
             axis.text(j, i, f"{value:+.0f}" if signed else f"{value:.0f}", ha="center", va="center", fontsize=7,
                       color="white" if bright else INK)  # fmt: skip
-
-
-def two_places(value: float) -> str:
-    return "–" if np.isnan(value) else f"{round(value, 2) + 0:.2f}"  # + 0: no minus before 0.00
-
-
-def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
-    """A heat map of Cohen's kappa between models (M, M); on the diagonal between seeds of one model."""
-    m = len(models)
-    cell = min(1.0, (WIDTH - 3.2) / m)  # inches
-    figure = plots.new_figure(figsize=(3.2 + cell * m, 1.7 + cell * m))
-    axis = figure.subplots()
-    picture = axis.imshow(kappa, cmap="cividis", vmin=min(0.0, np.nanmin(kappa)), vmax=1)
-    for i, j in np.ndindex(kappa.shape):
-        known = not np.isnan(kappa[i, j])
-        axis.text(j, i, two_places(kappa[i, j]), ha="center", va="center", fontsize=10 if m <= 8 else 7,
-                  color="white" if known and kappa[i, j] < 0.6 else INK)  # fmt: skip
-    names = [plots.plain(model.variant, 26) for model in models]
-    _model_ticks(axis.xaxis, models)
-    axis.set_yticks(range(m), names, fontsize=9)
-    return _finished(figure, axis, picture, "error consistency κ", title)
-
-
-def reliability(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(share of the images, mean confidence, accuracy) of each of 15 bins, over all seeds; NaN in empty bins."""
-    confidence, right = (np.concatenate([getattr(run.scores, name) for run in model.runs])
-                         for name in ("confidence", "right"))  # fmt: skip
-    bins = np.minimum(np.concatenate([run.scores.bins for run in model.runs]), ECE_BINS - 1)
-    count = np.bincount(bins, minlength=ECE_BINS)
-    with np.errstate(invalid="ignore"):
-        return (count / count.sum(), np.bincount(bins, confidence, ECE_BINS) / count,
-                np.bincount(bins, right, ECE_BINS) / count)  # fmt: skip
-
-
-def draw_reliability(models: list[Model], title: str):
-    """For each model: accuracy over confidence, and below it how many images have such a confidence."""
-    columns = min(4, len(models))
-    rows = -(-len(models) // columns)
-    figure = plots.new_figure(figsize=(max(6.0, WIDTH * columns / 4), 0.9 + 3.5 * rows))
-    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1] * rows)
-    for axis in grid.flat:
-        axis.set_visible(False)
-    edges = np.linspace(0, 100, ECE_BINS + 1)
-    for n, model in enumerate(models):
-        row, column = divmod(n, columns)
-        axis, below = grid[2 * row, column], grid[2 * row + 1, column]
-        share, confidence, accuracy = reliability(model)
-        axis.plot([0, 100], [0, 100], color=PALE, linewidth=1.5)
-        axis.vlines(100 * confidence, 100 * confidence, 100 * accuracy, color=colour(n), alpha=0.35, linewidth=3)
-        axis.scatter(100 * confidence, 100 * accuracy, 12 + 80 * share, color=colour(n), zorder=3, clip_on=False)
-        axis.set(xlim=(0, 100), ylim=(0, 101), xticklabels=[])
-        axis.set_title(f"{plots.plain(model.variant, 26)}\nECE {100 * model.mean('ece'):.1f} %", loc="left", fontsize=9)
-        below.bar(edges[:-1], 100 * share, width=edges[1] * 0.9, align="edge", color=colour(n), alpha=0.6)
-        below.set(xlim=(0, 100), xlabel="confidence (%)")
-        for part, name in ((axis, "accuracy (%)"), (below, "images (%)")):
-            part.set_visible(True)
-            part.tick_params(labelsize=8)
-            tidy(part)
-            if column == 0:
-                part.set_ylabel(name)
-    head(figure, title)
-    return figure

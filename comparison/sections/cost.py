@@ -1,4 +1,4 @@
-"""What a model costs: its size, and the time and memory that it takes."""
+"""The section "Cost": a model's size, and the time and memory that it takes, beside how good it is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from comparison.groups import Model
+from comparison.cohorts import Model
+from comparison.context import Context
+from comparison.document import Section
+from comparison.drawing import PALE, WIDTH, colour, error_bars, head, legend, marker, new_panels, tidy
+from comparison.metric_names import METRICS
 from comparison.runs import Run
+from records import plots
 from utils import human
 
 
@@ -66,7 +71,112 @@ COSTS = [
 ]  # fmt: skip
 
 
-def front(spent: np.ndarray, quality: np.ndarray, more_spent: bool, more_quality: bool) -> np.ndarray:
+def section(context: Context) -> Section:
+    """A table of all costs that are known, and a picture of the metric over each."""
+    models, kind = context.cohort.main, context.kind
+    shown = [cost for cost in COSTS if any(cost.of(model) is not None for model in models)]
+    headings = (f"{cost.title}{f' ({cost.unit})' if cost.unit not in ('', 'B') else ''}" for cost in shown)
+    columns = ["model", kind.heading, *headings, "efficient in"]
+    efficient = _efficient(models, shown if len(models) > 1 else [], context.metric)
+    rows = [[model.variant, kind.show(model.mean(context.metric)), *(cost.show(model) for cost in shown),
+             ", ".join(titles) or "–"] for model, titles in zip(models, efficient, strict=True)]  # fmt: skip
+    rows += [[one.label, kind.show(one.metrics.get(context.metric)),
+              *(f"{human(one.params)}".strip() if cost.key == "params" else "–" for cost in shown), "–"]
+             for one in context.published if one.params]  # fmt: skip
+    data = [{"model": model.variant, context.metric: model.mean(context.metric),
+             **{cost.key: cost.of(model) for cost in shown}} for model in models]  # fmt: skip
+    note = (
+        "Means over runs. Of the training: what the whole of it took, validation included, on the machine that each run"
+        f" had.{_devices(models)} Efficient in: no other model is at least as good and as cheap, and better in one of"
+        f" the two.{context.restriction}"
+    )
+    parts: list = [context.table("cost", f"{kind.title} and what it costs", columns, rows, note, data=data)]
+    figure = draw_cost(models, context.metric, f"{kind.title} over cost")
+    if figure is not None:
+        text = f"Quality beside each cost that is known of every model.{context.restriction}"
+        parts.append(context.picture("cost", figure, f"{kind.title} over each cost", text))
+    return Section("Cost", parts)
+
+
+def _efficient(models: list[Model], costs: list[Cost], metric: str) -> list[list[str]]:
+    """For each model the titles of the costs on whose Pareto front it is."""
+    titles: list[list[str]] = [[] for _ in models]
+    quality = np.array([model.mean(metric) for model in models])
+    for cost in costs:
+        spent = [cost.of(model) for model in models]
+        if None not in spent:
+            for i in pareto_front(np.array(spent), quality, cost.more_is_better, METRICS[metric].more_is_better):
+                titles[i].append(cost.title)
+    return titles
+
+
+def _devices(models: list[Model]) -> str:
+    """A sentence on the machines of cost.json, if there are any."""
+    names = {str(run.cost["device"]) for model in models for run in model.runs if run.cost and "device" in run.cost}
+    said = f" Measured alone on {' and '.join(sorted(names))}." if names else ""
+    return said + (" Figures of different machines cannot be compared." if len(names) > 1 else "")
+
+
+def draw_cost(models: list[Model], metric: str, title: str):
+    """Quality over each cost that is known of every model, with the Pareto front. None where none is."""
+    kind = METRICS[metric]
+    known = [cost for cost in COSTS if _tells(cost, models)]
+    known = [cost for cost in known if cost.instead not in [other.key for other in known]]
+    if not known or len(models) < 2:
+        return None
+    figure, grid = new_panels(len(known), min(3, len(known)), WIDTH, above=0.9, height=2.7, sharey=True)
+    quality = np.array([kind.scale * model.mean(metric) for model in models])
+    for n, (axis, cost) in enumerate(zip(grid.flat, known, strict=False)):
+        spent = np.array([cost.of(model) for model in models], dtype=float)
+        best = pareto_front(spent, quality, cost.more_is_better, kind.more_is_better)
+        best = best[np.argsort(spent[best])]
+        axis.plot(spent[best], quality[best], color=PALE, linewidth=2, zorder=1)
+        for i, model in enumerate(models):
+            axis.errorbar(spent[i], quality[i], yerr=error_bars([model], metric), fmt=marker(i), color=colour(i),
+                          markersize=8 if i in best else 6, markerfacecolor=colour(i) if i in best else "white",
+                          capsize=3, linewidth=1.2, label=None if n else plots.plain(model.variant, 40))  # fmt: skip
+        axis.set_title(f"{cost.title}{f' ({cost.unit})' if cost.unit else ''}", loc="left", fontsize=10)
+        _cost_axis(axis, spent)
+        axis.annotate("better →" if cost.more_is_better else "← better", (1, 1.02), xycoords="axes fraction",
+                      ha="right", va="bottom", fontsize=8, color=plots.MUTED)  # fmt: skip
+        axis.tick_params(labelsize=9)
+        tidy(axis)
+    for axis in grid[:, 0]:
+        axis.set_ylabel(kind.heading)
+    legend(figure, min(4, len(models)))
+    head(figure, title, "Filled marks and the line: the Pareto front. Bars: 95 % over seeds.")
+    return figure
+
+
+def _tells(cost: Cost, models: list[Model]) -> bool:
+    """Whether it is known of every model, and not the same of all."""
+    values = [cost.of(model) for model in models]
+    return None not in values and max(values) > 1.01 * min(values)
+
+
+def _cost_axis(axis, spent: np.ndarray) -> None:
+    """Logarithmic; a few labelled ticks, whatever the range."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    axis.set_xscale("log")
+    low, high = spent.min() / 1.35, spent.max() * 1.35
+    axis.set_xlim(low, high)
+    if high < 5 * low:
+        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,), numticks=8))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_formatter(lambda value, _: _short(value))
+
+
+def _short(value: float) -> str:
+    """1,500,000 as 1.5 M."""
+    number, _, unit = human(float(value)).partition(" ")
+    return f"{float(number):g} {unit}".strip()
+
+
+def pareto_front(spent: np.ndarray, quality: np.ndarray, more_spent: bool, more_quality: bool) -> np.ndarray:
     """Indices of the Pareto front: no other model is at least as good in both, and better in one.
 
     Args:

@@ -1,15 +1,25 @@
-"""The pictures with a line a model: learning curves, accuracy over the amount of data, and over corruption."""
+"""The section "Learning curves": validation accuracy and losses over the epochs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from comparison.groups import Cohort, Model, percent
-from comparison.metric_names import METRICS
-from comparison.pictures import COLOURS, WIDTH, colour, error_bars, head, marker, tidy
+from comparison.cohorts import Cohort, Model
+from comparison.context import Context
+from comparison.document import Section
+from comparison.drawing import COLOURS, WIDTH, colour, head, legend, tidy
 from records import plots
 
 LINES = ("-", "--", ":", "-.")
+
+
+def section(context: Context) -> Section | None:
+    """A picture of all runs. None where no run has a history."""
+    figure = draw_learning(context.cohort, "Learning curves")
+    if figure is None:
+        return None
+    text = "All runs. Training losses can be compared only where loss, mixing and label smoothing are the same."
+    return Section("Learning curves", [context.picture("learning", figure, "Learning curves of all runs", text)])
 
 
 def curves(model: Model, column: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -53,7 +63,7 @@ def draw_learning(cohort: Cohort, title: str):
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.yaxis.set_minor_formatter(NullFormatter())
         tidy(axis)
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    legend(figure)
     head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
     return figure
 
@@ -63,56 +73,3 @@ def _style(cohort: Cohort, variants: list[str], model: Model) -> tuple[str, str]
     rounds = -(-len(variants) // len(COLOURS))
     i = variants.index(model.variant)
     return colour(i), LINES[(cohort.fractions.index(model.fraction) * rounds + i // len(COLOURS)) % len(LINES)]
-
-
-def draw_data(cohort: Cohort, metric: str, title: str):
-    """Quality over the share of the training images."""
-    from matplotlib.ticker import NullLocator
-
-    kind = METRICS[metric]
-    variants = list(dict.fromkeys(model.variant for model in cohort.models))
-    figure = plots.new_figure(figsize=(0.75 * WIDTH, 4.6))
-    axis = figure.subplots()
-    for i, variant in enumerate(variants):
-        models = sorted((m for m in cohort.models if m.variant == variant), key=lambda m: m.fraction)
-        means = [kind.scale * model.mean(metric) for model in models]
-        axis.errorbar([model.fraction for model in models], means, yerr=error_bars(models, metric), fmt=f"-{marker(i)}",
-                      color=colour(i), capsize=3, linewidth=1.8, label=plots.plain(variant, 40))  # fmt: skip
-    axis.set_xscale("log")
-    axis.set_xticks(cohort.fractions, [percent(fraction) for fraction in cohort.fractions])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("share of the training images")
-    axis.set_ylabel(kind.heading)
-    tidy(axis)
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    head(figure, title, "Bars: 95 % over seeds.")
-    return figure
-
-
-def draw_robustness(models: list[Model], corruptions: list[str], title: str):
-    """Accuracy over the strength of each corruption: means over seeds, and a band from the lowest to the highest."""
-    columns = min(4, len(corruptions))
-    rows = -(-len(corruptions) // columns)
-    figure = plots.new_figure(figsize=(max(6.0, WIDTH * columns / 4), 1.3 + 2.3 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axis in grid.flat[len(corruptions) :]:
-        axis.set_visible(False)
-    for n, (axis, name) in enumerate(zip(grid.flat, corruptions, strict=False)):
-        for i, model in enumerate(models):
-            found = [[run.robustness["clean"]["top1"], *run.robustness["corruptions"][name]]
-                     for run in model.runs if run.robustness]  # fmt: skip
-            values = 100 * np.array(found)
-            strength = np.arange(values.shape[1])
-            axis.plot(strength, values.mean(0), f"-{marker(i)}", color=colour(i), markersize=4, linewidth=1.6,
-                      label=plots.plain(model.variant, 40) if n == 0 else None)  # fmt: skip
-            axis.fill_between(strength, values.min(0), values.max(0), color=colour(i), alpha=0.15, linewidth=0)
-        axis.set_title(name.replace("_", " "), loc="left", fontsize=10)
-        axis.set_xticks(strength, ["clean", *map(str, strength[1:])])
-        if n >= len(corruptions) - columns:
-            axis.set_xlabel("strength")
-        tidy(axis)
-    for axis in grid[:, 0]:
-        axis.set_ylabel("top-1 (%)")
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
-    return figure

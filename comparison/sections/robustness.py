@@ -1,38 +1,19 @@
-"""The parts of a report about the amount of data, corrupted images, and the way of the training."""
+"""The section "Robustness": errors on corrupted images, from the runs that have a robustness.json."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from comparison import curve_pictures, statistics
+from comparison import statistics
+from comparison.cohorts import Model
+from comparison.context import Context
 from comparison.document import Section
-from comparison.groups import percent
-from comparison.metric_names import METRICS
-from comparison.sections import Context, _over_seeds
+from comparison.drawing import WIDTH, colour, head, legend, marker, new_panels, tidy
+from records import plots
 
 
-def amount_of_data(context: Context) -> Section | None:
-    cohort, kind = context.cohort, context.kind
-    if len(cohort.fractions) < 2:
-        return None
-    shares = sorted(cohort.fractions)
-    rows = []
-    for variant in dict.fromkeys(model.variant for model in cohort.models):
-        found = {model.fraction: model for model in cohort.models if model.variant == variant}
-        rows.append(
-            [variant, *(_over_seeds(found[share], context.metric) if share in found else "–" for share in shares)]
-        )
-    columns = ["model", *(percent(share) for share in shares)]
-    note = "Means over seeds ± half of their 95 % interval. Smaller shares lie within larger ones."
-    table = context.table("data", f"{kind.heading} by share of the training images", columns, rows, note)
-    figure = curve_pictures.draw_data(cohort, context.metric, f"{kind.title} over the amount of data")
-    picture = context.picture(
-        "data", figure, f"{kind.title} over the amount of data", "The horizontal axis is logarithmic."
-    )
-    return Section("Amount of data", [table, picture])
-
-
-def robustness(context: Context) -> Section | None:
+def section(context: Context) -> Section | None:
+    """A table of errors, and a picture of accuracies. None where no run has a robustness.json."""
     models = [model for model in context.cohort.main if any(run.robustness for run in model.runs)]
     if not models:
         return None
@@ -53,43 +34,38 @@ def robustness(context: Context) -> Section | None:
         rows.append([model.variant, str(len(reports)), f"{clean:.2f}", shown, *each])
         data.append({"model": model.variant, "n": len(reports), "mean_corruption_error": mean.mean(),
                      **dict(zip(names, errors.mean(0).tolist(), strict=True))})  # fmt: skip
-    columns = [
-        "model",
-        "n",
-        "clean top-1 (%)",
-        "mean corruption error (%)",
-        *(f"{name.replace('_', ' ')} (%)" for name in names),
-    ]
+    columns = ["model", "n", "clean top-1 (%)", "mean corruption error (%)",
+               *(f"{name.replace('_', ' ')} (%)" for name in names)]  # fmt: skip
     note = (f"Errors are means over strengths, and over the runs that have robustness.json; not divided by those of a"
             f" reference network.{context.restriction}")  # fmt: skip
     table = context.table("robustness", "Error on corrupted images", columns, rows, note, data)
-    figure = curve_pictures.draw_robustness(models, names, "Accuracy on corrupted images")
-    return Section("Robustness", [table, context.picture("robustness", figure, "Accuracy on corrupted images",
-                                                         f"Top-1 at each strength.{context.restriction}")])  # fmt: skip
+    title = "Accuracy on corrupted images"
+    text = f"Top-1 at each strength.{context.restriction}"
+    picture = context.picture("robustness", draw_robustness(models, names, title), title, text)
+    return Section("Robustness", [table, picture])
 
 
-def learning(context: Context) -> Section | None:
-    figure = curve_pictures.draw_learning(context.cohort, "Learning curves")
-    if figure is None:
-        return None
-    text = "All runs. Training losses can be compared only where loss, mixing and label smoothing are the same."
-    return Section("Learning curves", [context.picture("learning", figure, "Learning curves of all runs", text)])
-
-
-def run_list(context: Context) -> Section:
-    metric = METRICS[context.metric]
-    rows, data = [], []
-    for model in context.cohort.models:
-        for run in model.runs:
-            seconds = run.summary.get("train_seconds")
-            rows.append([run.path.name, model.variant, str(run.seed), percent(run.fraction),
-                         metric.show(run.metric(context.metric)),
-                         f"{run.summary['best_epoch']} of {run.summary['epochs']}",
-                         "–" if seconds is None else f"{seconds:.0f} s"])  # fmt: skip
-            data.append({"run": run.path.name, "model": model.variant, "seed": run.seed, "train_fraction": run.fraction,
-                         "split": run.summary["split"], "selected_on": run.summary["selected_on"],
-                         **{name: run.summary[name] for name in METRICS}, "best_epoch": run.summary["best_epoch"],
-                         "epochs": run.summary["epochs"], "train_seconds": seconds,
-                         **{f"{key}_precision": run.precision(key) for key in ("train", "test")}})  # fmt: skip
-    columns = ["run", "model", "seed", "data", metric.heading, "best epoch", "training"]
-    return Section("Runs", [context.table("runs", "The runs", columns, rows, "", data)])
+def draw_robustness(models: list[Model], corruptions: list[str], title: str):
+    """Accuracy over the strength of each corruption: means over seeds, and a band from the lowest to the highest."""
+    columns = min(4, len(corruptions))
+    width = max(6.0, WIDTH * columns / 4)
+    figure, grid = new_panels(len(corruptions), columns, width, above=1.3, height=2.3, sharey=True)
+    for n, (axis, name) in enumerate(zip(grid.flat, corruptions, strict=False)):
+        for i, model in enumerate(models):
+            found = [[run.robustness["clean"]["top1"], *run.robustness["corruptions"][name]]
+                     for run in model.runs if run.robustness]  # fmt: skip
+            values = 100 * np.array(found)
+            strength = np.arange(values.shape[1])
+            axis.plot(strength, values.mean(0), f"-{marker(i)}", color=colour(i), markersize=4, linewidth=1.6,
+                      label=plots.plain(model.variant, 40) if n == 0 else None)  # fmt: skip
+            axis.fill_between(strength, values.min(0), values.max(0), color=colour(i), alpha=0.15, linewidth=0)
+        axis.set_title(name.replace("_", " "), loc="left", fontsize=10)
+        axis.set_xticks(strength, ["clean", *map(str, strength[1:])])
+        if n >= len(corruptions) - columns:
+            axis.set_xlabel("strength")
+        tidy(axis)
+    for axis in grid[:, 0]:
+        axis.set_ylabel("top-1 (%)")
+    legend(figure)
+    head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
+    return figure
