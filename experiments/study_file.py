@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from settings import model_flags
-from settings.flags import FLAGS, TRAIN, Flag
+from settings.flag import TRAIN, Flag
+from settings.groups import FLAGS
 from settings.scripts import SCRIPTS
 from utils import BadRequest, parse_toml, shorten, suggestion
 
@@ -136,7 +137,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _known_flags(script: str) -> dict[str, Flag]:
     """Flags that a study may set, by every name that they go by, in the form of settings."""
-    offered = [flag for flags in SCRIPTS[script].groups.values() for flag in flags if TRAIN in flag.modes]
+    offered = [flag for flags in SCRIPTS[script].titles.values() for flag in flags if TRAIN in flag.modes]
     offered += model_flags.flags_of(None).values()
     return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
 
