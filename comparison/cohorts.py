@@ -123,7 +123,7 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
     cohorts: dict[tuple, dict[tuple, list[Run]]] = {}
     digests: dict[tuple, set[str]] = {}
     for run in runs:
-        digests.setdefault(_scored(run), set()).update({run.image_digest} - {None})
+        digests.setdefault(_scored(run), set()).update([] if run.image_digest is None else [run.image_digest])
     keys = {i: variants[i] or _fingerprint(run) for i, run in enumerate(runs)}
     named = [key for key in order if key in keys.values()]
     ranks = {key: rank for rank, key in enumerate(dict.fromkeys([*named, *keys.values()]))}

@@ -51,10 +51,13 @@ class Points:
     items: list[str]
 
 
+Part = str | Table | Picture | Points
+
+
 @dataclass
 class Section:
     title: str
-    parts: list[str | Table | Picture | Points]
+    parts: list[Part]
 
 
 @dataclass
@@ -95,7 +98,7 @@ def latex_table(table: Table) -> str:
     import pandas
 
     frame = pandas.DataFrame(table.rows, columns=table.columns)
-    style = frame.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
+    style: Any = frame.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
     return style.to_latex(
         hrules=True, position="tbp", position_float="centering", caption=_latex(table.title),
         label=f"tab:{table.name}", column_format="l" + "r" * (len(table.columns) - 1),
@@ -122,7 +125,7 @@ def markdown(document: Document) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_part(part: str | Table | Picture | Points) -> list[str]:
+def _markdown_part(part: Part) -> list[str]:
     if isinstance(part, str):
         return [_plain(part)]
     if isinstance(part, Points):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from comparison import document, statistics
 from comparison.cohorts import Model
 from comparison.metric_names import METRICS
+from comparison.statistics import Values
 from records import plots
 from utils import replacing
 
@@ -101,8 +101,9 @@ def new_rows(count: int):
     return figure, figure.subplots()
 
 
-def draw_row(axis, y: int, over_images: Sequence[float], over_seeds: Sequence[float], values: np.ndarray, mean: float,
-             ink: str, mark: str, size: int) -> None:  # fmt: skip
+def draw_row(
+    axis, y: int, over_images: Values, over_seeds: Values, values: Values, mean: float, ink: str, mark: str, size: int
+) -> None:
     """Both intervals (low, high), the seeds (n,) and their mean."""
     axis.plot(over_images, [y + 0.2, y + 0.2], color=plots.MUTED, linewidth=1.2, marker="|", markersize=6)
     axis.plot(over_seeds, [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")

@@ -10,7 +10,7 @@ MAP_LIMIT = 250_000  # images x classes up to which the average precision is com
 
 
 class ScoredSplit:
-    """What a model answered to the images of a split.
+    """What a model predicted to the images of a split.
 
     Args:
         logits: float (N, K); targets: class indices (N,).
@@ -57,13 +57,13 @@ class ScoredSplit:
         counts = np.ones((1, len(self.targets))) if counts is None else counts
         by_image = np.ascontiguousarray(counts.T)  # (N, B): its rows are gathered and summed several times as quickly
         sums = np.asarray(self.columns.T @ by_image).T
-        n, right, top5, loss, support, answered, hits, confidence, right_in_bin = np.split(sums, self.edges, axis=1)
+        n, right, top5, loss, support, predicted, hits, confidence, right_in_bin = np.split(sums, self.edges, axis=1)
         n = n[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
             present = np.where(support > 0, 1.0, np.nan)  # classes without images are left out of the means
             recall = hits / support
-            precision = np.where(answered > 0, hits / answered, 0.0) * present
-            f1 = 2 * hits / (support + answered) * present
+            precision = np.where(predicted > 0, hits / predicted, 0.0) * present
+            f1 = 2 * hits / (support + predicted) * present
         return {
             "top1": right[:, 0] / n,
             "top5": top5[:, 0] / n if self.has_top5 else np.full(len(n), np.nan),
@@ -84,11 +84,11 @@ class ScoredSplit:
             if not len(positives):
                 continue
             ranked = by_image[order]
-            answered = ranked.cumsum(0)[ends]
+            predicted = ranked.cumsum(0)[ends]
             weights = ranked[positives]
             hits = weights.cumsum(0)[last_positive]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found.append(np.where(weights > 0, weights * hits / answered, 0).sum(0) / weights.sum(0))
+                found.append(np.where(weights > 0, weights * hits / predicted, 0).sum(0) / weights.sum(0))
         return np.nanmean(found, axis=0)
 
     def _rank(self, label: int) -> tuple[np.ndarray, ...]:

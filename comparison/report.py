@@ -127,7 +127,7 @@ def print_short(report: Document, contexts: list[Context]) -> None:
         if section.title.startswith(conclusions.TITLE):
             say()
             for part in section.parts:
-                for line in part.items if isinstance(part, Points) else [part]:
+                for line in part.items if isinstance(part, Points) else [str(part)]:
                     say(line)
     say()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 CONFIDENCE, LEVEL, POWER = 0.95, 0.05, 0.8
 RESAMPLES = 1000
 MAX_SEEDS = 1000  # a study that needed more would not be made
+Values = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
@@ -36,7 +37,7 @@ class Difference(NamedTuple):
 NOTHING = Interval(math.nan, math.nan)
 
 
-def seed_interval(values: Sequence[float]) -> Interval:
+def seed_interval(values: Values) -> Interval:
     """The 95 % Student t interval of the mean over seeds; NaN with one seed, or with the same value for every seed."""
     from scipy import stats
 
@@ -57,7 +58,7 @@ def seed_difference(first: dict[int, float], second: dict[int, float]) -> Differ
     if len(common) >= 2:
         mean, test = float((a - b).mean()), "paired t test"
         same = np.ptp(a - b) < 1e-12
-        result = None if same else stats.ttest_rel(a, b)
+        result: Any = None if same else stats.ttest_rel(a, b)
     elif min(len(first), len(second)) >= 2:
         a, b = (np.array(list(values.values())) for values in (first, second))
         mean, test = float(a.mean() - b.mean()), "Welch's t test"
@@ -108,16 +109,17 @@ def image_interval(distribution: np.ndarray) -> Interval:
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
     """(images only the first has right, only the second, p of the exact test): McNemar, Psychometrika 12 (1947)."""
-    from statsmodels.stats.contingency_tables import mcnemar as test
+    from statsmodels.stats import contingency_tables
 
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
     table = [[int((first_right & second_right).sum()), only_first],
              [only_second, int((~first_right & ~second_right).sum())]]  # fmt: skip
-    return only_first, only_second, float(test(table, exact=True).pvalue) if only_first + only_second else 1.0
+    result: Any = contingency_tables.mcnemar(table, exact=True)
+    return only_first, only_second, float(result.pvalue) if only_first + only_second else 1.0
 
 
-def combine(p_values: Sequence[float]) -> float:
+def combine(p_values: Values) -> float:
     """One p-value for tests of several seeds on the same images, which depend on each other in an unknown way: twice
     their median is valid whatever the dependence (Rueger 1978; Vovk and Wang, Biometrika 107 (2020))."""
     ordered = sorted(p_values)
@@ -125,19 +127,19 @@ def combine(p_values: Sequence[float]) -> float:
     return min(1.0, ordered[rank - 1] * len(ordered) / rank)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Values) -> list[float]:
     """Adjusted for the number of tests (Holm 1979); NaN stays, and is not counted."""
     from statsmodels.stats.multitest import multipletests
 
-    p_values = np.asarray(p_values, dtype=float)
-    known = np.isfinite(p_values)
-    adjusted = np.full(len(p_values), np.nan)
+    given = np.asarray(p_values, dtype=float)
+    known = np.isfinite(given)
+    adjusted = np.full(len(given), np.nan)
     if known.any():
-        adjusted[known] = multipletests(p_values[known], method="holm")[1]
+        adjusted[known] = multipletests(given[known], method="holm")[1]
     return adjusted.tolist()
 
 
-def seeds_needed(differences: Sequence[float], effect: float, tests: int = 1) -> int | None:
+def seeds_needed(differences: Values, effect: float, tests: int = 1) -> int | None:
     """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %, at 5 %
     shared by so many tests; the spread is that of the given differences. None: more than 1,000, or not known."""
     from statsmodels.stats.power import TTestPower
@@ -162,4 +164,5 @@ def error_consistency(first_right: np.ndarray, second_right: np.ndarray) -> floa
     np.add.at(table, (first_right.astype(int), second_right.astype(int)), 1)
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")
-        return float(cohens_kappa(table, return_results=False))
+        kappa: Any = cohens_kappa(table, return_results=False)
+    return float(kappa)

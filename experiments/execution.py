@@ -86,7 +86,7 @@ def run_all(
     left in time, saved, and none failed.
 
     Args:
-        todo: runs with their states (`plan.inspect`), those that are finished among them.
+        todo: runs with their states (`plan.inspect_run`), those that are finished among them.
         settings: by the run's name.
         problems: what is amiss already; it is reported with the failures.
     """

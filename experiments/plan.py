@@ -71,7 +71,7 @@ class Plan:
         """Of the script, but for what to do about a run that is there."""
         tracked = run.flags.get("wandb") != "disabled"
         return [
-            *words({**run.flags, "seed": run.seed}),
+            *as_words({**run.flags, "seed": run.seed}),
             *(["--wandb-group", self.study.name] if tracked else []),
             *("--runs-dir", self.runs_dir, "--run-name", f"{self.study.name}/{run.name}"),
         ]
@@ -102,7 +102,7 @@ def python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def make(study: Study, runs_dir: str) -> Plan:
+def make_plan(study: Study, runs_dir: str) -> Plan:
     """All runs of a study, seed by seed, so that a study that is stopped early has whole pairs.
 
     Raises BadRequest where two of them would share a folder.
@@ -119,7 +119,7 @@ def make(study: Study, runs_dir: str) -> Plan:
     return Plan(study, runs_dir, list(runs.values()))
 
 
-def words(flags: dict[str, Any]) -> list[str]:
+def as_words(flags: dict[str, Any]) -> list[str]:
     """Flags as a command line. A switch that has no --no- form is left out where it is off."""
     known = {**model_flags.flags_of(None), **FLAGS}
     result = []
@@ -136,7 +136,9 @@ def words(flags: dict[str, Any]) -> list[str]:
     return result
 
 
-def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None) -> list[Run]:
+def select_runs(
+    plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None
+) -> list[Run]:
     """The runs that are asked for. Raises BadRequest for a variant or a seed that the study has not.
 
     Args:
@@ -156,7 +158,7 @@ def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: t
     return found[shard[0] :: shard[1]]
 
 
-def check_all(plan: Plan, with_data: bool) -> dict[str, Settings]:
+def check_runs(plan: Plan, with_data: bool) -> dict[str, Settings]:
     """The settings of every run of the study, by its name. Raises BadRequest, naming file and variant, for the first
     that cannot be.
 
@@ -164,13 +166,13 @@ def check_all(plan: Plan, with_data: bool) -> dict[str, Settings]:
         with_data: look whether the data sets are there, too.
     """
     settings: dict[str, Settings] = {}
-    looked_at = set()
+    checked = set()
     for run in plan.runs:
         settings[run.name], given = plan.settings(run)
         data = replace(settings[run.name].data, train_fraction=1.0)  # any share of the images is there with all of them
         asked = repr((data, sorted(OF_DATA & given.keys())))
-        if with_data and asked not in looked_at:
-            looked_at.add(asked)
+        if with_data and asked not in checked:
+            checked.add(asked)
             try:
                 locate_data(data, given)
             except BadRequest as error:
@@ -178,7 +180,7 @@ def check_all(plan: Plan, with_data: bool) -> dict[str, Settings]:
     return settings
 
 
-def inspect(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
+def inspect_run(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
     """(what has become of the run, and for CHANGED what differs from the study)."""
     directory = plan.directory(run)
     if not (directory / "settings.json").is_file():
@@ -214,7 +216,7 @@ def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
     return found
 
 
-def write(plan: Plan) -> Path:
+def write_plan(plan: Plan) -> Path:
     """study.json in the study's folder: what the runs are, for those who compare them.
 
     name, file, script, seeds, fractions ([null] where none are varied), published (as in the study file), variants

@@ -7,10 +7,21 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments import plan as plans
-from experiments import study_file
-from experiments.plan import CHANGED, FINISHED, NEW, STOPPED, Plan, Run
+from experiments.plan import (
+    CHANGED,
+    FINISHED,
+    NEW,
+    STOPPED,
+    Plan,
+    Run,
+    check_runs,
+    inspect_run,
+    make_plan,
+    select_runs,
+    write_plan,
+)
 from experiments.request import Request
+from experiments.study_file import read_study
 from settings.checks import PACKAGES
 from settings.groups import Settings
 from utils import require
@@ -22,16 +33,16 @@ def run_study(request: Request) -> int:
     needs_data = look.estimate or not look.dry_run
     if needs_data:
         require(*PACKAGES)
-    study = study_file.read(Path(which.study), dict(which.set or []), which.name)
-    plan = plans.make(study, which.runs_dir)
-    settings = plans.check_all(plan, needs_data)
-    selected = plans.select(plan, which.only, which.seeds, which.shard)
-    found = [(run, *plans.inspect(plan, run, settings[run.name])) for run in selected]
+    study = read_study(Path(which.study), dict(which.set or []), which.name)
+    plan = make_plan(study, which.runs_dir)
+    settings = check_runs(plan, needs_data)
+    selected = select_runs(plan, which.only, which.seeds, which.shard)
+    found = [(run, *inspect_run(plan, run, settings[run.name])) for run in selected]
     todo, problems = _sort_out_changed(found, which.overwrite)
     print(_overview(plan, todo, problems), flush=True)
     if look.dry_run:
         return _dry_run(plan, todo, settings, look.estimate, problems)
-    plans.write(plan)
+    write_plan(plan)
     if how.launcher == "local":
         from experiments.execution import run_all
 

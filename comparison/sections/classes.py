@@ -6,7 +6,7 @@ import numpy as np
 
 from comparison.cohorts import Model
 from comparison.context import MAX_PANELS, Context
-from comparison.document import Section, Table
+from comparison.document import Part, Section, Table
 from comparison.drawing import INK, WIDTH, finish_heat_map, head, model_ticks, new_panels
 from comparison.formats import in_percent
 from records import plots
@@ -38,7 +38,7 @@ def section(context: Context) -> Section:
         f" Of {len(names)} classes the {MAX_CLASSES} in which the models differ most." if len(models) > 1
         else f" Of {len(names)} classes the {MAX_CLASSES} hardest.")  # fmt: skip
     text = f"Means over seeds.{which}{context.restriction}"
-    parts = [table, context.picture("classes", figure, "Accuracy of each class", text)]
+    parts: list[Part] = [table, context.picture("classes", figure, "Accuracy of each class", text)]
     if context.main_pairs:
         parts.append(_most_different(context, support))
     parts += _confusions(context)
@@ -52,7 +52,7 @@ def _most_different(context: Context, support: np.ndarray) -> Table:
         gap = np.nan_to_num(first - second)
         for i in np.argsort(-np.abs(gap), kind="stable")[:MAX_DIFFERENT]:
             if gap[i]:
-                accuracies = in_percent(first[i]), in_percent(second[i])
+                accuracies = in_percent(float(first[i])), in_percent(float(second[i]))
                 rows.append([pair.variants, names[i], str(support[i]), *accuracies, f"{100 * gap[i]:+.1f}"])
     columns = ["models", "class", "images", "first (%)", "second (%)", "difference (points)"]
     note = "Chosen as the largest of many, these differences are larger than they would be on other images."
@@ -85,14 +85,14 @@ def draw_classes(models: list[Model], class_names: list[str], title: str):
     return figure
 
 
-def _confusions(context: Context) -> list:
-    models, names, parts = context.cohort.main, context.cohort.class_names, []
+def _confusions(context: Context) -> list[Part]:
+    models, names = context.cohort.main, context.cohort.class_names
     shares = [confusion_share(model) for model in models]
     title = "Confusion matrices (per cent of each true class)"
     figure = draw_confusions(shares, [model.variant for model in models], names, title, signed=False)
     few = f" The first {MAX_PANELS} models are shown." if len(models) > MAX_PANELS else ""
     text = f"All seeds together.{few}{context.restriction}"
-    parts.append(context.picture("confusion", figure, "Confusion matrices", text))
+    parts: list[Part] = [context.picture("confusion", figure, "Confusion matrices", text)]
     for i, (model, share) in enumerate(zip(models, shares, strict=True)):
         rows = [[name, *(f"{100 * value:.2f}" for value in share[j])] for j, name in enumerate(names)]
         title = f"Confusion matrix of {model.variant} (per cent of each true class)"
@@ -129,17 +129,18 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
     width = min(WIDTH, 5.2 * columns)
     figure, grid = new_panels(len(shares), columns, width, above=0.7, height=0.35 + 0.82 * width / columns)
     top = max(float(np.abs(share).max()) for share in shares) or 1.0
+    pictures = []
     for n, (axis, share) in enumerate(zip(grid.flat, shares, strict=False)):
         if signed:
-            picture = axis.imshow(100 * share, cmap="RdBu", vmin=-100 * top, vmax=100 * top)
+            pictures.append(axis.imshow(100 * share, cmap="RdBu", vmin=-100 * top, vmax=100 * top))
         else:  # the square root keeps rare confusions visible beside a strong diagonal
-            picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
+            pictures.append(axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1))
         _confusion_ticks(axis, class_names, n % columns == 0)
         if k <= MAX_NUMBERED:
             _confusion_numbers(axis, 100 * share, signed, 100 * top)
         axis.set_title(plots.plain(titles[n], 48), loc="left", fontsize=9)
         axis.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=grid, fraction=0.03, pad=0.02, shrink=0.7)
+    bar = figure.colorbar(pictures[-1], ax=grid, fraction=0.03, pad=0.02, shrink=0.7)
     bar.outline.set_visible(False)
     if signed:
         bar.set_label("difference (percentage points)", labelpad=8)

@@ -9,7 +9,7 @@ import numpy as np
 from comparison import image_sheet, statistics
 from comparison.cohorts import Model
 from comparison.context import Context
-from comparison.document import Section
+from comparison.document import Part, Section
 from comparison.drawing import INK, WIDTH, finish_heat_map, model_ticks
 from records import plots
 
@@ -27,7 +27,7 @@ def section(context: Context) -> Section | None:
     for pair in context.main_pairs:
         i, j = models.index(pair.first), models.index(pair.second)
         wrong = [(~a.scores.right & ~b.scores.right).mean() for a, b in product(pair.first.runs, pair.second.runs)]
-        kappas = (_two_places(kappa[place]) for place in ((i, j), (i, i), (j, j)))
+        kappas = (_two_places(float(kappa[place])) for place in ((i, j), (i, i), (j, j)))
         rows.append([pair.variants, *kappas, f"{100 * np.mean(wrong):.2f}"])
     columns = ["models", "κ between them", "κ within the first", "κ within the second", "both wrong (%)"]
     note = (
@@ -35,7 +35,7 @@ def section(context: Context) -> Section | None:
         " on the same images, 0: as often on the same as two that fail independently. Within a model: between its"
         f" seeds, against which the value between two models is to be held.{context.restriction}"
     )
-    parts = [context.table("error_consistency", "Do they fail on the same images?", columns, rows, note)]
+    parts: list[Part] = [context.table("error_consistency", "Do they fail on the same images?", columns, rows, note)]
     if np.isfinite(kappa).any():
         figure = draw_consistency(kappa, models, "Error consistency")
         text = "Cohen's κ of right and wrong answers; on the diagonal between seeds of one model."
@@ -67,7 +67,7 @@ def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
     picture = axis.imshow(kappa, cmap="cividis", vmin=min(0.0, np.nanmin(kappa)), vmax=1)
     for i, j in np.ndindex(kappa.shape):
         known = not np.isnan(kappa[i, j])
-        axis.text(j, i, _two_places(kappa[i, j]), ha="center", va="center", fontsize=10 if m <= 8 else 7,
+        axis.text(j, i, _two_places(float(kappa[i, j])), ha="center", va="center", fontsize=10 if m <= 8 else 7,
                   color="white" if known and kappa[i, j] < 0.6 else INK)  # fmt: skip
     names = [plots.plain(model.variant, 26) for model in models]
     model_ticks(axis.xaxis, models)

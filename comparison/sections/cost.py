@@ -9,7 +9,7 @@ import numpy as np
 
 from comparison.cohorts import Model
 from comparison.context import Context
-from comparison.document import Section
+from comparison.document import Part, Section
 from comparison.drawing import PALE, WIDTH, colour, error_bars, head, legend, marker, new_panels, tidy
 from comparison.metric_names import METRICS
 from comparison.runs import Run
@@ -34,8 +34,8 @@ class Cost:
 
     def of(self, model: Model) -> float | None:
         """The mean over the model's runs; None where one of them does not know it."""
-        values = [self.of_run(run) for run in model.runs]
-        return None if any(not value for value in values) else float(np.mean(values))
+        values = [value for run in model.runs if (value := self.of_run(run))]
+        return float(np.mean(values)) if len(values) == len(model.runs) else None
 
     def show(self, model: Model) -> str:
         value = self.of(model)
@@ -90,7 +90,7 @@ def section(context: Context) -> Section:
         f" had.{_devices(models)} Efficient in: no other model is at least as good and as cheap, and better in one of"
         f" the two.{context.restriction}"
     )
-    parts: list = [context.table("cost", f"{kind.title} and what it costs", columns, rows, note, data=data)]
+    parts: list[Part] = [context.table("cost", f"{kind.title} and what it costs", columns, rows, note, data=data)]
     figure = draw_cost(models, context.metric, f"{kind.title} over cost")
     if figure is not None:
         text = f"Quality beside each cost that is known of every model.{context.restriction}"
@@ -150,8 +150,8 @@ def draw_cost(models: list[Model], metric: str, title: str):
 
 def _tells(cost: Cost, models: list[Model]) -> bool:
     """Whether it is known of every model, and not the same of all."""
-    values = [cost.of(model) for model in models]
-    return None not in values and max(values) > 1.01 * min(values)
+    values = [value for model in models if (value := cost.of(model)) is not None]
+    return len(values) == len(models) and max(values) > 1.01 * min(values)
 
 
 def _cost_axis(axis, spent: np.ndarray) -> None:

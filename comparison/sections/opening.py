@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comparison.cohorts import Cohort
-from comparison.document import Points, Section
+from comparison.document import Part, Points, Section
 from comparison.selection import Selection
 from utils import sides
 
@@ -11,7 +11,7 @@ from utils import sides
 def section(cohort: Cohort, selection: Selection) -> Section:
     """Args: cohort: the largest one."""
     settings = cohort.runs[0].settings
-    parts: list = [
+    parts: list[Part] = [
         f"Data set: {settings['dataset']}, {len(cohort.class_names)} classes. Scored: {cohort.title}."
         f" {len(cohort.runs)} runs of {len({model.variant for model in cohort.models})} models."
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from comparison import statistics
 from comparison.cohorts import Model
 from comparison.context import Context
-from comparison.document import Points, Section, Table
+from comparison.document import Part, Points, Section, Table
 from comparison.drawing import INK, colour, draw_row, drawn_interval, finish_rows, marker, new_rows
 from comparison.metric_names import METRICS
 from records import plots
@@ -23,7 +23,7 @@ def section(context: Context) -> Section:
     )
     title = f"{context.kind.title} of each model"
     picture = context.picture("quality", draw_quality(context, title), title, text)
-    parts: list = [_main_table(context)]
+    parts: list[Part] = [_main_table(context)]
     if context.published:
         parts.append("Published figures were not measured here, and are part of no test:")
         parts.append(Points([f"{one.name}: {one.source}. {one.note}".strip() for one in context.published]))
@@ -43,7 +43,7 @@ def _main_table(context: Context) -> Table:
     for model in context.cohort.models:
         epochs = [run.summary["best_epoch"] for run in model.runs]
         span = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)}–{max(epochs)}"
-        by = {run.summary.get("selected_by") for run in model.runs} - {None}
+        by = {run.summary["selected_by"] for run in model.runs if run.summary.get("selected_by") is not None}
         rows.append([
             model.label, str(len(model.runs)), model.show(context.metric), _over_images(context, model, context.metric),
             context.cohort.selected_on + (f" (by {', '.join(sorted(by))})" if by else ""), context.cohort.split,
@@ -107,9 +107,10 @@ def draw_quality(context: Context, title: str):
         draw_row(axis, y, [kind.scale * edge for edge in over_images], drawn_interval(model, metric), values,
                  values.mean(), colour(i), marker(i), size=8)  # fmt: skip
     labels = [plots.plain(model.label, 44) for model in cohort.models]
-    rows = {model.variant: cohort.models.index(model) for model in cohort.main}
+    rows: dict[str | None, int] = {variant: i for i, variant in enumerate(order)}
+    rows.update({model.variant: cohort.models.index(model) for model in cohort.main})
     for one in published:
-        y = len(labels) + alone.index(one) if one in alone else rows.get(one.variant, order.index(one.variant))
+        y = rows[one.variant] if one.variant in rows else len(labels) + alone.index(one)
         axis.plot(kind.scale * one.metrics[metric], y, "D", markerfacecolor="white", markeredgecolor=INK, markersize=7)
     labels += [plots.plain(one.label, 44) for one in alone]
     finish_rows(figure, axis, labels, kind.heading, title, bool(published))

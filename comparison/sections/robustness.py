@@ -51,11 +51,11 @@ def draw_robustness(models: list[Model], corruptions: list[str], title: str):
     width = max(6.0, WIDTH * columns / 4)
     figure, grid = new_panels(len(corruptions), columns, width, above=1.3, height=2.3, sharey=True)
     for n, (axis, name) in enumerate(zip(grid.flat, corruptions, strict=False)):
+        found = [np.array([[run.robustness["clean"]["top1"], *run.robustness["corruptions"][name]]
+                           for run in model.runs if run.robustness]) for model in models]  # fmt: skip
+        strength = np.arange(found[0].shape[1])
         for i, model in enumerate(models):
-            found = [[run.robustness["clean"]["top1"], *run.robustness["corruptions"][name]]
-                     for run in model.runs if run.robustness]  # fmt: skip
-            values = 100 * np.array(found)
-            strength = np.arange(values.shape[1])
+            values = 100 * found[i]
             axis.plot(strength, values.mean(0), f"-{marker(i)}", color=colour(i), markersize=4, linewidth=1.6,
                       label=plots.plain(model.variant, 40) if n == 0 else None)  # fmt: skip
             axis.fill_between(strength, values.min(0), values.max(0), color=colour(i), alpha=0.15, linewidth=0)

@@ -58,7 +58,7 @@ def test_command_lines_say_what_the_file_says(file, cli):
 
 
 def test_a_value_may_begin_like_a_flag():
-    assert plan.words({"data_path": "--odd", "lr": 0.5}) == ["--data-path=--odd", "--lr", "0.5"]
+    assert plan.as_words({"data_path": "--odd", "lr": 0.5}) == ["--data-path=--odd", "--lr", "0.5"]
 
 
 def test_shards_share_the_runs_out(file, cli):
@@ -79,7 +79,7 @@ def test_shards_share_the_runs_out(file, cli):
 
 @pytest.fixture
 def small(file):
-    found = plan.make(study_file.read(file), "runs")
+    found = plan.make_plan(study_file.read_study(file), "runs")
     run = found.runs[0]
 
     def store(**changes):
@@ -90,7 +90,7 @@ def small(file):
         (folder / "settings.json").write_text(json.dumps({"settings": {**settings, **changes}, "wandb_run_id": "0"}))
 
     def state():
-        return plan.inspect(found, run, found.settings(run)[0])
+        return plan.inspect_run(found, run, found.settings(run)[0])
 
     return found.directory(run), store, state
 
