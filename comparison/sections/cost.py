@@ -66,7 +66,7 @@ COSTS = [
          more_is_better=True),
     Cost("measured_inference_images_per_second", "inference, images/s", "", _measured("inference_images_per_second"),
          more_is_better=True),
-    Cost("measured_inference_latency_ms", "latency of one batch", "ms", _measured("inference_latency_ms")),
+    Cost("measured_inference_latency_ms", "latency of one image", "ms", _measured("inference_latency_ms")),
     Cost("measured_peak_memory", "memory, measured alone", "B", _measured("peak_memory")),
 ]  # fmt: skip
 
