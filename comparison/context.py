@@ -1,4 +1,4 @@
-"""What the sections of a report are made from: one cohort with all that is computed of it."""
+"""What a section of the report is made from: one cohort with its statistics."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from comparison.pairs import Pair, Resampled, compare_all
 from comparison.selection import Published
 from image_datasets import Dataset
 
-MAX_REPORTED = 12  # pairs with the same share of the training images that are told of one by one
-MAX_PANELS = 6  # of one picture
+MAX_REPORTED = 12  # pairs with one share of the training images that are reported individually
+MAX_PANELS = 6  # in one picture
 
 
 @dataclass
 class Context:
-    """One cohort with all that is computed of it, and where its pictures go.
+    """One cohort with its statistics, and the folder of its pictures.
 
     Attributes:
-        metric: the one that models are judged by; effect: the smallest difference in it that matters.
-        published: figures to be shown beside those of this cohort.
-        prefix: of file names, where a report has several cohorts.
-        baseline: the variant that all others are compared with; None: all with each other.
-        dataset: whose test images are to be shown; None: none are.
+        metric: models are judged by this one.
+        effect: the smallest difference in the metric that matters, as a fraction of 1 (of the loss: in nats).
+        published: figures that the report shows beside this cohort's.
+        folder: the report's.
+        prefix: of the names of files, if the report has several cohorts.
+        baseline: the variant that all others are compared with. None: all are compared with each other.
+        dataset: the data set whose test images the report shows. None: it shows no images.
+        resampled: metrics on resampled test images.
+        pairs: all compared pairs, by share of the training images.
     """
 
     cohort: Cohort
@@ -50,33 +54,35 @@ class Context:
 
     @property
     def kind(self) -> Metric:
+        """How the metric is shown."""
         return METRICS[self.metric]
 
     @property
     def all_pairs(self) -> list[Pair]:
+        """All compared pairs, at all shares of the training images."""
         return [pair for pairs in self.pairs.values() for pair in pairs]
 
     def reported_at(self, fraction: float) -> list[Pair]:
-        """The pairs that are told of one by one: all, or of many those with the best model."""
+        """Pairs reported individually: all, or with many models only those with the best one."""
         return self._pairs(fraction, MAX_REPORTED)
 
     @property
     def reported(self) -> list[Pair]:
-        """These pairs at each share of the training images, from the largest."""
+        """Pairs reported individually, at all shares of the training images, largest first."""
         return [pair for fraction in self.cohort.fractions for pair in self.reported_at(fraction)]
 
     @property
     def main_pairs(self) -> list[Pair]:
-        """The reported pairs of the largest share of the training images."""
+        """Pairs reported individually at the largest share of the training images."""
         return self.reported_at(self.cohort.fractions[0])
 
     @property
     def few_pairs(self) -> list[Pair]:
-        """As many pairs as one picture shows: all, or those of the best model."""
+        """As many pairs as one picture can show: all, or those with the best model."""
         return self._pairs(self.cohort.fractions[0], 3)[:MAX_PANELS]
 
     def _pairs(self, fraction: float, most: int) -> list[Pair]:
-        """All pairs at a share of the training images; where there are more than `most`, those of the best model."""
+        """All pairs at one share of the training images; if there are more than `most`, those with the best model."""
         pairs = self.pairs[fraction]
         if len(pairs) <= most or self.baseline is not None:
             return pairs
@@ -85,20 +91,21 @@ class Context:
 
     @property
     def selection(self) -> str:
-        """What is to be said where not all pairs are shown."""
+        """A sentence for notes if the report does not show all pairs, else an empty string."""
         all_shown = len(self.reported) == len(self.all_pairs)
         return "" if all_shown else " Of all pairs those with the best model are shown; the CSV file has all."
 
     @property
     def restriction(self) -> str:
-        """What is to be said where only the models with the largest share of the data are shown."""
+        """A sentence for notes of parts that show the largest share of the data only, if there are several."""
         share = self.cohort.fractions[0]
         return f" Shown: models trained on {percent(share)} of the data." if len(self.cohort.fractions) > 1 else ""
 
     def picture(self, name: str, figure, title: str, text: str, vector: bool = True) -> Picture:
-        """Saves a figure in the report's folder."""
+        """Saves a figure in the report's folder, and returns the part that shows it."""
         drawing.save(figure, self.folder, self.prefix + name, vector)
         return Picture(self.prefix + name, title, text, vector)
 
     def table(self, name: str, *args, **kwargs) -> Table:
+        """A `Table` whose files are named for this cohort."""
         return Table(self.prefix + name, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What the pictures of a report have in common: colours, heads, legends, rows with two intervals, heat maps."""
+"""What the report's pictures share: colours, titles, legends, panels, rows with two intervals, heat maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comparison.statistics import Values
 from records import plots
 from utils import replacing
 
-# Okabe and Ito's colours, which differ for colour-blind readers too, without the yellow, which is pale on white.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS = "osD^vPX"
 INK, PALE = "#1f2937", "#d1d5db"
@@ -21,22 +21,22 @@ WIDTH = 10.5  # inches
 
 
 def colour(i: int) -> str:
-    """Of the i-th model."""
+    """The colour of the i-th model."""
     return COLOURS[i % len(COLOURS)]
 
 
 def marker(i: int) -> str:
-    """Of the i-th model: models of one colour have different ones."""
+    """The marker of the i-th model; models that share a colour have different ones."""
     return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
 def save(figure, folder: Path, name: str, vector: bool = True) -> None:
-    """`name`.png, and unless it shows photographs, `name`.svg; the same figure gives the same bytes."""
+    """Writes `name`.png, and `name`.svg if `vector`. The same figure always gives the same bytes."""
     import matplotlib
 
     plots.save(figure, folder / document.PICTURES / f"{name}.png")
     if vector:
-        figure.set_layout_engine("none")  # all is in its place since the first file
+        figure.set_layout_engine("none")  # the PNG has laid it out
         with (
             replacing(folder / document.PICTURES / f"{name}.svg") as temporary,
             matplotlib.rc_context({"svg.hashsalt": name}),
@@ -45,14 +45,14 @@ def save(figure, folder: Path, name: str, vector: bool = True) -> None:
 
 
 def tidy(axis, grid: str = "both") -> None:
-    """A pale grid behind the marks, and no frame above and at the right."""
+    """Draws a pale grid behind the marks, and no frame at the top and right."""
     axis.grid(axis=grid, alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
 
 
 def head(figure, title: str, note: str = "") -> None:
-    """A bold title at the left, and a line under it."""
+    """Writes a bold title at the left, and a note below it."""
     figure.suptitle(f"{title}\n" if note else title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     if note:
         height = figure.get_size_inches()[1]
@@ -60,15 +60,17 @@ def head(figure, title: str, note: str = "") -> None:
 
 
 def legend(figure, columns: int = 3, **more) -> None:
-    """Below the panels."""
+    """Adds a legend below the panels."""
     figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=9, **more)
 
 
 def new_panels(count: int, columns: int, width: float, above: float, height: float, **more):
-    """(figure, axes (rows, columns)) for so many panels; axes that are left over are hidden.
+    """Returns (figure, axes (rows, columns)) for `count` panels, with the surplus axes hidden.
 
     Args:
-        width: of the figure; above: the height over the panels; height: of a panel; all in inches.
+        width: of the figure, in inches.
+        above: space above the panels, in inches.
+        height: of a panel, in inches.
     """
     rows = -(-count // columns)
     figure = plots.new_figure(figsize=(width, above + rows * height))
@@ -79,14 +81,13 @@ def new_panels(count: int, columns: int, width: float, above: float, height: flo
 
 
 def drawn_interval(model: Model, metric: str) -> np.ndarray:
-    """(low, high) over seeds, in the metric's scale; cut off where no value can be, as with few seeds it may reach
-    there."""
+    """(low, high) over seeds, in the metric's scale, clipped to possible values: with few seeds it may exceed them."""
     edges = np.array(statistics.seed_interval(model.values(metric)))
     return METRICS[metric].scale * np.clip(edges, 0, 1 if METRICS[metric].scale == 100 else None)
 
 
 def error_bars(models: list[Model], metric: str) -> np.ndarray:
-    """(2, M): how far the intervals over seeds reach below and above the means; 0 where there is none."""
+    """(2, M): how far the intervals over seeds extend below and above the means; 0 without an interval."""
     means = [METRICS[metric].scale * model.mean(metric) for model in models]
     edges = np.array([drawn_interval(model, metric) for model in models]).T
     return np.nan_to_num(np.abs(edges - means))
@@ -96,7 +97,7 @@ def error_bars(models: list[Model], metric: str) -> np.ndarray:
 
 
 def new_rows(count: int):
-    """(figure, axis) for so many rows."""
+    """(figure, axis) with room for `count` rows."""
     figure = plots.new_figure(figsize=(WIDTH, 1.75 + 0.46 * count))
     return figure, figure.subplots()
 
@@ -104,7 +105,7 @@ def new_rows(count: int):
 def draw_row(
     axis, y: int, over_images: Values, over_seeds: Values, values: Values, mean: float, ink: str, mark: str, size: int
 ) -> None:
-    """Both intervals (low, high), the seeds (n,) and their mean."""
+    """Draws both intervals (low, high), the value of each seed (n,), and their mean."""
     axis.plot(over_images, [y + 0.2, y + 0.2], color=plots.MUTED, linewidth=1.2, marker="|", markersize=6)
     axis.plot(over_seeds, [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")
     axis.plot(values, np.full(len(values), y - 0.2), ".", color=ink, markersize=5)
@@ -112,7 +113,11 @@ def draw_row(
 
 
 def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, published: bool = False) -> None:
-    """Labels, title, and what the marks mean."""
+    """Adds the rows' labels, the title, and a legend of the marks.
+
+    Args:
+        published: whether the legend has the mark of published figures.
+    """
     from matplotlib.lines import Line2D
 
     axis.set_yticks(range(len(labels)), labels)
@@ -136,7 +141,7 @@ def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, publis
 
 
 def finish_heat_map(figure, axis, picture, unit: str, title: str) -> None:
-    """Colour bar and title."""
+    """Adds the colour bar and the title."""
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
@@ -145,9 +150,9 @@ def finish_heat_map(figure, axis, picture, unit: str, title: str) -> None:
 
 
 def model_ticks(axis, models: list[Model]) -> None:
-    """The models' names along an axis, askew where they are long."""
+    """Labels an axis with the models' names, rotated if they are long."""
     names = [plots.plain(model.variant, 26) for model in models]
-    long = max(map(len, names)) * len(names) > 60  # letters, side by side
+    long = max(map(len, names)) * len(names) > 60  # letters side by side
     axis.set_ticks(range(len(names)), names, rotation=35 if long else 0, ha="right" if long else "center", fontsize=9)
     for label in axis.get_ticklabels():
         label.set_rotation_mode("anchor")

@@ -1,4 +1,4 @@
-"""Two models against each other: differences with their intervals, and tests."""
+"""Differences between two models: their intervals over seeds and over images, and their tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = list(METRICS)
 
 
 class Resampled:
-    """Every metric of every run of a cohort on the same resampled splits."""
+    """Every metric of every run of a cohort, on the same resampled splits for all runs."""
 
     def __init__(self, cohort: Cohort, resamples: int = statistics.RESAMPLES):
         runs = cohort.runs
@@ -31,20 +31,25 @@ class Resampled:
         self._of_run = {id(run): values[i] for i, run in enumerate(runs)}  # (metrics, resamples) each
 
     def mean(self, runs, metric: str) -> np.ndarray:
-        """(resamples,): the mean of these runs on each split."""
+        """(resamples,): the mean over these runs on each split."""
         row = ORDER.index(metric)
         return np.mean([self._of_run[id(run)][row] for run in runs], axis=0)
 
 
 @dataclass
 class Pair:
-    """Two models with the same share of the training data, first minus second.
+    """Two models trained on the same share of the data. Differences are first minus second.
 
     Attributes:
-        differences, on_images: by metric, over seeds, and the interval over images.
-        adjusted: by metric, the p-value after Holm's correction over all pairs.
-        mcnemar: of each compared pair of runs: (seed of the first, only the first right, only the second right, p).
-        seeds_needed: pairs of seeds that would show `effect`, or None.
+        seeds: those that both models have.
+        differences: over seeds, by metric.
+        on_images: the interval over images, by metric.
+        mcnemar: for each compared pair of runs (seed of the first, images only the first gets right, images only the
+            second gets right, p).
+        mcnemar_p: the p-values of `mcnemar` combined.
+        seeds_needed: pairs of seeds that would show `effect`. None: unknown, or more than MAX_SEEDS.
+        adjusted: the p-value after Holm's correction over all pairs, by metric.
+        tests: the number of pairs that Holm's correction counts.
     """
 
     first: Model
@@ -62,6 +67,7 @@ class Pair:
 
     @property
     def title(self) -> str:
+        """Both variants, with the share of the data if the cohort has several."""
         return f"{self.first.variant} – {self.second.label}"
 
     @property
@@ -72,11 +78,11 @@ class Pair:
 def compare_all(
     models: list[Model], resampled: Resampled, metric: str, effect: float, baseline: str | None = None
 ) -> list[Pair]:
-    """Every pair of `models`, with p-values that are corrected for the number of pairs.
+    """All pairs of `models`, with p-values corrected for the number of pairs.
 
     Args:
         effect: the smallest difference in `metric` that matters, as a fraction of 1 (of the loss: in nats).
-        baseline: the variant that every other one is compared with; None: all are compared with each other.
+        baseline: the variant that all others are compared with. None: all are compared with each other.
     """
     chosen = [tuple(sorted(pair, key=lambda model: model.variant == baseline)) for pair in combinations(models, 2)
               if baseline is None or baseline in (pair[0].variant, pair[1].variant)]  # fmt: skip
@@ -90,8 +96,10 @@ def compare_all(
 
 
 def matched(first: Model, second: Model) -> tuple[list[int], list]:
-    """(the seeds that both models have, the pairs of runs to be held against each other): those of the same seed; where
-    there is no such seed, the runs in their order."""
+    """(seeds that both models have, pairs of runs to compare).
+
+    Runs of the same seed make a pair. Without a common seed, runs are paired in their order.
+    """
     seeds = sorted(set(first.seeds) & set(second.seeds))
     if seeds:
         return seeds, [(first.of_seed(seed), second.of_seed(seed)) for seed in seeds]

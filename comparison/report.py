@@ -1,4 +1,4 @@
-"""From selected run directories to a report: reading, comparing, drawing, writing."""
+"""From run directories to a report: reads, compares, draws, writes and publishes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from utils import BadRequest, shorten, suggestion
 
 
 def compare(request: Request, selection: Selection) -> None:
-    """Reads, compares, draws and writes what is asked for, and prints the short form of it.
+    """Writes the report, and prints its short form.
 
-    Raises BadRequest for what cannot be compared; nothing is written then.
+    Raises BadRequest, before anything is written, for runs that are damaged or cannot be compared.
     """
     compared, asked = request.compared, request.report
     folder = Path(asked.output) if asked.output else selection.folder / "comparison"
@@ -56,7 +56,7 @@ def _check_output(folder: Path) -> None:
 
 
 def load(selection: Selection) -> list[Cohort]:
-    """Reads and sorts all runs. Raises BadRequest for what is damaged or cannot be compared."""
+    """Reads all runs and sorts them. Raises BadRequest for runs that are damaged or cannot be compared."""
     runs = [read_run(path) for path in selection.runs]
     return make_cohorts(runs, dict(enumerate(selection.runs.values())), selection.variants)
 
@@ -64,10 +64,10 @@ def load(selection: Selection) -> list[Cohort]:
 def make_contexts(
     cohorts: list[Cohort], selection: Selection, compared: Compared, folder: Path, dataset: Dataset | None
 ) -> list[Context]:
-    """Computes everything. Raises BadRequest where there is no such baseline, or where a metric is not defined.
+    """Computes all statistics. Raises BadRequest if there is no such baseline, or if the metric is not defined.
 
     Args:
-        dataset: of the first cohort, if its images are to be shown.
+        dataset: the first cohort's, if the report shows its images.
     """
     metric, baseline = compared.metric, compared.baseline
     variants = list(dict.fromkeys(model.variant for cohort in cohorts for model in cohort.models))
@@ -86,7 +86,7 @@ def make_contexts(
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folders, and deletes the tables and pictures of an earlier report there."""
+    """Creates the folders, and deletes an earlier report's tables and pictures from them."""
     try:
         for name, suffixes in ((document.TABLES, (".csv", ".tex")), (document.PICTURES, (".png", ".svg"))):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def prepare(folder: Path) -> None:
 
 
 def build(contexts: list[Context], selection: Selection) -> Document:
-    """The report, its pictures drawn."""
+    """Makes the report, and draws its pictures."""
     first = contexts[0].cohort
     sections = [opening.section(first, selection)]
     for i, context in enumerate(contexts):
@@ -113,7 +113,7 @@ def build(contexts: list[Context], selection: Selection) -> Document:
 
 
 def print_short(report: Document, contexts: list[Context]) -> None:
-    """The first table of each cohort, and what may be concluded."""
+    """Prints the first table of each cohort, and the conclusions."""
     for context in contexts:
         table = next(table for table in report.tables() if table.name == f"{context.prefix}models")
         say()
@@ -133,7 +133,7 @@ def print_short(report: Document, contexts: list[Context]) -> None:
 
 
 def publish(mode: str, project: str, name: str, report: Document, folder: Path) -> None:
-    """The report at Weights & Biases: the page, tables and pictures, and all files as an artifact."""
+    """Publishes the report at Weights & Biases: its page, tables and pictures, and all files as an artifact."""
     run_id = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
     wandb = Wandb(mode, project, f"compare-{name}", run_id, folder, {"study": name}, name, named=False)
     tables = {table.name: (table.columns, table.rows) for table in report.tables() if table.shown}

@@ -1,4 +1,4 @@
-"""The flags of compare.py. Nothing heavy is imported here, so that a bad request is refused at once."""
+"""The flags of compare.py. Imports nothing heavy, so that a bad request is refused at once."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Groups):
-    """What compare.py is asked."""
+    """All groups of flags of compare.py."""
 
     compared: Compared = field(default_factory=Compared)
     report: Report = field(default_factory=Report)
 
 
 def read_request(argv: list[str]) -> Request:
-    """The checked command line. Raises BadRequest, naming the flag."""
+    """Parses and checks a command line. Raises BadRequest, naming the flag."""
     request, given = ask(argv, DESCRIPTION, Request)
     if "data_path" in given and not request.report.images:
         raise BadRequest("--data-path has no effect: it needs --images")

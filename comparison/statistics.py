@@ -1,4 +1,4 @@
-"""The statistics of a comparison, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
+"""Statistics, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import numpy as np
 
 CONFIDENCE, LEVEL, POWER = 0.95, 0.05, 0.8
 RESAMPLES = 1000
-MAX_SEEDS = 1000  # a study that needed more would not be made
+MAX_SEEDS = 1000  # nobody trains more
 Values = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
+    """The bounds of a 95 % interval."""
+
     low: float
     high: float
 
     @property
     def half(self) -> float:
+        """Half of its width."""
         return (self.high - self.low) / 2
 
 
 class Difference(NamedTuple):
-    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name. Interval
-    and p-value are NaN where seeds cannot tell: one seed, or the same difference for every seed."""
+    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name.
+
+    Interval and p-value are NaN if seeds cannot tell: with one seed, or with the same difference for every seed.
+    """
 
     mean: float
     interval: Interval
@@ -47,9 +52,9 @@ def seed_interval(values: Values) -> Interval:
 
 
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Difference:
-    """first - second, by seed: paired over the seeds that both have (Student); without two such, Welch's test.
+    """first - second, from values by seed: Student's paired test over common seeds; with fewer than two, Welch's test.
 
-    A seed fixes the validation split and the order of images, so runs of one seed have these in common.
+    A seed fixes the validation split and the order of images, so runs of one seed share them.
     """
     from scipy import stats
 
@@ -76,11 +81,11 @@ def seed_difference(first: dict[int, float], second: dict[int, float]) -> Differ
 def resample_images(
     count: int, statistic: Callable[[np.ndarray], np.ndarray], resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """(..., resamples): a statistic of splits that are drawn anew, with replacement, from the images of a split.
+    """(..., resamples): a statistic of splits drawn with replacement from the images of a split (bootstrap).
 
     Args:
         count: images in the split.
-        statistic: from (B, count), how often each image is in each of B splits, to (..., B).
+        statistic: maps (B, count), how often each of B splits contains each image, to (..., B).
     """
     from scipy import stats
 
@@ -91,7 +96,7 @@ def resample_images(
         return statistic(counts.astype(np.float64))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a statistic that is the same in every split is no mistake here
+        warnings.simplefilter("ignore")  # a statistic may be the same in every split
         result = stats.bootstrap(
             (np.arange(count),), of_indices, vectorized=True, n_resamples=resamples, method="percentile",
             batch=max(1, min(100, 4_000_000 // count)), rng=np.random.default_rng(seed),
@@ -100,7 +105,7 @@ def resample_images(
 
 
 def image_interval(distribution: np.ndarray) -> Interval:
-    """The 95 % percentile interval of resampled values (resamples,); NaN where the statistic is not defined."""
+    """The 95 % percentile interval of resampled values (resamples,); NaN if the statistic is not defined."""
     if not np.isfinite(distribution).all():
         return NOTHING
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -108,7 +113,7 @@ def image_interval(distribution: np.ndarray) -> Interval:
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
-    """(images only the first has right, only the second, p of the exact test): McNemar, Psychometrika 12 (1947)."""
+    """McNemar's exact test (Psychometrika 12, 1947): (images only the first gets right, only the second, p)."""
     from statsmodels.stats import contingency_tables
 
     only_first = int((first_right & ~second_right).sum())
@@ -120,15 +125,17 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int
 
 
 def combine(p_values: Values) -> float:
-    """One p-value for tests of several seeds on the same images, which depend on each other in an unknown way: twice
-    their median is valid whatever the dependence (Rueger 1978; Vovk and Wang, Biometrika 107 (2020))."""
+    """Combines the p-values of several seeds' tests on the same images, which are dependent in an unknown way.
+
+    At most twice their median, which is valid for any dependence (Rueger 1978; Vovk and Wang, Biometrika 107, 2020).
+    """
     ordered = sorted(p_values)
     rank = math.ceil(len(ordered) / 2)
     return min(1.0, ordered[rank - 1] * len(ordered) / rank)
 
 
 def holm(p_values: Values) -> list[float]:
-    """Adjusted for the number of tests (Holm 1979); NaN stays, and is not counted."""
+    """p-values adjusted for the number of tests (Holm 1979). NaN stays NaN and does not count as a test."""
     from statsmodels.stats.multitest import multipletests
 
     given = np.asarray(p_values, dtype=float)
@@ -140,8 +147,10 @@ def holm(p_values: Values) -> list[float]:
 
 
 def seeds_needed(differences: Values, effect: float, tests: int = 1) -> int | None:
-    """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %, at 5 %
-    shared by so many tests; the spread is that of the given differences. None: more than 1,000, or not known."""
+    """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %.
+
+    The level is 5 % divided by `tests`, the spread that of `differences`. None: more than MAX_SEEDS, or unknown.
+    """
     from statsmodels.stats.power import TTestPower
 
     if len(differences) < 2:
@@ -151,13 +160,18 @@ def seeds_needed(differences: Values, effect: float, tests: int = 1) -> int | No
         return None
     counts = np.arange(2, MAX_SEEDS + 1)
     power = TTestPower().power(effect / spread, counts, LEVEL / tests, alternative="two-sided")
-    enough = np.flatnonzero(np.nan_to_num(power, nan=1.0) >= POWER)  # NaN: the effect is many times the spread
+    enough = np.flatnonzero(
+        np.nan_to_num(power, nan=1.0) >= POWER
+    )  # NaN: the effect is many times larger than the spread
     return int(counts[enough[0]]) if len(enough) else None
 
 
 def error_consistency(first_right: np.ndarray, second_right: np.ndarray) -> float:
-    """Cohen's kappa of right and wrong (Geirhos et al. 2020, arXiv:2006.16736): 1 where two models fail on the same
-    images, 0 where they agree as often as two that fail independently. NaN where both are always right (or wrong)."""
+    """Cohen's kappa of right and wrong (Geirhos et al. 2020, arXiv:2006.16736).
+
+    1: both models fail on the same images; 0: they agree as often as models that fail independently; NaN: both are
+    always right, or always wrong.
+    """
     from statsmodels.stats.inter_rater import cohens_kappa
 
     table = np.zeros((2, 2))

@@ -1,7 +1,7 @@
 """The sections of a report, one file each: its text, its tables and its pictures.
 
-A section is a function that makes a `Section` of a `Context`, or None where there is nothing to tell. To add one, write
-its file, and put it into the list.
+A section is a function from a `Context` to a `Section`, or to None if there is nothing to report. To add a section,
+write its file, and add its function to the list below.
 """
 
 from comparison.sections import (
@@ -18,7 +18,7 @@ from comparison.sections import (
     run_list,
 )
 
-# In the order of the report. What is compared, and how it was computed, are told once, before and after these.
+# In the report's order, for each cohort. opening.py and methods.py come once, before and after all of these.
 SECTIONS = [
     conclusions.section,
     quality.section,

@@ -1,4 +1,4 @@
-"""The section "Amount of data": how good models are with smaller shares of the training images."""
+"""The section "Amount of data": how good models are when trained on smaller shares of the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from records import plots
 
 
 def section(context: Context) -> Section | None:
-    """A table and a picture by share of the training images. None where there is one share."""
+    """A table and a picture by share of the training images. None if there is one share only."""
     cohort, kind = context.cohort, context.kind
     if len(cohort.fractions) < 2:
         return None
@@ -31,7 +31,7 @@ def section(context: Context) -> Section | None:
 
 
 def draw_data(cohort: Cohort, metric: str, title: str):
-    """Quality over the share of the training images."""
+    """The metric over the share of the training images, a line for each variant."""
     from matplotlib.ticker import NullLocator
 
     kind = METRICS[metric]

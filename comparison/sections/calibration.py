@@ -1,4 +1,4 @@
-"""The section "Calibration": how sure a model is, against how often it is right."""
+"""The section "Calibration": how confident models are, against how often they are right."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from comparison.formats import in_percent
 from comparison.metrics import ECE_BINS
 from records import plots
 
-MAX_MODELS = 8  # of the picture
+MAX_MODELS = 8  # in the picture
 
 
 def section(context: Context) -> Section:
-    """Reliability diagrams, and their bins as a file."""
+    """A picture of reliability diagrams, and a file with their bins."""
     models = context.cohort.main[:MAX_MODELS]
     figure = draw_reliability(models, "Reliability: accuracy over confidence")
     few = f" The first {MAX_MODELS} models are shown." if len(context.cohort.main) > MAX_MODELS else ""
@@ -37,7 +37,7 @@ def section(context: Context) -> Section:
 
 
 def reliability(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(share of the images, mean confidence, accuracy) of each of 15 bins, over all seeds; NaN in empty bins."""
+    """(share of the images, mean confidence, accuracy) of each bin (ECE_BINS,), over all seeds; NaN in empty bins."""
     confidence, right = (np.concatenate([getattr(run.scores, name) for run in model.runs])
                          for name in ("confidence", "right"))  # fmt: skip
     bins = np.minimum(np.concatenate([run.scores.bins for run in model.runs]), ECE_BINS - 1)
@@ -48,7 +48,7 @@ def reliability(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def draw_reliability(models: list[Model], title: str):
-    """For each model: accuracy over confidence, and below it how many images have such a confidence."""
+    """For each model, accuracy over confidence, and below it a histogram of confidence."""
     columns = min(4, len(models))
     rows = -(-len(models) // columns)
     figure = plots.new_figure(figsize=(max(6.0, WIDTH * columns / 4), 0.9 + 3.5 * rows))

@@ -1,4 +1,4 @@
-"""The section "Classes": each class's accuracy, and which classes a model takes for which others."""
+"""The section "Classes": the accuracy of each class, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from comparison.drawing import INK, WIDTH, finish_heat_map, head, model_ticks, n
 from comparison.formats import in_percent
 from records import plots
 
-MAX_ROWS = 20  # of a table of classes in the report; its files have all
+MAX_ROWS = 20  # with more classes their table is in a file only
 MAX_CLASSES = 30  # rows of the heat map
-MAX_NUMBERED = 10  # classes up to which cells carry numbers
-MAX_DIFFERENT = 3  # classes of each pair
+MAX_NUMBERED = 10  # with more classes the cells of confusion matrices have no numbers
+MAX_DIFFERENT = 3  # classes reported for each pair
 
 
 def section(context: Context) -> Section:
@@ -60,12 +60,12 @@ def _most_different(context: Context, support: np.ndarray) -> Table:
 
 
 def class_accuracy(model: Model) -> np.ndarray:
-    """(K,), the mean over seeds."""
+    """(K,): the accuracy of each class, as a mean over seeds."""
     return np.mean([run.scores.per_class() for run in model.runs], axis=0)
 
 
 def draw_classes(models: list[Model], class_names: list[str], title: str):
-    """A heat map of accuracies; of many classes those in which the models differ most (or the hardest of one model)."""
+    """A heat map of accuracies. With many classes: those in which models differ most, or a single model's hardest."""
     accuracy = 100 * np.array([class_accuracy(model) for model in models])  # (M, K)
     rank = np.ptp(accuracy, axis=0) if len(models) > 1 else -accuracy[0]
     shown = np.sort(np.argsort(-np.nan_to_num(rank, nan=-1e9), kind="stable")[:MAX_CLASSES])
@@ -112,16 +112,17 @@ def _confusions(context: Context) -> list[Part]:
 
 
 def confusion_share(model: Model) -> np.ndarray:
-    """(K, K): the share of each true class (in rows) that gets each answer, over all seeds; 0 without images."""
+    """(K, K): row = true class, column = its share with this prediction, over all seeds; 0 without images."""
     total = np.sum([run.scores.confusion() for run in model.runs], axis=0)
     return total / np.maximum(total.sum(1, keepdims=True), 1)
 
 
 def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: list[str], title: str, signed: bool):
-    """Confusion matrices beside each other, in per cent of the true class.
+    """Confusion matrices side by side, in per cent of the true class.
 
     Args:
-        shares: (K, K) each; signed: they are differences of two models.
+        shares: (K, K) each.
+        signed: whether they are differences between two models.
     """
     shares, k = shares[:MAX_PANELS], len(class_names)
     columns = 2 if k > MAX_NUMBERED or len(shares) == 4 else 3
@@ -133,7 +134,7 @@ def draw_confusions(shares: list[np.ndarray], titles: list[str], class_names: li
     for n, (axis, share) in enumerate(zip(grid.flat, shares, strict=False)):
         if signed:
             pictures.append(axis.imshow(100 * share, cmap="RdBu", vmin=-100 * top, vmax=100 * top))
-        else:  # the square root keeps rare confusions visible beside a strong diagonal
+        else:  # the square root keeps rare confusions visible
             pictures.append(axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1))
         _confusion_ticks(axis, class_names, n % columns == 0)
         if k <= MAX_NUMBERED:

@@ -15,7 +15,7 @@ from records import plots
 
 
 def section(context: Context) -> Section | None:
-    """Cohen's kappa of each pair, as a table and a heat map, and sheets of images. None with one model."""
+    """Cohen's kappa of pairs in a table and a heat map, and sheets of images. None if there is one model only."""
     models = context.cohort.main
     if len(models) < 2:
         return None
@@ -45,8 +45,10 @@ def section(context: Context) -> Section | None:
 
 
 def kappa_between(first: Model, second: Model) -> float:
-    """The mean error consistency of every run of one model with every run of the other; of a model with itself, between
-    its seeds. NaN where there is no such pair, or where it is not defined."""
+    """The mean error consistency over all pairs of runs, one run of each model; of a model with itself, between seeds.
+
+    NaN if there is no such pair, or if it is not defined.
+    """
     same = first is second
     runs = combinations(first.runs, 2) if same else product(first.runs, second.runs)
     values = [statistics.error_consistency(a.scores.right, b.scores.right) for a, b in runs]
@@ -55,11 +57,11 @@ def kappa_between(first: Model, second: Model) -> float:
 
 
 def _two_places(value: float) -> str:
-    return "–" if np.isnan(value) else f"{round(value, 2) + 0:.2f}"  # + 0: no minus before 0.00
+    return "–" if np.isnan(value) else f"{round(value, 2) + 0:.2f}"  # + 0 turns -0.00 into 0.00
 
 
 def draw_consistency(kappa: np.ndarray, models: list[Model], title: str):
-    """A heat map of Cohen's kappa between models (M, M); on the diagonal between seeds of one model."""
+    """A heat map of Cohen's kappa between models (M, M); the diagonal is between seeds of one model."""
     m = len(models)
     cell = min(1.0, (WIDTH - 3.2) / m)  # inches
     figure = plots.new_figure(figsize=(3.2 + cell * m, 1.7 + cell * m))

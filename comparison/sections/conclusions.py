@@ -1,4 +1,4 @@
-"""The section "What came out": what may be said of each pair of models, in plain words, and with which reservations."""
+"""The section "What came out": a sentence for each pair of models, and reservations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLE = "What came out"
 
 
 def section(context: Context) -> Section:
-    """A sentence for each reported pair, then the reservations."""
+    """Sentences for the reported pairs, then reservations."""
     items = [sentence(pair, context.metric) for pair in context.reported]
     if len(context.reported) < len(context.all_pairs):
         shown = sum(pair.adjusted[context.metric] < LEVEL for pair in context.all_pairs)
@@ -36,7 +36,7 @@ def section(context: Context) -> Section:
 
 
 def sentence(pair: Pair, metric: str) -> str:
-    """What may be said of two models, in plain words."""
+    """What the statistics allow to say of two models, in plain words."""
     several = pair.first.label != pair.first.variant
     lead = f"With {percent(pair.first.fraction)} of the training images: " if several else ""
     said = _sentence(pair, metric)
@@ -92,7 +92,7 @@ def _count(pair: Pair, found: Difference) -> str:
 
 
 def _on_images(pair: Pair, metric: str) -> str:
-    """A reservation where the difference could lie in the choice of test images."""
+    """A reservation if the difference may be due to the choice of test images, else an empty string."""
     low, high = pair.on_images[metric]
     if not low <= 0 <= high:
         return ""
@@ -114,7 +114,7 @@ def _advice(pair: Pair, metric: str) -> str:
 
 
 def mixed_precision(cohort: Cohort) -> list[str]:
-    """A sentence where the runs were trained, and one where they were tested, in different precisions."""
+    """A sentence if runs were trained in different precisions, and one if they were tested in different precisions."""
     sentences = []
     for key, done in (("train", "trained"), ("test", "tested")):
         models: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def mixed_precision(cohort: Cohort) -> list[str]:
 
 
 def unchecked_images(cohort: Cohort) -> list[str]:
-    """A sentence where it could not be checked that all runs were scored on the same images."""
+    """A sentence if runs without digests leave open whether all were scored on the same images."""
     count = sum(run.image_digest is None for run in cohort.runs)
     if not count or len(cohort.runs) == 1:
         return []
@@ -137,8 +137,8 @@ def unchecked_images(cohort: Cohort) -> list[str]:
 
 
 def mixed_commits(cohort: Cohort) -> list[str]:
-    """A sentence where the runs, or the attempts of one, were made by different commits of the suite, and one where its
-    files had changes."""
+    """A sentence if different commits of the suite made the runs (or the attempts of a run), and one if its files had
+    uncommitted changes."""
     models: dict[str, list[str]] = {}
     for model in cohort.models:
         for run in model.runs:
@@ -155,5 +155,5 @@ def mixed_commits(cohort: Cohort) -> list[str]:
 
 
 def _listed(models: dict[str, list[str]]) -> str:
-    """`fp32: vit, vgg; bf16: resnet20`, each model once, from the models' labels by what they share."""
+    """From labels of models, by a common value: `bf16: resnet20; fp32: vit, vgg`, with each label once."""
     return "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))

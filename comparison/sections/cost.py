@@ -1,4 +1,4 @@
-"""The section "Cost": a model's size, and the time and memory that it takes, beside how good it is."""
+"""The section "Cost": size, time and memory of each model, beside how good it is."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from utils import human
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost: its name and unit, and what a run says of it (None: nothing).
+    """One kind of cost.
 
     Attributes:
-        instead: the key of a cost that is better measured; where that is known, pictures leave this one out.
+        of_run: reads it from a run; None: the run does not know it.
+        instead: the key of a cost that is measured better. If that one is known, pictures leave this one out.
     """
 
     key: str
@@ -33,11 +34,12 @@ class Cost:
     instead: str = ""
 
     def of(self, model: Model) -> float | None:
-        """The mean over the model's runs; None where one of them does not know it."""
+        """The mean over the model's runs; None if one of them does not know it."""
         values = [value for run in model.runs if (value := self.of_run(run))]
         return float(np.mean(values)) if len(values) == len(model.runs) else None
 
     def show(self, model: Model) -> str:
+        """The mean as text; a dash if it is unknown."""
         value = self.of(model)
         if value is None:
             return "–"
@@ -45,7 +47,7 @@ class Cost:
 
 
 def _of_training(run: Run) -> float | None:
-    """Images per second over the whole training, with its validation."""
+    """Training images per second over the whole training, validation included."""
     images, seconds = run.summary.get("images", {}).get("train"), run.summary.get("train_seconds")
     return images * run.summary["epochs"] / seconds if images and seconds else None
 
@@ -72,7 +74,7 @@ COSTS = [
 
 
 def section(context: Context) -> Section:
-    """A table of all costs that are known, and a picture of the metric over each."""
+    """A table of all known costs, and a picture of the metric over each."""
     models, kind = context.cohort.main, context.kind
     shown = [cost for cost in COSTS if any(cost.of(model) is not None for model in models)]
     headings = (f"{cost.title}{f' ({cost.unit})' if cost.unit not in ('', 'B') else ''}" for cost in shown)
@@ -99,7 +101,7 @@ def section(context: Context) -> Section:
 
 
 def _efficient(models: list[Model], costs: list[Cost], metric: str) -> list[list[str]]:
-    """For each model the titles of the costs on whose Pareto front it is."""
+    """For each model, the titles of the costs on whose Pareto front it lies."""
     titles: list[list[str]] = [[] for _ in models]
     quality = np.array([model.mean(metric) for model in models])
     for cost in costs:
@@ -111,14 +113,14 @@ def _efficient(models: list[Model], costs: list[Cost], metric: str) -> list[list
 
 
 def _devices(models: list[Model]) -> str:
-    """A sentence on the machines of cost.json, if there are any."""
+    """A sentence on the devices that cost.json was measured on; empty without any."""
     names = {str(run.cost["device"]) for model in models for run in model.runs if run.cost and "device" in run.cost}
     said = f" Measured alone on {' and '.join(sorted(names))}." if names else ""
     return said + (" Figures of different machines cannot be compared." if len(names) > 1 else "")
 
 
 def draw_cost(models: list[Model], metric: str, title: str):
-    """Quality over each cost that is known of every model, with the Pareto front. None where none is."""
+    """The metric over each cost that is known of every model, with the Pareto front. None if there is none."""
     kind = METRICS[metric]
     known = [cost for cost in COSTS if _tells(cost, models)]
     known = [cost for cost in known if cost.instead not in [other.key for other in known]]
@@ -149,13 +151,13 @@ def draw_cost(models: list[Model], metric: str, title: str):
 
 
 def _tells(cost: Cost, models: list[Model]) -> bool:
-    """Whether it is known of every model, and not the same of all."""
+    """Whether the cost is known of every model, and differs between models."""
     values = [value for model in models if (value := cost.of(model)) is not None]
     return len(values) == len(models) and max(values) > 1.01 * min(values)
 
 
 def _cost_axis(axis, spent: np.ndarray) -> None:
-    """Logarithmic; a few labelled ticks, whatever the range."""
+    """Makes the axis logarithmic, with a few labelled ticks for any range."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axis.set_xscale("log")
@@ -171,16 +173,19 @@ def _cost_axis(axis, spent: np.ndarray) -> None:
 
 
 def _short(value: float) -> str:
-    """1,500,000 as 1.5 M."""
+    """1,500,000 -> `1.5 M`."""
     number, _, unit = human(float(value)).partition(" ")
     return f"{float(number):g} {unit}".strip()
 
 
 def pareto_front(spent: np.ndarray, quality: np.ndarray, more_spent: bool, more_quality: bool) -> np.ndarray:
-    """Indices of the Pareto front: no other model is at least as good in both, and better in one.
+    """Indices of the models for which no other is at least as good in both, and better in one.
 
     Args:
-        spent, quality: (M,); more_spent, more_quality: whether more of it is better.
+        spent: (M,).
+        quality: (M,).
+        more_spent: whether more is better in `spent`.
+        more_quality: whether more is better in `quality`.
     """
     cost = -spent if more_spent else spent
     loss = -quality if more_quality else quality

@@ -1,4 +1,4 @@
-"""The section "Differences": pairs of models against each other, with their tests."""
+"""The section "Differences": pairs of models, with their tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PAIRS = 28  # in one picture
 
 
 def section(context: Context) -> Section | None:
-    """A table and a forest plot of the reported pairs, and all McNemar tests in a file. None with one model."""
+    """A table and a forest plot of the reported pairs, and a file of all McNemar tests. None if there are no pairs."""
     pairs, kind, metric = context.reported, context.kind, context.metric
     if not pairs:
         return None

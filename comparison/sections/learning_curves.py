@@ -14,7 +14,7 @@ LINES = ("-", "--", ":", "-.")
 
 
 def section(context: Context) -> Section | None:
-    """A picture of all runs. None where no run has a history."""
+    """A picture of all runs. None if no model has a history."""
     figure = draw_learning(context.cohort, "Learning curves")
     if figure is None:
         return None
@@ -23,7 +23,7 @@ def section(context: Context) -> Section | None:
 
 
 def curves(model: Model, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(epochs (E,), values (runs, E)) up to the shortest run; None where a run has no such column."""
+    """(epochs (E,), values (runs, E)) up to the shortest run's end; None if a run lacks this column of metrics.csv."""
     if not all(len(run.history.get(column, ())) and np.isfinite(run.history[column]).any() for run in model.runs):
         return None
     length = min(len(run.history[column]) for run in model.runs)
@@ -31,7 +31,7 @@ def curves(model: Model, column: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def draw_learning(cohort: Cohort, title: str):
-    """Accuracy and loss over the epochs, all runs: each model's mean, and a band from its worst to its best seed."""
+    """Accuracy and losses over epochs: each model's mean, and a band from its lowest to its highest seed."""
     panels = [("val_top1", "validation top-1 (%)", 100, False), ("val_loss", "validation loss", 1, True),
               ("train_loss", "training loss", 1, True)]  # fmt: skip
     known = [panel for panel in panels if any(curves(model, panel[0]) for model in cohort.models)]
@@ -69,7 +69,7 @@ def draw_learning(cohort: Cohort, title: str):
 
 
 def _style(cohort: Cohort, variants: list[str], model: Model) -> tuple[str, str]:
-    """Colour and line: the line tells shares of the data apart, and models that share a colour."""
+    """(colour, line style): the style distinguishes shares of the data, and variants that share a colour."""
     rounds = -(-len(variants) // len(COLOURS))
     i = variants.index(model.variant)
     return colour(i), LINES[(cohort.fractions.index(model.fraction) * rounds + i // len(COLOURS)) % len(LINES)]

@@ -1,4 +1,4 @@
-"""The section "What is compared": data, runs, and what is missing."""
+"""The section "What is compared": data, runs, and missing runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils import sides
 
 
 def section(cohort: Cohort, selection: Selection) -> Section:
-    """Args: cohort: the largest one."""
+    """Describes the largest cohort, and names the unfinished runs."""
     settings = cohort.runs[0].settings
     parts: list[Part] = [
         f"Data set: {settings['dataset']}, {len(cohort.class_names)} classes. Scored: {cohort.title}."

@@ -1,4 +1,4 @@
-"""The section "Quality": each model's metrics, with their doubt over seeds and over images."""
+"""The section "Quality": each model's metrics, with intervals over seeds and over images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from records import plots
 
 
 def section(context: Context) -> Section:
-    """Tables of all metrics, and a picture of the one that models are judged by."""
+    """Tables of all metrics, and a picture of the one that models are judged by, beside published figures."""
     text = (
         "The thick bar is the 95 % interval of the mean over seeds (Student t): what other trainings may give. The thin"
         " one is the 95 % interval over images (bootstrap): what other test images may give these networks."
@@ -94,7 +94,7 @@ def _image_intervals(context: Context) -> Table:
 
 
 def draw_quality(context: Context, title: str):
-    """Each model's mean with both intervals, its seeds, and the published figures beside them."""
+    """Each model's mean with both intervals and its seeds, and published figures."""
     cohort, metric, kind = context.cohort, context.metric, context.kind
     order = list(dict.fromkeys(model.variant for model in cohort.models))
     published = [one for one in context.published if metric in one.metrics]

@@ -1,4 +1,4 @@
-"""The section "Robustness": errors on corrupted images, from the runs that have a robustness.json."""
+"""The section "Robustness": errors on corrupted images, from the runs that have robustness.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from records import plots
 
 
 def section(context: Context) -> Section | None:
-    """A table of errors, and a picture of accuracies. None where no run has a robustness.json."""
+    """A table of errors and a picture of accuracies. None if no run has robustness.json."""
     models = [model for model in context.cohort.main if any(run.robustness for run in model.runs)]
     if not models:
         return None
@@ -46,7 +46,7 @@ def section(context: Context) -> Section | None:
 
 
 def draw_robustness(models: list[Model], corruptions: list[str], title: str):
-    """Accuracy over the strength of each corruption: means over seeds, and a band from the lowest to the highest."""
+    """Accuracy over the strength of each corruption: means over seeds, and bands from lowest to highest seed."""
     columns = min(4, len(corruptions))
     width = max(6.0, WIDTH * columns / 4)
     figure, grid = new_panels(len(corruptions), columns, width, above=1.3, height=2.3, sharey=True)

@@ -1,4 +1,4 @@
-"""The section "Runs": all runs, one by one."""
+"""The section "Runs": a list of all runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comparison.metric_names import METRICS
 
 
 def section(context: Context) -> Section:
-    """A table of all runs with their seeds."""
+    """A table with a row for each run."""
     rows, data = [], []
     for model in context.cohort.models:
         for run in model.runs:
