@@ -1,4 +1,4 @@
-"""A report as data, and what is written of it: Markdown, one HTML file, CSV and LaTeX tables."""
+"""A report as data, and its files: Markdown, one HTML page, CSV and LaTeX tables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ TABLES, PICTURES = "tables", "plots"  # folders beside report.md
 
 @dataclass
 class Table:
-    """A table as it is shown, and with all digits.
+    """A table as the report shows it, and with all digits.
 
     Attributes:
-        name: of its files. data: rows for the CSV file; without them it has the cells as they are shown.
-        shown: in the report, and as LaTeX; else there is a CSV file only.
+        name: of its files.
+        data: rows of the CSV file. Without them the CSV file has the cells as shown.
+        shown: whether it is in the report and in LaTeX, or in a CSV file only.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Table:
 
 @dataclass
 class Picture:
-    """A plot that stands in the pictures' folder: `name`.png, and `name`.svg unless it shows photographs."""
+    """A plot in the folder PICTURES: `name`.png, and if `vector`, as for all but photographs, `name`.svg."""
 
     name: str
     title: str
@@ -46,28 +47,36 @@ class Picture:
 
 @dataclass
 class Points:
-    """A list of sentences."""
+    """A bulleted list of sentences."""
 
     items: list[str]
 
 
+Part = str | Table | Picture | Points
+
+
 @dataclass
 class Section:
+    """A heading and what stands below it."""
+
     title: str
-    parts: list[str | Table | Picture | Points]
+    parts: list[Part]
 
 
 @dataclass
 class Document:
+    """A whole report."""
+
     title: str
     sections: list[Section]
 
     def tables(self) -> Iterator[Table]:
+        """All tables, shown or not."""
         return (part for section in self.sections for part in section.parts if isinstance(part, Table))
 
 
 def write(document: Document, folder: Path) -> list[Path]:
-    """Writes report.md, report.html, and each table as CSV and LaTeX. The pictures are there already."""
+    """Writes report.md, report.html, and each table as CSV and LaTeX. The pictures must be there already."""
     written = []
     for table in document.tables():
         write_text(folder / TABLES / f"{table.name}.csv", csv_table(table))
@@ -80,6 +89,7 @@ def write(document: Document, folder: Path) -> list[Path]:
 
 
 def csv_table(table: Table) -> str:
+    """The table with all digits if it has them, else as shown."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if table.data:
@@ -91,11 +101,11 @@ def csv_table(table: Table) -> str:
 
 
 def latex_table(table: Table) -> str:
-    """A booktabs table that \\input reads; the preamble needs \\usepackage{booktabs}."""
+    """A booktabs table for \\input; the preamble needs \\usepackage{booktabs}."""
     import pandas
 
     frame = pandas.DataFrame(table.rows, columns=table.columns)
-    style = frame.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
+    style: Any = frame.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
     return style.to_latex(
         hrules=True, position="tbp", position_float="centering", caption=_latex(table.title),
         label=f"tab:{table.name}", column_format="l" + "r" * (len(table.columns) - 1),
@@ -114,6 +124,7 @@ def _latex(text: str) -> str:
 
 
 def markdown(document: Document) -> str:
+    """The whole report, with links to its pictures and tables."""
     lines = [f"# {_plain(document.title)}", ""]
     for section in document.sections:
         lines += [f"## {_plain(section.title)}", ""]
@@ -122,7 +133,7 @@ def markdown(document: Document) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_part(part: str | Table | Picture | Points) -> list[str]:
+def _markdown_part(part: Part) -> list[str]:
     if isinstance(part, str):
         return [_plain(part)]
     if isinstance(part, Points):
@@ -141,13 +152,13 @@ def _markdown_part(part: str | Table | Picture | Points) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown would read as markup."""
+    """Text with Markdown's markup escaped."""
     text = re.sub(r"([\\`*<>|\[\]])", r"\\\1", " ".join(str(text).split()))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def html(document: Document, folder: Path) -> str:
-    """One page that holds its pictures, and so opens anywhere."""
+    """One page with its pictures inside, so that it opens anywhere."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)

@@ -1,4 +1,4 @@
-"""The sheet of test images that only one of two models gets right."""
+"""Sheets of test images that only one of two models gets right, for the section "Common errors"."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import numpy as np
 
 import image_datasets
 from analysis import answer_sheet
-from comparison.class_sections import few_pairs
+from comparison.cohorts import Cohort, Model
+from comparison.context import Context
 from comparison.document import Picture
-from comparison.groups import Cohort, Model
 from comparison.pairs import Pair, matched
-from comparison.sections import Context
 from image_datasets.dataset import Dataset
 from image_datasets.reading import Reading
 from records import membership
 from settings.stored import blaming
 from utils import BadRequest
 
-IMAGES = 10  # of each model in a pair
-SIDE = 256  # of the images on the sheet, at most, in pixels
+IMAGES = 10  # on one sheet
+SIDE = 256  # largest side of an image on a sheet, in pixels
 
 
 def load(cohort: Cohort, data_path: str | None) -> Dataset:
-    """The data set of the runs. Raises BadRequest where it is not there, or lacks images that the runs were scored on;
-    of runs of earlier versions only their classes tell."""
+    """The data set of the runs.
+
+    Args:
+        data_path: its folder; None: the folder that the runs store.
+
+    Raises BadRequest if it is missing, or is not what the runs were scored on: by the images' digests, or for runs of
+    earlier versions by the classes of the images.
+    """
     run = cohort.runs[0]
     settings = run.settings
     path = data_path or settings.get("data_path")
@@ -45,15 +50,16 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
 
 
 def make_sheets(context: Context, dataset: Dataset) -> list[str | Picture]:
-    """A sheet for each side of as many pairs as the confusion matrices show."""
+    """Two sheets, one for each model, for every pair that the confusion matrices show."""
     parts: list[str | Picture] = []
-    for i, pair in enumerate(few_pairs(context)):
+    for i, pair in enumerate(context.few_pairs):
         for better, worse in ((pair.first, pair.second), (pair.second, pair.first)):
             parts.append(_sheet(context, dataset, pair, better, worse, f"only_{i + 1}{'ab'[better is pair.second]}"))
     return parts
 
 
 def _sheet(context: Context, dataset: Dataset, pair: Pair, better: Model, worse: Model, name: str) -> str | Picture:
+    """Images that only `better` gets right with the first common seed, or a sentence if there are none."""
     runs = matched(better, worse)[1]
     share = np.mean([a.scores.right.astype(float) - b.scores.right for a, b in runs], axis=0)
     first, second = (run.scores for run in runs[0])
@@ -69,7 +75,10 @@ def _sheet(context: Context, dataset: Dataset, pair: Pair, better: Model, worse:
         [_pixels(dataset, i) for i in chosen],
         [names[dataset.test.targets[i]] for i in chosen],
         [better.variant, worse.variant],
-        [[(names[s.answers[i]], float(s.confidence[i]), bool(s.right[i])) for i in chosen] for s in (first, second)],
+        [
+            [(names[s.predictions[i]], float(s.confidence[i]), bool(s.right[i])) for i in chosen]
+            for s in (first, second)
+        ],
         f"{title} ({worse.variant} does not)",
     )
     text = (f"Seed {runs[0][0].seed}; first those on which most seeds agree, then those on which the two are furthest"
@@ -78,7 +87,7 @@ def _sheet(context: Context, dataset: Dataset, pair: Pair, better: Model, worse:
 
 
 def _pixels(dataset: Dataset, index: int) -> np.ndarray:
-    """(H, W, C) from 0 to 1."""
+    """A test image (H, W, C) with values in [0, 1]."""
     if dataset.test.images is not None:
         return dataset.test.images[index] / 255
     from image_datasets.image_files import read_image

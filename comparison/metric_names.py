@@ -1,4 +1,4 @@
-"""The metrics of a run, and how they are shown. Nothing heavy is imported here: the flag checks use it."""
+"""The metrics of a run, and how they are shown. Imports nothing heavy, as the checks of flags use it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from utils import decimal
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: `scale` x its value, with `decimals`, called `title`; whether more is better."""
+    """How a metric is shown.
+
+    Attributes:
+        scale: its values are multiplied by this: 100 for shares, which are shown in per cent.
+        decimals: digits after the point.
+    """
 
     title: str
     scale: float = 100.0
@@ -17,14 +22,17 @@ class Metric:
     more_is_better: bool = True
 
     def show(self, value: float | None) -> str:
+        """The value as text; a dash for None and NaN."""
         return "–" if value is None or value != value else decimal(self.scale * value, self.decimals)
 
     @property
     def unit(self) -> str:
+        """The unit of differences."""
         return "points" if self.scale == 100 else "nats"
 
     @property
     def heading(self) -> str:
+        """The heading of columns and axes."""
         return f"{self.title} (%)" if self.scale == 100 else self.title
 
 

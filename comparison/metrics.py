@@ -1,19 +1,22 @@
-"""The metrics of a scored split as functions of sums over its images, so that thousands of resampled splits cost little
-more than one. Their values are those of training/metrics.py."""
+"""Metrics as functions of sums over images, so that thousands of resampled splits cost little more than one.
+
+The values equal those of training/metrics.py.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 ECE_BINS = 15  # of equal width, as in Guo et al., arXiv:1706.04599
-MAP_LIMIT = 250_000  # images x classes up to which the average precision is computed anew for each resampled split
+MAP_LIMIT = 250_000  # largest images x classes for which resampled splits get a mean average precision
 
 
 class ScoredSplit:
-    """What a model answered to the images of a split.
+    """A model's predictions on the images of a split.
 
     Args:
-        logits: float (N, K); targets: class indices (N,).
+        logits: float (N, K).
+        targets: class indices (N,).
     """
 
     def __init__(self, logits: np.ndarray, targets: np.ndarray):
@@ -21,8 +24,8 @@ class ScoredSplit:
 
         n, self.num_classes = logits.shape
         self.targets = targets
-        self.answers = logits.argmax(1)
-        self.right = self.answers == targets
+        self.predictions = logits.argmax(1)
+        self.right = self.predictions == targets
         self.probabilities = special.softmax(logits.astype(np.float32), axis=1)
         self.confidence = self.probabilities.max(1)
         rows = np.arange(n)
@@ -31,15 +34,15 @@ class ScoredSplit:
         if self.has_top5:
             self.top5 = (np.argpartition(-logits, 5, axis=1)[:, :5] == targets[:, None]).any(1)
         self.loss = -special.log_softmax(logits.astype(np.float64), axis=1)[rows, targets]
-        # A bin holds its lower edge; a confidence of exactly 1 has a bin of its own, as in torchmetrics.
+        # A bin includes its lower edge; a confidence of exactly 1 has a bin of its own, as in torchmetrics.
         self.bins = np.minimum((self.confidence * ECE_BINS).astype(int), ECE_BINS)
         k, ones = self.num_classes, np.ones(n)
         blocks = [
             (ones, 0, 1), (self.right, 0, 1), (self.top5, 0, 1), (self.loss, 0, 1),
-            (ones, targets, k), (ones, self.answers, k), (self.right, targets, k),
+            (ones, targets, k), (ones, self.predictions, k), (self.right, targets, k),
             (self.confidence, self.bins, ECE_BINS + 1), (self.right, self.bins, ECE_BINS + 1),
         ]  # fmt: skip
-        # (N, columns): every metric below but the average precision is a function of this matrix's column sums.
+        # (N, columns): all metrics except average precision are functions of this matrix's column sums.
         self.columns = sparse.hstack(
             [sparse.csr_matrix((values, (rows, np.broadcast_to(column, n))), (n, width))
              for values, column, width in blocks], format="csr"
@@ -48,22 +51,22 @@ class ScoredSplit:
         self._ranked: list[tuple[np.ndarray, ...]] | None = None
 
     def values(self, counts: np.ndarray | None = None, with_map: bool = True) -> dict[str, np.ndarray]:
-        """Each metric of B resampled splits, (B,); NaN for what is not defined, as top-5 of five classes.
+        """Each metric of B resampled splits, (B,). NaN if it is not defined, such as top-5 of five classes.
 
         Args:
-            counts: (B, N), how often each image is in each split; None: the split itself.
-            with_map: without it, "map" is NaN.
+            counts: (B, N), how often each split contains each image. None: the split itself, B = 1.
+            with_map: if False, "map" is NaN.
         """
         counts = np.ones((1, len(self.targets))) if counts is None else counts
-        by_image = np.ascontiguousarray(counts.T)  # (N, B): its rows are gathered and summed several times as quickly
+        by_image = np.ascontiguousarray(counts.T)  # (N, B): gathering and summing rows is several times faster
         sums = np.asarray(self.columns.T @ by_image).T
-        n, right, top5, loss, support, answered, hits, confidence, right_in_bin = np.split(sums, self.edges, axis=1)
+        n, right, top5, loss, support, predicted, hits, confidence, right_in_bin = np.split(sums, self.edges, axis=1)
         n = n[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
-            present = np.where(support > 0, 1.0, np.nan)  # classes without images are left out of the means
+            present = np.where(support > 0, 1.0, np.nan)  # the means leave out classes without images
             recall = hits / support
-            precision = np.where(answered > 0, hits / answered, 0.0) * present
-            f1 = 2 * hits / (support + answered) * present
+            precision = np.where(predicted > 0, hits / predicted, 0.0) * present
+            f1 = 2 * hits / (support + predicted) * present
         return {
             "top1": right[:, 0] / n,
             "top5": top5[:, 0] / n if self.has_top5 else np.full(len(n), np.nan),
@@ -76,7 +79,7 @@ class ScoredSplit:
         }
 
     def _mean_average_precision(self, by_image: np.ndarray) -> np.ndarray:
-        """(N, B) -> (B,): sum over thresholds of (gain in recall) x precision, equal scores being one threshold."""
+        """(N, B) -> (B,): the sum over thresholds of (gain in recall) x precision. Equal scores are one threshold."""
         if self._ranked is None:
             self._ranked = [self._rank(label) for label in range(self.num_classes)]
         found = []
@@ -84,16 +87,19 @@ class ScoredSplit:
             if not len(positives):
                 continue
             ranked = by_image[order]
-            answered = ranked.cumsum(0)[ends]
+            predicted = ranked.cumsum(0)[ends]
             weights = ranked[positives]
             hits = weights.cumsum(0)[last_positive]
             with np.errstate(invalid="ignore", divide="ignore"):
-                found.append(np.where(weights > 0, weights * hits / answered, 0).sum(0) / weights.sum(0))
+                found.append(np.where(weights > 0, weights * hits / predicted, 0).sum(0) / weights.sum(0))
         return np.nanmean(found, axis=0)
 
     def _rank(self, label: int) -> tuple[np.ndarray, ...]:
-        """(images by falling score; ranks of those of the class; for each of these the last rank with its score, and
-        the last positive up to there)."""
+        """What the average precision of one class needs.
+
+        Returns (images by falling score; ranks of the class's images, the positives; for each positive the last rank
+        with its score; and the last positive up to that rank).
+        """
         scores = self.probabilities[:, label]
         order = np.argsort(-scores, kind="stable")
         positives = np.flatnonzero(self.targets[order] == label)
@@ -101,12 +107,12 @@ class ScoredSplit:
         return order, positives, ends, np.searchsorted(positives, ends, side="right") - 1
 
     def confusion(self) -> np.ndarray:
-        """(K, K) counts, the true class in rows."""
+        """(K, K) counts of images: row = true class, column = predicted class."""
         k = self.num_classes
-        return np.bincount(self.targets * k + self.answers, minlength=k * k).reshape(k, k)
+        return np.bincount(self.targets * k + self.predictions, minlength=k * k).reshape(k, k)
 
     def per_class(self) -> np.ndarray:
-        """(K,) accuracy of each class; NaN for a class without images."""
+        """(K,): the accuracy of each class; NaN for a class without images."""
         confusion = self.confusion()
         with np.errstate(invalid="ignore"):
             return confusion.diagonal() / confusion.sum(1)

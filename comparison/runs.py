@@ -1,4 +1,4 @@
-"""Reading a run directory for a comparison: everything is checked here, so that nothing below meets a damaged file."""
+"""Reads a run directory for a comparison, and checks all of it, so that no later code meets a damaged file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils import BadRequest, read_json
 
 NEEDED = ("split", "selected_on", "params", "flops", "epochs", "best_epoch", "settings", *METRICS)
 COST_KEYS = ("train_images_per_second", "inference_images_per_second", "inference_latency_ms", "peak_memory")
-STALE = 0.005  # by how much top-1 of predictions.npz and of summary.json may differ: ties are broken by chance
+STALE = 0.005  # largest difference between top-1 in predictions.npz and summary.json: ties are broken by chance
 
 
 @dataclass
@@ -27,9 +27,13 @@ class Run:
     """A finished run.
 
     Attributes:
-        settings, summary: as in its files. cost, robustness: None where it has no such file.
-        logits: float32 (N, K); targets: int64 (N,).
-        history: the columns of metrics.csv, NaN where a cell is empty; {} for a run that did not train.
+        settings: as its summary stores them, completed if an earlier version wrote them.
+        summary: the content of summary.json.
+        logits: float32 (N, K).
+        targets: int64 (N,).
+        history: the columns of metrics.csv, with NaN for an empty cell; {} for a run that did not train.
+        cost: the content of cost.json; None if there is no such file.
+        robustness: the content of robustness.json; None if there is no such file.
     """
 
     path: Path
@@ -48,7 +52,7 @@ class Run:
 
     @property
     def fraction(self) -> float:
-        """The share of the training images that it used."""
+        """The share of the training images that the run used."""
         return float(self.settings.get("train_fraction") or 1.0)
 
     @cached_property
@@ -56,30 +60,30 @@ class Run:
         return ScoredSplit(self.logits, self.targets)
 
     def precision(self, of: str) -> str | None:
-        """The precision of "train", "select" or "test". Earlier versions had one for all three; None: not known."""
+        """The precision of "train", "select" or "test"; None: unknown. Earlier versions had one for all three."""
         return self.summary.get(f"{of}_precision", self.settings.get("precision"))
 
     @property
     def image_digest(self) -> str | None:
-        """Of the images that it was scored on, by content and class; None for runs of earlier versions."""
+        """Digest of the test images' content and classes; None for runs of earlier versions."""
         digests = self.summary.get("image_digests")
         return digests.get("test") if isinstance(digests, dict) else None
 
     @property
     def commits(self) -> list[str]:
-        """Of the suite, by which its attempts were made; "unknown" where it does not say."""
+        """Commits of the suite that made the run's attempts; "unknown" if it stores none."""
         found = self.summary.get("commits") or [{"commit": None}]
         names = [(one.get("commit") or "unknown")[:10] + " with changes" * bool(one.get("changed")) for one in found]
         return list(dict.fromkeys(names))
 
     def metric(self, name: str) -> float:
-        """As its summary has it; NaN where it is not defined."""
+        """The value in the summary; NaN if it is not defined."""
         value = self.summary[name]
         return np.nan if value is None else float(value)
 
 
 def read_run(path: Path) -> Run:
-    """Raises BadRequest, naming the file and what is wrong with it."""
+    """Reads and checks a run. Raises BadRequest, naming the file and what is wrong with it."""
     directory = RunDirectory(path)
     if not directory.settings.is_file():
         raise BadRequest(f"{path}: is no run directory (no {directory.settings.name})")
@@ -134,8 +138,8 @@ def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
             logits, targets, names = (file[key] for key in ("logits", "targets", "class_names"))
     except KeyError as error:
         raise BadRequest(f"{path}: has no {error.args[0].split()[0]!r}") from None
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds on damaged files
-        # Without the rest of what numpy says: advice that would run a stranger's code.
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
+        # Only numpy's first sentence: the rest advises what would run a stranger's code.
         reason = " ".join(str(error).split()).split(". ")[0]
         raise BadRequest(f"{path}: cannot be read ({reason})") from None
     fits = logits.ndim == 2 and logits.dtype.kind == "f" and targets.shape == logits.shape[:1]
@@ -163,7 +167,7 @@ def _history(path: Path) -> dict[str, np.ndarray]:
 
 
 def _numbers(rows: list[dict[str, str]], key: str) -> list[float] | None:
-    """A column as numbers, None where it holds text."""
+    """A column as numbers; None if it contains text."""
     try:
         return [float(row[key]) if row[key] else np.nan for row in rows]
     except (TypeError, ValueError):

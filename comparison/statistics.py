@@ -1,31 +1,37 @@
-"""The statistics of a comparison, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
+"""Statistics, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 CONFIDENCE, LEVEL, POWER = 0.95, 0.05, 0.8
 RESAMPLES = 1000
-MOST_SEEDS = 1000  # a study that needed more would not be made
+MAX_SEEDS = 1000  # nobody trains more
+Values = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
+    """The bounds of a 95 % interval."""
+
     low: float
     high: float
 
     @property
     def half(self) -> float:
+        """Half of its width."""
         return (self.high - self.low) / 2
 
 
 class Difference(NamedTuple):
-    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name. Interval
-    and p-value are NaN where seeds cannot tell: one seed, or the same difference for every seed."""
+    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name.
+
+    Interval and p-value are NaN if seeds cannot tell: with one seed, or with the same difference for every seed.
+    """
 
     mean: float
     interval: Interval
@@ -36,7 +42,7 @@ class Difference(NamedTuple):
 NOTHING = Interval(math.nan, math.nan)
 
 
-def seed_interval(values: Sequence[float]) -> Interval:
+def seed_interval(values: Values) -> Interval:
     """The 95 % Student t interval of the mean over seeds; NaN with one seed, or with the same value for every seed."""
     from scipy import stats
 
@@ -46,9 +52,9 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Difference:
-    """first - second, by seed: paired over the seeds that both have (Student); without two such, Welch's test.
+    """first - second, from values by seed: Student's paired test over common seeds; with fewer than two, Welch's test.
 
-    A seed fixes the validation split and the order of images, so runs of one seed have these in common.
+    A seed fixes the validation split and the order of images, so runs of one seed share them.
     """
     from scipy import stats
 
@@ -57,7 +63,7 @@ def seed_difference(first: dict[int, float], second: dict[int, float]) -> Differ
     if len(common) >= 2:
         mean, test = float((a - b).mean()), "paired t test"
         same = np.ptp(a - b) < 1e-12
-        result = None if same else stats.ttest_rel(a, b)
+        result: Any = None if same else stats.ttest_rel(a, b)
     elif min(len(first), len(second)) >= 2:
         a, b = (np.array(list(values.values())) for values in (first, second))
         mean, test = float(a.mean() - b.mean()), "Welch's t test"
@@ -75,11 +81,11 @@ def seed_difference(first: dict[int, float], second: dict[int, float]) -> Differ
 def resample_images(
     count: int, statistic: Callable[[np.ndarray], np.ndarray], resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """(..., resamples): a statistic of splits that are drawn anew, with replacement, from the images of a split.
+    """(..., resamples): a statistic of splits drawn with replacement from the images of a split (bootstrap).
 
     Args:
         count: images in the split.
-        statistic: from (B, count), how often each image is in each of B splits, to (..., B).
+        statistic: maps (B, count), how often each of B splits contains each image, to (..., B).
     """
     from scipy import stats
 
@@ -90,7 +96,7 @@ def resample_images(
         return statistic(counts.astype(np.float64))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a statistic that is the same in every split is no mistake here
+        warnings.simplefilter("ignore")  # a statistic may be the same in every split
         result = stats.bootstrap(
             (np.arange(count),), of_indices, vectorized=True, n_resamples=resamples, method="percentile",
             batch=max(1, min(100, 4_000_000 // count)), rng=np.random.default_rng(seed),
@@ -99,7 +105,7 @@ def resample_images(
 
 
 def image_interval(distribution: np.ndarray) -> Interval:
-    """The 95 % percentile interval of resampled values (resamples,); NaN where the statistic is not defined."""
+    """The 95 % percentile interval of resampled values (resamples,); NaN if the statistic is not defined."""
     if not np.isfinite(distribution).all():
         return NOTHING
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -107,39 +113,44 @@ def image_interval(distribution: np.ndarray) -> Interval:
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
-    """(images only the first has right, only the second, p of the exact test): McNemar, Psychometrika 12 (1947)."""
-    from statsmodels.stats.contingency_tables import mcnemar as test
+    """McNemar's exact test (Psychometrika 12, 1947): (images only the first gets right, only the second, p)."""
+    from statsmodels.stats import contingency_tables
 
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
     table = [[int((first_right & second_right).sum()), only_first],
              [only_second, int((~first_right & ~second_right).sum())]]  # fmt: skip
-    return only_first, only_second, float(test(table, exact=True).pvalue) if only_first + only_second else 1.0
+    result: Any = contingency_tables.mcnemar(table, exact=True)
+    return only_first, only_second, float(result.pvalue) if only_first + only_second else 1.0
 
 
-def combine(p_values: Sequence[float]) -> float:
-    """One p-value for tests of several seeds on the same images, which depend on each other in an unknown way: twice
-    their median is valid whatever the dependence (Rueger 1978; Vovk and Wang, Biometrika 107 (2020))."""
+def combine(p_values: Values) -> float:
+    """Combines the p-values of several seeds' tests on the same images, which are dependent in an unknown way.
+
+    At most twice their median, which is valid for any dependence (Rueger 1978; Vovk and Wang, Biometrika 107, 2020).
+    """
     ordered = sorted(p_values)
     rank = math.ceil(len(ordered) / 2)
     return min(1.0, ordered[rank - 1] * len(ordered) / rank)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for the number of tests (Holm 1979); NaN stays, and is not counted."""
+def holm(p_values: Values) -> list[float]:
+    """p-values adjusted for the number of tests (Holm 1979). NaN stays NaN and does not count as a test."""
     from statsmodels.stats.multitest import multipletests
 
-    p_values = np.asarray(p_values, dtype=float)
-    known = np.isfinite(p_values)
-    adjusted = np.full(len(p_values), np.nan)
+    given = np.asarray(p_values, dtype=float)
+    known = np.isfinite(given)
+    adjusted = np.full(len(given), np.nan)
     if known.any():
-        adjusted[known] = multipletests(p_values[known], method="holm")[1]
+        adjusted[known] = multipletests(given[known], method="holm")[1]
     return adjusted.tolist()
 
 
-def seeds_needed(differences: Sequence[float], effect: float, tests: int = 1) -> int | None:
-    """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %, at 5 %
-    shared by so many tests; the spread is that of the given differences. None: more than 1,000, or not known."""
+def seeds_needed(differences: Values, effect: float, tests: int = 1) -> int | None:
+    """Pairs of seeds with which a paired t test shows a true difference of `effect` with a probability of 80 %.
+
+    The level is 5 % divided by `tests`, the spread that of `differences`. None: more than MAX_SEEDS, or unknown.
+    """
     from statsmodels.stats.power import TTestPower
 
     if len(differences) < 2:
@@ -147,19 +158,25 @@ def seeds_needed(differences: Sequence[float], effect: float, tests: int = 1) ->
     spread = float(np.std(differences, ddof=1))
     if spread < 1e-12:
         return None
-    counts = np.arange(2, MOST_SEEDS + 1)
+    counts = np.arange(2, MAX_SEEDS + 1)
     power = TTestPower().power(effect / spread, counts, LEVEL / tests, alternative="two-sided")
-    enough = np.flatnonzero(np.nan_to_num(power, nan=1.0) >= POWER)  # NaN: the effect is many times the spread
+    enough = np.flatnonzero(
+        np.nan_to_num(power, nan=1.0) >= POWER
+    )  # NaN: the effect is many times larger than the spread
     return int(counts[enough[0]]) if len(enough) else None
 
 
 def error_consistency(first_right: np.ndarray, second_right: np.ndarray) -> float:
-    """Cohen's kappa of right and wrong (Geirhos et al. 2020, arXiv:2006.16736): 1 where two models fail on the same
-    images, 0 where they agree as often as two that fail independently. NaN where both are always right (or wrong)."""
+    """Cohen's kappa of right and wrong (Geirhos et al. 2020, arXiv:2006.16736).
+
+    1: both models fail on the same images; 0: they agree as often as models that fail independently; NaN: both are
+    always right, or always wrong.
+    """
     from statsmodels.stats.inter_rater import cohens_kappa
 
     table = np.zeros((2, 2))
     np.add.at(table, (first_right.astype(int), second_right.astype(int)), 1)
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore")
-        return float(cohens_kappa(table, return_results=False))
+        kappa: Any = cohens_kappa(table, return_results=False)
+    return float(kappa)

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 from experiments.plan import Plan, Run, python_path
+from settings.groups import Settings
 from utils import duration, human
 
 LEFT_OUT = "checkpoints, plots, wandb, the copies of --cache-resized, and what runs at once cost each other"
 
 
-def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, SimpleNamespace]) -> int:
+def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, Settings]) -> int:
     """Measures each variant of `runs` once and prints a row for it, then the sum. Returns 1 where one could not be."""
     counts = Counter((run.variant, run.fraction) for run in runs)
     if not counts:
@@ -39,7 +39,7 @@ def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, SimpleNamesp
             print(f"{run.variant:{width}}  cannot be measured: {found}")
             failed = True
             continue
-        epoch, whole = seconds(found, settings[run.name].epochs, (run.fraction or 1.0) / of_fraction)
+        epoch, whole = seconds(found, settings[run.name].optimization.epochs, (run.fraction or 1.0) / of_fraction)
         total += counts[key] * whole
         columns = (
             f"{run.variant:{width}}",
@@ -54,7 +54,7 @@ def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, SimpleNamesp
     about = "at least" if failed else "about"
     print(f"{about} {duration(total)} for all of these, one after the other and from the start")
     print(f"left out: {LEFT_OUT}")
-    if any(settings[run.name].teacher is not None for run in runs):
+    if any(settings[run.name].distillation.teacher is not None for run in runs):
         print("left out, too: the teachers, which train first (--teacher-epochs) or answer in each step")
     return 1 if failed else 0
 

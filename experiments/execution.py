@@ -12,13 +12,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run
 from experiments.progress import StudyProgress
 from records import lock
+from settings.groups import Settings
 from utils import SIGNALS, BadRequest, cores, noting_signals
 
 POLL_SECONDS = 0.2
@@ -58,7 +58,7 @@ class Signals:
 
 
 def run_all(
-    plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, SimpleNamespace], jobs: int, problems: list[str]
+    plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, Settings], jobs: int, problems: list[str]
 ) -> int:
     """Runs what is to do, up to `jobs` at once. A run that another process holds waits until that lets go of it.
 
@@ -66,72 +66,123 @@ def run_all(
     left in time, saved, and none failed.
 
     Args:
-        todo: runs with their states (`plan.inspect`), those that are finished among them.
+        todo: runs with their states (`plan.inspect_run`), those that are finished among them.
         settings: by the run's name.
         problems: what is amiss already; it is reported with the failures.
     """
     pending = deque(item for item in todo if item[1] != FINISHED)
-    problems, running, signals = list(problems), [], Signals()
-    held: dict[str, float] = {}  # when a run was last seen in the hands of another process
-    saved: list[int] = []  # exit statuses of runs that left by themselves, at a time limit
+    signals = Signals()
     plan.logs.mkdir(parents=True, exist_ok=True)
     progress = StudyProgress(len(todo), len(todo) - len(pending), jobs)
+    work = Work(plan, settings, jobs, pending, list(problems), signals, progress)
     with noting_signals(signals.note, SAME_REQUEST_SECONDS, stay_ignored=SIGNALS):
         try:
-            while running or (pending and signals.first is None):
-                for run, state in list(pending):
-                    if len(running) == jobs or signals.first is not None:
-                        break
-                    if state != CHANGED and _is_held(plan, run, held, progress):
-                        continue
-                    pending.remove((run, state))
-                    try:
-                        if state == CHANGED:
-                            plan.clear(run)
-                    except BadRequest as error:
-                        problems.append(f"{run.name}: {error}")
-                        continue
-                    running.append(_start(plan, run, jobs))
-                    progress.begin(run.name, settings[run.name].epochs, plan.directory(run) / "metrics.csv")
+            while work.running or (pending and signals.first is None):
+                work.start_runs()
                 time.sleep(POLL_SECONDS)
-                signals.hand_on(running)
-                for child in [child for child in running if child.process.poll() is not None]:
-                    running.remove(child)
-                    if child.process.returncode == REFUSED and _is_held(plan, child.run, held, progress):
-                        pending.append((child.run, STOPPED))
-                        continue
-                    _settle(plan, child, signals, progress, problems)
-                    if signals.first is None and child.process.returncode in SAVED:
-                        saved.append(child.process.returncode)
+                signals.hand_on(work.running)
+                work.settle_ended()
                 progress.refresh()
         except BaseException:
             signals.fresh.append(signal.SIGTERM)
-            signals.hand_on(running)
+            signals.hand_on(work.running)
             raise
         finally:
             progress.close()
     if signals.first is not None:
         name = signal.Signals(signals.first).name
         print(f"study.py: stopped by {name}; the same command continues", file=sys.stderr)
-    for problem in problems:
+    for problem in work.problems:
         print(problem, file=sys.stderr)
-    if signals.first is not None:
-        return 128 + signals.first
-    if len(problems) > len(saved):
-        return 1
-    return saved[0] if saved else 0
+    return work.status()
 
 
-def _is_held(plan: Plan, run: Run, held: dict[str, float], progress: StudyProgress) -> bool:
-    """Whether another process is at work on the run, which is said once."""
-    if time.monotonic() - held.get(run.name, -HELD_SECONDS) < HELD_SECONDS:
+@dataclass
+class Work:
+    """The runs that are left to do, and those that are being done.
+
+    Attributes:
+        settings: by the run's name.
+        pending: runs with their states.
+        problems: a line for each run that failed, or left before its end.
+        held: when a run was last seen in the hands of another process, by its name.
+        saved: exit statuses of runs that left by themselves, at a time limit.
+    """
+
+    plan: Plan
+    settings: dict[str, Settings]
+    jobs: int
+    pending: deque[tuple[Run, str]]
+    problems: list[str]
+    signals: Signals
+    progress: StudyProgress
+    running: list[Child] = field(default_factory=list)
+    held: dict[str, float] = field(default_factory=dict)
+    saved: list[int] = field(default_factory=list)
+
+    def start_runs(self) -> None:
+        """Starts pending runs that no other process holds, as many as there is room for; none after a signal."""
+        for run, state in list(self.pending):
+            if len(self.running) == self.jobs or self.signals.first is not None:
+                break
+            if state != CHANGED and self.is_held(run):
+                continue
+            self.pending.remove((run, state))
+            try:
+                if state == CHANGED:
+                    self.plan.clear(run)
+            except BadRequest as error:
+                self.problems.append(f"{run.name}: {error}")
+                continue
+            self.running.append(_start(self.plan, run, self.jobs))
+            epochs = self.settings[run.name].optimization.epochs
+            self.progress.begin(run.name, epochs, self.plan.directory(run) / "metrics.csv")
+
+    def is_held(self, run: Run) -> bool:
+        """Whether another process is at work on the run, which is said once."""
+        if time.monotonic() - self.held.get(run.name, -HELD_SECONDS) < HELD_SECONDS:
+            return True
+        holder = lock.holder(self.plan.directory(run))
+        if holder is None:
+            return False
+        self.progress.wait(run.name, holder if run.name not in self.held else None)
+        self.held[run.name] = time.monotonic()
         return True
-    holder = lock.holder(plan.directory(run))
-    if holder is None:
-        return False
-    progress.wait(run.name, holder if run.name not in held else None)
-    held[run.name] = time.monotonic()
-    return True
+
+    def settle_ended(self) -> None:
+        """Says what became of the runs that have ended. One that another process took first is pending again."""
+        for child in [child for child in self.running if child.process.poll() is not None]:
+            self.running.remove(child)
+            if child.process.returncode == REFUSED and self.is_held(child.run):
+                self.pending.append((child.run, STOPPED))
+            else:
+                self._settle(child)
+
+    def _settle(self, child: Child) -> None:
+        run, status, log = child.run, child.process.returncode, self.plan.log(child.run)
+        summary = self.plan.directory(run) / "summary.json"
+        if status == 0 and summary.is_file():
+            outcome = "finished"
+        elif self.signals.first is not None:
+            outcome = "stopped"
+        elif status in SAVED:
+            outcome = "saved, not finished"
+            self.saved.append(status)
+            self.problems.append(
+                f"{run.name}: saved before its end (exit status {status}); the same command continues it"
+            )
+        else:
+            outcome = "failed"
+            self.problems.append(f"{run.name}: failed (exit status {status}): {last_line(log)}; see {log}")
+        self.progress.end(run.name, outcome, time.monotonic() - child.began, summary)
+
+    def status(self) -> int:
+        """The exit status of the study."""
+        if self.signals.first is not None:
+            return 128 + self.signals.first
+        if len(self.problems) > len(self.saved):
+            return 1
+        return self.saved[0] if self.saved else 0
 
 
 def dying_with_this_process() -> Callable[[], None] | None:
@@ -162,23 +213,6 @@ def _start(plan: Plan, run: Run, jobs: int) -> Child:
                                    env=environment, start_new_session=True,
                                    preexec_fn=dying_with_this_process())  # fmt: skip
     return Child(run, process, time.monotonic())
-
-
-def _settle(plan: Plan, child: Child, signals: Signals, progress: StudyProgress, problems: list[str]) -> None:
-    """Says what became of a run that has ended."""
-    run, status = child.run, child.process.returncode
-    finished = status == 0 and (plan.directory(run) / "summary.json").is_file()
-    if finished:
-        outcome = "finished"
-    elif signals.first is not None:
-        outcome = "stopped"
-    elif status in SAVED:
-        outcome = "saved, not finished"
-        problems.append(f"{run.name}: saved before its end (exit status {status}); the same command continues it")
-    else:
-        outcome = "failed"
-        problems.append(f"{run.name}: failed (exit status {status}): {last_line(plan.log(run))}; see {plan.log(run)}")
-    progress.end(run.name, outcome, time.monotonic() - child.began, plan.directory(run) / "summary.json")
 
 
 def last_line(log: Path) -> str:

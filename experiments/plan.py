@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-from settings.flags import FLAGS, TRAIN
 
 from experiments.study_file import Study
 from records import lock
 from records.run_directory import TEACHER
-from settings import checks, model_flags, resume
+from settings import model_flags, resume
+from settings.flag import TRAIN
+from settings.groups import FLAGS, Data, Settings
+from settings.locate import locate_data
 from settings.scripts import SCRIPTS
 from utils import BadRequest, suggestion, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
-# What `checks.check_data` looks at: runs that agree in these need one check together.
-OF_DATA = ("dataset", "data_path", "download", "verify_checksum", "val_fraction", "select_on", "cache_resized",
-           "cache_dir", "num_workers", "on_bad_image", "check_images", "data_rules", "exif_orientation",
-           "max_pixels")  # fmt: skip
+OF_DATA = {field.name for field in fields(Data)}
 # What the data, or the file of --weights, settle where it is not given.
 BY_DATA = ("data_rules", "exif_orientation", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction",
            "weights_kind")  # fmt: skip
@@ -74,7 +71,7 @@ class Plan:
         """Of the script, but for what to do about a run that is there."""
         tracked = run.flags.get("wandb") != "disabled"
         return [
-            *words({**run.flags, "seed": run.seed}),
+            *as_words({**run.flags, "seed": run.seed}),
             *(["--wandb-group", self.study.name] if tracked else []),
             *("--runs-dir", self.runs_dir, "--run-name", f"{self.study.name}/{run.name}"),
         ]
@@ -90,14 +87,14 @@ class Plan:
                 with lock.locked(directory):
                     shutil.rmtree(directory)
 
-    def settings(self, run: Run) -> tuple[SimpleNamespace, dict[str, Any]]:
+    def settings(self, run: Run) -> tuple[Settings, dict[str, Any]]:
         """(the settings that the script will make of the flags, those that were given). Raises BadRequest."""
         try:
-            mode, settings, given = SCRIPTS[self.study.script].parse([*self.arguments(run), "--overwrite"])
+            asked = SCRIPTS[self.study.script].ask([*self.arguments(run), "--overwrite"])
         except BadRequest as error:
             raise BadRequest(f"{self.study.file}: variant {run.variant}: {error}") from None
-        assert mode == TRAIN  # a study file knows no other flags
-        return settings, given
+        assert asked.mode == TRAIN  # a study file knows no other flags
+        return asked.settings, asked.given
 
 
 def python_path() -> str:
@@ -105,7 +102,7 @@ def python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def make(study: Study, runs_dir: str) -> Plan:
+def make_plan(study: Study, runs_dir: str) -> Plan:
     """All runs of a study, seed by seed, so that a study that is stopped early has whole pairs.
 
     Raises BadRequest where two of them would share a folder.
@@ -122,7 +119,7 @@ def make(study: Study, runs_dir: str) -> Plan:
     return Plan(study, runs_dir, list(runs.values()))
 
 
-def words(flags: dict[str, Any]) -> list[str]:
+def as_words(flags: dict[str, Any]) -> list[str]:
     """Flags as a command line. A switch that has no --no- form is left out where it is off."""
     known = {**model_flags.flags_of(None), **FLAGS}
     result = []
@@ -139,7 +136,9 @@ def words(flags: dict[str, Any]) -> list[str]:
     return result
 
 
-def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None) -> list[Run]:
+def select_runs(
+    plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None
+) -> list[Run]:
     """The runs that are asked for. Raises BadRequest for a variant or a seed that the study has not.
 
     Args:
@@ -159,27 +158,29 @@ def select(plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: t
     return found[shard[0] :: shard[1]]
 
 
-def check_all(plan: Plan, with_data: bool) -> dict[str, SimpleNamespace]:
+def check_runs(plan: Plan, with_data: bool) -> dict[str, Settings]:
     """The settings of every run of the study, by its name. Raises BadRequest, naming file and variant, for the first
     that cannot be.
 
     Args:
         with_data: look whether the data sets are there, too.
     """
-    settings, looked_at = {}, set()
+    settings: dict[str, Settings] = {}
+    checked = set()
     for run in plan.runs:
         settings[run.name], given = plan.settings(run)
-        data = repr([(getattr(settings[run.name], key), key in given) for key in OF_DATA])
-        if with_data and data not in looked_at:
-            looked_at.add(data)
+        data = replace(settings[run.name].data, train_fraction=1.0)  # any share of the images is there with all of them
+        asked = repr((data, sorted(OF_DATA & given.keys())))
+        if with_data and asked not in checked:
+            checked.add(asked)
             try:
-                checks.check_data(SimpleNamespace(**vars(settings[run.name])), given)
+                locate_data(data, given)
             except BadRequest as error:
                 raise BadRequest(f"{plan.study.file}: variant {run.variant}: {error}") from None
     return settings
 
 
-def inspect(plan: Plan, run: Run, settings: SimpleNamespace) -> tuple[str, str]:
+def inspect_run(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
     """(what has become of the run, and for CHANGED what differs from the study)."""
     directory = plan.directory(run)
     if not (directory / "settings.json").is_file():
@@ -194,29 +195,28 @@ def inspect(plan: Plan, run: Run, settings: SimpleNamespace) -> tuple[str, str]:
     return FINISHED if (directory / "summary.json").is_file() else STOPPED, ""
 
 
-def differences(stored: dict[str, Any], settings: SimpleNamespace) -> list[str]:
+def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
     """Where a stored run departs from the settings that it should have: `--lr 0.1 in place of --lr 0.01`.
 
     Only what results depend on counts, and what the command line left to the data or the machine may be anything.
     """
     found = []
-    for key, flag in FLAGS.items():
+    for key, asked in settings.flat().items():
+        flag = FLAGS[key]
         if TRAIN not in flag.modes or flag.may_change or key in ("run_name", "model_args"):
             continue
-        asked, has = getattr(settings, key), stored.get(key, flag.default)  # a flag that is newer than the run
-        left_open = (
-            asked == "auto" or (asked is None and key in BY_DATA) or (key, asked) == ("normalization", "dataset")
-        )
-        if not left_open and asked != has:
+        has = stored.get(key, flag.default)  # a flag that is newer than the run
+        left_open = asked == "auto" or (asked is None and key in BY_DATA)
+        if not left_open and (key, asked) != ("normalization", "dataset") and asked != has:
             found.append(f"--{flag.name} {has} in place of {asked}")
     built_with = stored["model_args"]
-    for key, asked in settings.model_args.items():
+    for key, asked in settings.model.model_args.items():
         if asked != "auto" and asked != built_with.get(key):
             found.append(f"--{key.replace('_', '-')} {built_with.get(key)} in place of {asked}")
     return found
 
 
-def write(plan: Plan) -> Path:
+def write_plan(plan: Plan) -> Path:
     """study.json in the study's folder: what the runs are, for those who compare them.
 
     name, file, script, seeds, fractions ([null] where none are varied), published (as in the study file), variants

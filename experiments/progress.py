@@ -33,7 +33,7 @@ class StudyProgress:
         self.terminal = sys.stderr.isatty()
         self.bars: dict[str, Any] = {}
         self.files: dict[str, Path] = {}
-        self.bar = None
+        self.bar: Any = None
         if self.terminal:
             self.bar = tqdm(total=total, initial=done, desc="study", unit="run", position=0, dynamic_ncols=True)
 

@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from settings.flags import FLAGS, TRAIN, Flag
-
 from settings import model_flags
+from settings.flag import TRAIN, Flag
+from settings.groups import FLAGS
 from settings.scripts import SCRIPTS
 from utils import BadRequest, parse_toml, shorten, suggestion
 
@@ -54,7 +54,7 @@ MANAGED = {
     "wandb_group": "name = ... beside [base]",
 }
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
-LARGEST_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Study:
     published: dict[str, dict[str, Any]]
 
 
-def read(file: Path, sets: dict[str, str] | None = None, name: str | None = None) -> Study:
+def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None = None) -> Study:
     """Reads a study file. Raises BadRequest, naming file and key, for what cannot be.
 
     Args:
@@ -112,9 +112,9 @@ def read(file: Path, sets: dict[str, str] | None = None, name: str | None = None
     _check_published(file, content["published"], variants)
     return Study(
         file,
-        _plain(file, "name", own_name) if name is None else _plain(file, "--name", name),
+        _check_name(file, "name", own_name) if name is None else _check_name(file, "--name", name),
         script,
-        _numbers(file, content, "seeds", [0], _is_seed, f"whole numbers from 0 to {LARGEST_SEED}"),
+        _numbers(file, content, "seeds", [0], _is_seed, f"whole numbers from 0 to {MAX_SEED}"),
         _numbers(file, content, "fractions", [None], _is_fraction, "numbers above 0 and up to 1"),
         variants,
         content["published"],
@@ -137,13 +137,13 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _known_flags(script: str) -> dict[str, Flag]:
     """Flags that a study may set, by every name that they go by, in the form of settings."""
-    offered = [flag for flags in SCRIPTS[script].groups.values() for flag in flags if TRAIN in flag.modes]
+    offered = [flag for flags in SCRIPTS[script].titles.values() for flag in flags if TRAIN in flag.modes]
     offered += model_flags.flags_of(None).values()
     return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
 
 
 def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[str, Any]:
-    """A table of flags by setting, with values that `plan.words` can write. Raises BadRequest, naming the key."""
+    """A table of flags by setting, with values that `plan.as_words` can write. Raises BadRequest, naming the key."""
     place = where if where == "--set" else f"{file}: {where}"
     if not isinstance(table, dict):
         raise BadRequest(f"{place}: must be a table of flags")
@@ -186,7 +186,7 @@ def _variants(
         points = [_flags(file, "[axes]", {name: value}, known) for value in values]
         axes.append([(_point_name(name, value), flags) for value, flags in zip(values, points, strict=True)])
     named = [
-        (_plain(file, "[variants]", variant), _flags(file, f"[variants.{variant}]", flags, known))
+        (_check_name(file, "[variants]", variant), _flags(file, f"[variants.{variant}]", flags, known))
         for variant, flags in content["variants"].items()
     ]
     if not named and not axes:
@@ -196,7 +196,7 @@ def _variants(
         variant = "-".join(name for name, _ in combination)
         if variant in found:
             raise BadRequest(f"{file}: [axes]: two variants have the name {variant}")
-        found[_plain(file, "[axes]", variant)] = {**base}
+        found[_check_name(file, "[axes]", variant)] = {**base}
         for _, flags in combination:
             found[variant].update(flags)
     return found
@@ -211,7 +211,7 @@ def _point_name(axis: str, value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "_", text if isinstance(value, str) else f"{axis}-{text}")
 
 
-def _plain(file: Path, key: str, name: Any) -> str:
+def _check_name(file: Path, key: str, name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise BadRequest(f"{file}: {key}: {name!r} is no name for a folder: letters, digits and . _ + - alone, of which"
                          " the first is a letter or a digit")  # fmt: skip
@@ -235,7 +235,7 @@ def _numbers(file: Path, content: dict[str, Any], key: str, default: list, fits,
 
 
 def _is_seed(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEED
 
 
 def _is_fraction(value: Any) -> bool:

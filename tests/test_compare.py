@@ -133,6 +133,7 @@ def test_costs_stand_beside_quality(reported):
     assert (float(row["params"]), float(row["train_seconds"])) == (8000, 11)
     assert float(row["measured_train_images_per_second"]) == pytest.approx(900 / 8)
     assert "Measured alone on a CPU." in reported.text
+    assert "| latency of one image (ms) |" in reported.text
 
 
 def test_errors_on_corrupted_images(reported):

@@ -11,12 +11,13 @@ from scipy import stats
 from simulated import logits, targets, write_run
 
 from comparison import statistics
-from comparison.cost import front
-from comparison.groups import make_cohorts
+from comparison.cohorts import make_cohorts
 from comparison.metric_names import METRICS
 from comparison.metrics import ScoredSplit
-from comparison.pairs import Resampled, compare_all, sentence
+from comparison.pairs import Resampled, compare_all
 from comparison.runs import read_run
+from comparison.sections.conclusions import sentence
+from comparison.sections.cost import pareto_front
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_a_baseline_is_the_second_of_every_pair(compare):
 def test_the_pareto_front_has_what_nothing_else_beats():
     quality = np.array([0.9, 0.8, 0.95, 0.95, 0.7])
     spent = np.array([10.0, 5.0, 50.0, 40.0, 20.0])
-    assert front(spent, quality, False, True).tolist() == [0, 1, 3]
-    assert front(1 / spent, quality, True, True).tolist() == [0, 1, 3]
-    assert front(spent, -quality, False, False).tolist() == [0, 1, 3]
-    assert front(np.ones(3), np.ones(3), False, True).tolist() == [0, 1, 2]
+    assert pareto_front(spent, quality, False, True).tolist() == [0, 1, 3]
+    assert pareto_front(1 / spent, quality, True, True).tolist() == [0, 1, 3]
+    assert pareto_front(spent, -quality, False, False).tolist() == [0, 1, 3]
+    assert pareto_front(np.ones(3), np.ones(3), False, True).tolist() == [0, 1, 2]

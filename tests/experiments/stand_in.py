@@ -16,13 +16,12 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, "{repo}")
 from records import lock
-from settings.flags import FLAGS, TRAIN
 from settings.scripts import SCRIPTS
 
-argv = sys.argv[1:]
-_, s, _ = SCRIPTS["main.py"].parse(argv)
-folder = Path(s.runs_dir) / s.run_name
-notes = Path(s.runs_dir) / "notes"
+settings = SCRIPTS["main.py"].ask(sys.argv[1:]).settings
+model, resume = settings.model.model, settings.run.resume
+folder = Path(settings.run.runs_dir) / settings.run.run_name
+notes = Path(settings.run.runs_dir) / "notes"
 
 def note(text):
     with notes.open("a") as file:
@@ -38,9 +37,9 @@ def hear(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, hear)
 
-note(f"begins with {{s.resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")
+note(f"begins with {{resume and 'a checkpoint' or 'nothing'}}, {{os.environ.get('OMP_NUM_THREADS')}} threads")
 folder.mkdir(parents=True, exist_ok=True)
-if s.model == "vgg19" and not (notes.parent / "held").exists():
+if model == "vgg19" and not (notes.parent / "held").exists():
     hold = "import sys, time; from pathlib import Path; from records import lock"
     hold += "\\nwith lock.locked(Path(sys.argv[1])):\\n Path(sys.argv[2]).touch(); time.sleep(1)"
     command = [sys.executable, "-c", hold, folder, notes.parent / "held"]
@@ -53,20 +52,18 @@ try:
 except Exception as error:
     print(error)
     sys.exit(2)
-if s.model == "vgg11":
+if model == "vgg11":
     print("about to fail")
     sys.exit("main.py: failed: no memory")
-if not s.resume:
-    asked_once = ("resume", "overwrite", "download", "check_images", "max_minutes")
-    stored = {{key: vars(s)[key] for key, flag in FLAGS.items() if TRAIN in flag.modes and key not in asked_once}}
-    (folder / "settings.json").write_text(json.dumps({{"settings": stored, "wandb_run_id": "0"}}))
-if s.model == "vgg13" and not s.resume:
+if not resume:
+    (folder / "settings.json").write_text(json.dumps({{"settings": settings.stored(), "wandb_run_id": "0"}}))
+if model == "vgg13" and not resume:
     while not told:
         time.sleep(0.02)
     time.sleep(0.3)
     note("saved")
     sys.exit(128 + told[0])
-if s.model == "vgg16":
+if model == "vgg16":
     while len(set(line.split()[0] for line in notes.read_text().splitlines())) < 2:
         time.sleep(0.02)
 (folder / "metrics.csv").write_text("epoch,val_top1\\n1,0.5\\n")

@@ -6,7 +6,6 @@ import shlex
 import pytest
 
 import study
-from assembly.trainee import stored_settings
 from experiments import plan, study_file
 from settings.scripts import SCRIPTS
 
@@ -46,19 +45,20 @@ def test_command_lines_say_what_the_file_says(file, cli):
     for line in lines:
         words = shlex.split(line)
         assert words[:1] == ["python"] and words[1].endswith("main.py") and words[-2:] == ["--resume", "auto"]
-        _, found, _ = SCRIPTS["main.py"].parse(words[2:])
-        settings[found.run_name] = found
-        assert found.wandb_group == "s" and found.epochs == 5 and found.dataset == "digits"
+        found = SCRIPTS["main.py"].ask(words[2:]).settings
+        settings[found.run.run_name] = found
+        assert (found.run.wandb_group, found.optimization.epochs, found.data.dataset) == ("s", 5, "digits")
     assert list(settings)[:4] == ["s/cnn-f0.25-seed0", "s/vit-f0.25-seed0", "s/cnn-f1-seed0", "s/vit-f1-seed0"]
     cnn, vit = settings["s/cnn-f0.25-seed2"], settings["s/vit-f1-seed1"]
-    assert (cnn.model, cnn.nesterov, cnn.flip, cnn.seed, cnn.train_fraction) == ("resnet18", True, False, 2, 0.25)
-    assert cnn.model_args["widths"] == [8, 16, 24, 32] and cnn.model_args["stem"] == "cifar"
-    assert (vit.model, vit.nesterov, vit.lr, vit.seed, vit.train_fraction) == ("vit_tiny", False, 1e-4, 1, 1.0)
-    assert vit.model_args["drop_path"] == 0.1
+    keys = ("model", "nesterov", "flip", "lr", "seed", "train_fraction")
+    assert [cnn.flat()[key] for key in keys] == ["resnet18", True, False, 0.1, 2, 0.25]
+    assert cnn.model.model_args["widths"] == [8, 16, 24, 32] and cnn.model.model_args["stem"] == "cifar"
+    assert [vit.flat()[key] for key in keys] == ["vit_tiny", False, None, 1e-4, 1, 1.0]
+    assert vit.model.model_args["drop_path"] == 0.1
 
 
 def test_a_value_may_begin_like_a_flag():
-    assert plan.words({"data_path": "--odd", "lr": 0.5}) == ["--data-path=--odd", "--lr", "0.5"]
+    assert plan.as_words({"data_path": "--odd", "lr": 0.5}) == ["--data-path=--odd", "--lr", "0.5"]
 
 
 def test_shards_share_the_runs_out(file, cli):
@@ -79,18 +79,18 @@ def test_shards_share_the_runs_out(file, cli):
 
 @pytest.fixture
 def small(file):
-    found = plan.make(study_file.read(file), "runs")
+    found = plan.make_plan(study_file.read_study(file), "runs")
     run = found.runs[0]
 
     def store(**changes):
         """Leaves settings.json as the run would, but for some of them."""
-        settings = stored_settings(found.settings(run)[0])
+        settings = found.settings(run)[0].stored()
         folder = found.directory(run)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps({"settings": {**settings, **changes}, "wandb_run_id": "0"}))
 
     def state():
-        return plan.inspect(found, run, found.settings(run)[0])
+        return plan.inspect_run(found, run, found.settings(run)[0])
 
     return found.directory(run), store, state
 

@@ -27,7 +27,7 @@ def test_every_variant_meets_every_point_of_the_grid(tmp_path):
     axes = (
         "[variants.big]\nmodel = 'resnet18'\nepochs = 3\n[axes]\nloss = ['CE', 'BCE']\nema = [0, 0.9]\nrand = [true]\n"
     )
-    found = study_file.read(write(tmp_path, GOOD + axes)).variants
+    found = study_file.read_study(write(tmp_path, GOOD + axes)).variants
     names = [
         f"{v}-{loss}-{ema}-rand" for v in ("small", "big") for loss in ("CE", "BCE") for ema in ("ema-0", "ema-0.9")
     ]
@@ -39,14 +39,14 @@ def test_every_variant_meets_every_point_of_the_grid(tmp_path):
 
 def test_a_grid_alone_names_its_points(tmp_path):
     content = "[base]\nmodel = 'mobilenet_v2'\n[axes]\nwidth-mult = [0.5, 1]\nse = [false, true]\nwidths = [[8, 16]]\n"
-    found = study_file.read(write(tmp_path, content))
+    found = study_file.read_study(write(tmp_path, content))
     assert list(found.variants)[:2] == ["width-mult-0.5-no-se-widths-8x16", "width-mult-0.5-se-widths-8x16"]
     assert found.name == "s" and found.seeds == [0] and found.fractions == [None]
 
 
 def test_set_wins_over_everything(tmp_path):
     file = write(tmp_path, GOOD + "epochs = 5\n")
-    found = study_file.read(file, {"epochs": "1", "data-path": "elsewhere"}, "short")
+    found = study_file.read_study(file, {"epochs": "1", "data-path": "elsewhere"}, "short")
     assert found.name == "short"
     assert found.variants["small"]["epochs"] == "1" and found.variants["small"]["data_path"] == "elsewhere"
 

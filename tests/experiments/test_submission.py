@@ -62,7 +62,7 @@ def test_a_failed_job_says_so(studies):
 @pytest.fixture
 def planned(studies):
     studies.write(a="model = 'resnet20'", b="model = 'resnet18'")
-    found = plan.make(study_file.read(studies.folder / "s.toml"), str(studies.folder / "runs"))
+    found = plan.make_plan(study_file.read_study(studies.folder / "s.toml"), str(studies.folder / "runs"))
     return found, [(run, plan.NEW) for run in found.runs]
 
 

@@ -14,8 +14,9 @@ import pytest
 from simulated import write_run
 from test_main import QUICK, REPO, stop_after
 
-from comparison.groups import make_cohorts, mixed_commits
+from comparison.cohorts import make_cohorts
 from comparison.runs import read_run
+from comparison.sections.conclusions import mixed_commits
 from records import checkout as checkout_module
 from records import log, run_directory
 from records.checkout import checkout

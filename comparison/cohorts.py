@@ -1,4 +1,4 @@
-"""Which runs are repetitions of each other, which models may be compared, and which may not, with the reason."""
+"""Groups runs into models (repetitions of one run) and models into cohorts (those that may be compared)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from settings.flags import FLAGS, TRAIN
 
+from comparison import statistics
+from comparison.formats import percent
 from comparison.metric_names import METRICS
 from comparison.runs import Run
 from image_datasets.reading import OLDEST
+from settings.flag import TRAIN
+from settings.groups import FLAGS
 from utils import BadRequest
 
-# What two repetitions may differ in, besides the flags that have no part in the results.
+# Repetitions may differ in these, and in flags that results do not depend on.
 FREE = {"seed", "run_name", "train_fraction", "evaluated", "data_rules"}
-# Of a flag that is newer than a run.
+# For flags that are newer than a run.
 DEFAULTS = {key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}
 
 
 @dataclass
 class Model:
-    """The runs of one model (or variant of a study) with one share of the training data, by rising seed.
+    """The runs of one model (or of one variant of a study) on one share of the training data, by rising seed.
 
     Attributes:
-        label: the variant, in a cohort with several shares with that share in brackets.
+        label: the variant, followed by the share in brackets if the cohort has several shares.
     """
 
     variant: str
@@ -38,11 +41,17 @@ class Model:
         return [run.seed for run in self.runs]
 
     def values(self, metric: str) -> np.ndarray:
-        """(n,), by seed."""
+        """(n,), one value per seed."""
         return np.array([run.metric(metric) for run in self.runs])
 
     def mean(self, metric: str) -> float:
         return float(self.values(metric).mean())
+
+    def show(self, metric: str) -> str:
+        """The mean over seeds, ± half of its 95 % interval if it has one."""
+        half = statistics.seed_interval(self.values(metric)).half
+        kind = METRICS[metric]
+        return kind.show(self.mean(metric)) + ("" if np.isnan(half) else f" ± {kind.show(half)}")
 
     def of_seed(self, seed: int) -> Run:
         return self.runs[self.seeds.index(seed)]
@@ -50,10 +59,11 @@ class Model:
 
 @dataclass
 class Cohort:
-    """Models that were scored on the same images by the same protocol, so that they may be compared.
+    """Models that may be compared: they were scored on the same images, by the same protocol.
 
     Attributes:
-        split: what they are scored on; selected_on: what their checkpoints were selected on, without the seed.
+        split: the split that they are scored on.
+        selected_on: what their checkpoints were selected on, without the seed.
     """
 
     split: str
@@ -74,12 +84,12 @@ class Cohort:
 
     @property
     def digests(self) -> set[str | None]:
-        """Of the images; None: a run of an earlier version does not tell."""
+        """Digests of the test images; None for runs of earlier versions, which store none."""
         return {run.image_digest for run in self.runs}
 
     @property
     def fractions(self) -> list[float]:
-        """From the largest."""
+        """Shares of the training images, largest first."""
         return sorted({model.fraction for model in self.models}, reverse=True)
 
     def at(self, fraction: float) -> list[Model]:
@@ -87,7 +97,7 @@ class Cohort:
 
     @property
     def main(self) -> list[Model]:
-        """The models with the largest share of the training images."""
+        """The models trained on the largest share of the images."""
         return self.at(self.fractions[0])
 
     def best(self, metric: str, fraction: float) -> Model:
@@ -102,11 +112,11 @@ class Cohort:
 
 
 def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[str]) -> list[Cohort]:
-    """Sorts runs into models, and models into cohorts, the largest first.
+    """Sorts runs into models, and models into cohorts, the largest cohort first.
 
     Args:
-        variants: by index of the run, what its study calls it; None: all settings but the seed tell models apart.
-        order: variants in the order in which they are to be shown.
+        variants: the study's name for each run, by its index. None: its settings, without the seed, identify the model.
+        order: the variants in the order in which the report shows them.
 
     Raises BadRequest for runs of different data sets, and for repetitions with the same seed.
     """
@@ -114,14 +124,13 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
     cohorts: dict[tuple, dict[tuple, list[Run]]] = {}
     digests: dict[tuple, set[str]] = {}
     for run in runs:
-        digests.setdefault(_scored(run), set()).update({run.image_digest} - {None})
+        digests.setdefault(_scored(run), set()).update([] if run.image_digest is None else [run.image_digest])
     keys = {i: variants[i] or _fingerprint(run) for i, run in enumerate(runs)}
     named = [key for key in order if key in keys.values()]
     ranks = {key: rank for rank, key in enumerate(dict.fromkeys([*named, *keys.values()]))}
     for i in sorted(keys, key=lambda i: (ranks[keys[i]], -runs[i].fraction, runs[i].seed)):
         run = runs[i]
-        # A run of an earlier version, which stores no digest, is taken for one of the same images where there are no
-        # two kinds of them.
+        # Runs of earlier versions store no digest: they count as scored on the same images unless digests differ.
         alike = _scored(run)
         protocol = (*alike, run.image_digest if len(digests[alike]) > 1 else None)
         cohorts.setdefault(protocol, {}).setdefault((keys[i], run.fraction), []).append(run)
@@ -137,7 +146,7 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
 
 
 def why_apart(first: Cohort, other: Cohort) -> str:
-    """Why the models of two cohorts are not compared with each other."""
+    """The reason why models of two cohorts are not compared."""
     if first.split != other.split:
         return f"they are scored on another split ({other.split}, not {first.split})"
     if len(first.targets) != len(other.targets):
@@ -147,49 +156,6 @@ def why_apart(first: Cohort, other: Cohort) -> str:
     if first.digests != other.digests:
         return "they are scored on other images, whose number and classes are the same"
     return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
-
-
-def mixed_precision(cohort: Cohort) -> list[str]:
-    """A sentence where the runs were trained, and one where they were tested, in different precisions."""
-    sentences = []
-    for key, done in (("train", "trained"), ("test", "tested")):
-        models: dict[str, list[str]] = {}
-        for model in cohort.models:
-            for run in model.runs:
-                models.setdefault(run.precision(key) or "unknown", []).append(model.label)
-        if len(models) > 1:
-            parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
-            sentences.append(f"Not all runs were {done} in the same precision ({parts}).")
-    return sentences
-
-
-def unchecked_images(cohort: Cohort) -> list[str]:
-    """A sentence where it could not be checked that all runs were scored on the same images."""
-    count = sum(run.image_digest is None for run in cohort.runs)
-    if not count or len(cohort.runs) == 1:
-        return []
-    which = "No run stores" if count == len(cohort.runs) else f"{count} of {len(cohort.runs)} runs do not store"
-    return [f"{which} a digest of the test images: that all were scored on the same ones is known by their number and"
-            " classes alone."]  # fmt: skip
-
-
-def mixed_commits(cohort: Cohort) -> list[str]:
-    """A sentence where the runs, or the attempts of one, were made by different commits of the suite, and one where its
-    files had changes."""
-    models: dict[str, list[str]] = {}
-    for model in cohort.models:
-        for run in model.runs:
-            for name in run.commits:
-                models.setdefault(name, []).append(model.label)
-    sentences = []
-    if len(models) > 1:
-        parts = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(models.items()))
-        sentences.append(f"Not all runs were made by the same commit of the suite ({parts}).")
-    changed = [labels for name, labels in models.items() if name.endswith(" with changes")]
-    if changed:
-        labels = dict.fromkeys(label for labels in changed for label in labels)
-        sentences.append(f"The suite's files had changes that are in no commit ({', '.join(labels)}).")
-    return sentences
 
 
 def _same_data(runs: list[Run]) -> None:
@@ -205,25 +171,25 @@ def _same_data(runs: list[Run]) -> None:
 
 
 def _protocol(run: Run) -> str:
-    """What the checkpoint was selected on; the seed of a split that every seed draws anew is no difference."""
+    """What the checkpoint was selected on, without the seed: each seed draws its own validation split."""
     return re.sub(r", seed \d+$", "", str(run.summary["selected_on"]))
 
 
 def _scored(run: Run) -> tuple:
-    """How it was scored, and on which images as far as their classes tell."""
+    """The protocol of a run's scores: split, selection, and the classes of the images."""
     return run.summary["split"], _protocol(run), run.targets.tobytes()
 
 
 def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
-    """All settings that its results may depend on, but the seed."""
+    """All settings that results depend on, except the seed."""
     return tuple(sorted((key, str(value)) for key, value in _flat(run).items()))
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Settings that tell models apart; those of the architecture as if they were flags of their own."""
+    """The settings that tell models apart, with the architecture's arguments as keys of their own."""
     flat = {key: value for key, value in {**DEFAULTS, **run.settings}.items()
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
-    # The oldest rules turn no images, and know no flag for it: with the rules that is free.
+    # The oldest rules turn no images and have no flag for it, so there it may differ.
     flat["exif_orientation"] = run.settings["exif_orientation"] or run.settings["data_rules"] == OLDEST
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}
@@ -237,7 +203,7 @@ def _distinct_seeds(model: Model) -> None:
 
 
 def _name(models: list[Model], names: list[str | None], keys: list) -> None:
-    """A variant's own name, or the model's; where several models have that, with the settings in which they differ."""
+    """Names each model by its variant, or else by its architecture and the settings in which it differs."""
     kinds: dict[Any, Model] = {}
     for key, model in zip(keys, models, strict=True):
         kinds.setdefault(key, model)
@@ -250,10 +216,6 @@ def _name(models: list[Model], names: list[str | None], keys: list) -> None:
     for key, name, model in zip(keys, names, models, strict=True):
         model.variant = name or titles[key]
         model.label = f"{model.variant} ({percent(model.fraction)})" if several else model.variant
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
 
 
 def _differences(model: Model, alike: list[Model]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the words RUN and STUDY of a command line to run directories, and what a study says of them."""
+"""From the words RUN and STUDY of a command line to run directories, with what their study says of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class Published:
     """Figures that somebody else measured.
 
     Attributes:
-        variant: of the study, which they are held against; None: none of them.
-        metrics, per_class: fractions of 1, by metric and by class.
+        variant: the study's variant that they are compared with; None: no variant.
+        metrics: fractions of 1, by metric.
+        params: the number of parameters.
+        per_class: accuracy as a fraction of 1, by class.
     """
 
     name: str
@@ -36,17 +38,20 @@ class Published:
 
     @property
     def label(self) -> str:
+        """The name in tables and pictures."""
         return f"{self.name} (published)"
 
 
 @dataclass
 class Selection:
-    """What is to be compared.
+    """The runs to compare.
 
     Attributes:
-        runs: finished run directories, each with the variant that its study calls it, or None.
+        name: of the study, or of the folder of the runs.
+        folder: contains the runs.
+        runs: finished run directories, each with its variant in the study, or None.
         variants: in the study's order.
-        missing: a sentence for each run of a study that is not finished.
+        missing: a sentence for each unfinished run of the study.
     """
 
     name: str
@@ -58,7 +63,10 @@ class Selection:
 
 
 def select(words: list[str]) -> Selection:
-    """Raises BadRequest where a word is neither a run directory nor a study, or where no run is finished."""
+    """The runs that the words name: run directories, study files, or folders of studies.
+
+    Raises BadRequest if a word is none of these, or if no run is finished.
+    """
     if len(words) == 1 and (study := _study_folder(Path(words[0]))):
         return _read_study(study)
     runs: dict[Path, None] = {}
@@ -78,12 +86,12 @@ def select(words: list[str]) -> Selection:
 
 
 def _plain(path: Path) -> Path:
-    """The same path for the same folder, however it is written."""
+    """One spelling for each folder, so that a run named twice counts once."""
     return Path(os.path.normpath(path))
 
 
 def _study_folder(path: Path) -> Path | None:
-    """The folder of a study's runs, from itself or from the study's file; None where `path` is neither."""
+    """The folder of a study's runs, from the folder itself or from the study's file. None: `path` is neither."""
     if path.suffix == ".toml" and path.is_file():
         folder = Path("runs") / _name_in(path)
         if not folder.is_dir():
@@ -140,7 +148,7 @@ def _checked(file: Path) -> dict[str, Any]:
 
 
 def _published(file: Path, content: dict[str, Any]) -> list[Published]:
-    """The study's published figures: metrics as fractions of 1 in "metrics", or in per cent beside the source."""
+    """The study's published figures: fractions of 1 in its table "metrics", or per cent beside the source."""
     table = content.get("published") or {}
     if not isinstance(table, dict):
         raise BadRequest(f"{file}: 'published' is no table")

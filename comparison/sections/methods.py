@@ -1,0 +1,24 @@
+"""The section "How it was computed"."""
+
+from __future__ import annotations
+
+from comparison.document import Points, Section
+
+METHODS = [
+    "Seeds and images are two sources of doubt. Over seeds: the mean of n trainings and its 95 % Student t interval."
+    " Over images: the test images are drawn anew 1,000 times, with replacement, the trained networks as they are; the"
+    " 2.5 and 97.5 percentiles are the interval. mAP has none where there are many images and classes.",
+    "Two models are compared by seed, because a seed fixes the validation images and the order of the training images:"
+    " the mean difference, its t interval, and the t test of paired values. Where they have fewer than two seeds in"
+    " common, Welch's t test is used.",
+    "McNemar's exact test compares two trained networks on the same images. It knows nothing of other seeds.",
+    "p-values are corrected for the number of pairs by Holm's method, for each metric and share of the data by itself.",
+    "The number of seeds that would show a difference is that with which the paired t test, at 5 % divided by the"
+    " number of pairs, shows it with a probability of 80 %; the spread is that of the seeds at hand, so with few of"
+    " them it is a rough figure.",
+]  # fmt: skip
+
+
+def section() -> Section:
+    """The statistics in words, the same in every report."""
+    return Section("How it was computed", [Points(METHODS)])
