@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from analysis import answer_sheet, explain
+from analysis import explain
 from assembly.trained import batches_for, check_stored_data, read_for_use
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.folder import read_image
 from image_datasets.registry import Dataset
 from image_datasets.splits import Split
-from records import checkpoint, membership
+from records import answer_sheet, checkpoint, membership
 from records.log import say
 from training import devices
 from utils import RunFailed, derive_seed, sides

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 import image_datasets
-from analysis import answer_sheet
 from comparison.class_sections import few_pairs
 from comparison.document import Picture
 from comparison.groups import Cohort, Model
@@ -15,7 +14,7 @@ from comparison.pairs import Pair, matched
 from comparison.sections import Context
 from image_datasets.reading import Reading
 from image_datasets.registry import Dataset
-from records import membership
+from records import answer_sheet, membership
 from settings.stored import blaming
 from utils import BadRequest
 

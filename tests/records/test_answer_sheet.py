@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.answer_sheet import draw_answers, plot_answers
+from records.answer_sheet import draw_answers, plot_answers
 
 MODELS = ["vit_tiny", "deit_tiny_distill"]
 LONG_MODELS = ["timm/vit_small_patch16_224.augreg_in21k", "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"]
