@@ -30,7 +30,8 @@ def read_for_use(path: str, given_model: str | None, kind: str | None = None) ->
     """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
-    check_settings(stored, path)
+    if "earlier" not in stored:  # a legacy checkpoint stores the arguments of another script
+        check_settings(stored, path)
     if given_model is not None and given_model != stored["model"]:
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")
     model = models.create_model(
