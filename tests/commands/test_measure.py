@@ -1,8 +1,8 @@
 """main.py --measure: robustness.json and cost.json of finished runs."""
 
+import functools
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,7 @@ class Slow(nn.Module):
 
 @pytest.fixture
 def slow(monkeypatch) -> speed.CostSubject:
-    monkeypatch.setattr(time, "perf_counter", lambda: Slow.now)
+    monkeypatch.setattr(speed, "Timer", functools.partial(speed.Timer, timer=lambda: Slow.now))
     settings = checks.complete({"model": "slow", "lr": 0.1, "weight_decay": 0.0}, GROUPS)
     return speed.CostSubject(Slow().eval(), settings, 3, 2, 3, CPU, "fp32")
 
