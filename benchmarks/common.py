@@ -5,12 +5,10 @@ Nothing heavy is imported here, so a wrong flag is refused at once.
 
 from __future__ import annotations
 
-import itertools
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,7 @@ from typing import Any
 
 import image_datasets
 import models
-from analysis.timing import spread
+from benchmarks.timing import alternate, spread
 from settings import checks, terminal
 from settings.flag_types import COUNT, POSITIVE, text
 from settings.flags import FLAGS, Flag
@@ -77,54 +75,6 @@ def script(main: Callable[[], int]) -> int:
             return 130
 
     return terminal.run_script(stoppable)
-
-
-# ---------------------------------------------------------------------------------------------------------- measuring
-
-
-def alternate(sides: dict[str, Callable[[], float]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Measures each side in turn, `repeats` times (ABAB...), after `warmups` rounds that do not count.
-
-    Returns the measurements by side, in their order: those at the same place were taken one after the other.
-    """
-    for _ in range(warmups):
-        for measure in sides.values():
-            measure()
-    values: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, measure in sides.items():
-            values[name].append(measure())
-    return values
-
-
-def milliseconds(seconds: float) -> float:
-    return 1000 * seconds
-
-
-def images_per_second(
-    epoch: Callable[[int], Iterable],
-    seconds: float,
-    synchronize: Callable[[], None],
-    workers: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """The rate of a source of batches in its steady state.
-
-    Args:
-        epoch: the batches (images, targets) of an epoch by its number; they are drawn for `seconds`, epoch after epoch.
-        workers: processes that make the batches. Those that they prepare while the first one is waited for do not
-            count, and every process has the same number of batches counted.
-    """
-    group = max(1, workers)
-    batches = itertools.chain.from_iterable(map(epoch, itertools.count()))
-    for _ in range(3 * group):
-        next(batches)
-    synchronize()
-    images, began = 0, clock()
-    while clock() - began < seconds or images == 0:
-        images += sum(len(next(batches)[1]) for _ in range(group))
-    synchronize()
-    return images / (clock() - began)
 
 
 # ------------------------------------------------------------------------------------------------------------- results

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from analysis.timing import Repeated
-from benchmarks.common import Bench, images_per_second, read, script
+from benchmarks.common import Bench, read, script
+from benchmarks.timing import Repeated, images_per_second
 from settings.flag_types import COUNT
 from settings.flags import Flag
 
@@ -40,9 +40,9 @@ SIDE = 32
 
 def main(argv: list[str] | None = None) -> int:
     s = read(argv, DESCRIPTION, FLAGS, QUICK)
-    from benchmarks import ways
+    from benchmarks import implementations
 
-    bench, device = ways.start("scaling", s)
+    bench, device = implementations.start("scaling", s)
     resident(bench, s, device)
     with tempfile.TemporaryDirectory() as folder:
         streamed(bench, s, Path(folder), device)
@@ -55,11 +55,11 @@ def _sizes(count: int, noun: str) -> dict[str, int]:
 
 
 def resident(bench: Bench, s: SimpleNamespace, device: torch.device) -> None:
-    from benchmarks import data, hardware, suite
+    from benchmarks import data, hardware, ours
 
     sides = {}
     for name, count in _sizes(s.images, "images").items():
-        batches = suite.resident_batches(data.small_images(count, SIDE), SIDE, s.batch_size, device)
+        batches = ours.resident_batches(data.small_images(count, SIDE), SIDE, s.batch_size, device)
         sides[name] = functools.partial(images_per_second, batches.epoch, s.seconds, hardware.synchronizer(device))
     bench.compare(f"{SIDE} px images kept on the device: making batches", "images/s", sides, higher_is_better=True)
 
@@ -119,11 +119,11 @@ def link_files(root: Path, count: int) -> Path:
 def _epoch(root: Path, batch_size: int, device: torch.device):
     """A streamed epoch's batches by its number, from what the data set's reader finds in `root`."""
     import image_datasets
-    from benchmarks import suite
+    from benchmarks import ours
 
     found = image_datasets.check_dataset("folder", str(root), download=False, verify=True)
     dataset: Dataset = image_datasets.load_dataset(found)
-    return suite.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
+    return ours.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
 
 
 def classes(bench: Bench, s: SimpleNamespace) -> None:

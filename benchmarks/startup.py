@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks import hardware
-from benchmarks.common import SUITE, Bench, Row, alternate, read, script
+from benchmarks.common import SUITE, Bench, Row, read, script
+from benchmarks.timing import alternate
 from utils import RunFailed
 
 DESCRIPTION = """Seconds that processes take from start to end: --help, a wrong flag, and a run on the digits up to its

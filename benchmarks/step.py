@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from analysis.timing import Repeated
 from benchmarks import cases
-from benchmarks.common import SUITE, TIMM, USUAL, Bench, milliseconds, read, script
+from benchmarks.common import SUITE, TIMM, USUAL, Bench, read, script
+from benchmarks.timing import Repeated, milliseconds
 from settings.flags import Flag
 
 if TYPE_CHECKING:
@@ -30,22 +30,21 @@ FLAGS = [
 
 def main(argv: list[str] | None = None) -> int:
     s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
-    from benchmarks import ways
+    from benchmarks import implementations
 
-    return ways.over_cases("step", s, compare_steps)
+    return implementations.over_cases("step", s, compare_steps)
 
 
 def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:
     """Two rows: whole steps, and the optimiser's alone."""
     import torch
 
-    from analysis.cost import count_flops
     from analysis.speed import ReadyBatches
-    from benchmarks import hardware, ways
+    from benchmarks import hardware, implementations
     from benchmarks.data import CLASSES
 
-    trainers = ways.trainers(case, CLASSES, device, precision, s.compile)
-    flops = 3 * count_flops(ways.make_model(case, CLASSES), case.img_size, 3, case.model)  # backward: twice the forward
+    trainers = implementations.trainers(case, CLASSES, device, precision, s.compile)
+    flops = 3 * implementations.forward_flops(case, CLASSES)  # backward: twice the forward
     images = torch.randn(case.batch, 3, case.img_size, case.img_size, device=device)
     targets = torch.randint(CLASSES, (case.batch,), device=device)
     channels_last = images.contiguous(memory_format=torch.channels_last)
@@ -69,7 +68,7 @@ def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: to
         return work
 
     synchronize = hardware.synchronizer(device)
-    limits = ways.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
+    limits = implementations.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
     for title, work, reachable in (
         (case.title, steps, limits),
         (f"{case.title}: {case.optimizer} alone", optimizer_steps, {}),

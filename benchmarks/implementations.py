@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 import models
-from benchmarks import hardware, suite, usual
+from analysis.cost import count_flops
+from benchmarks import baseline, hardware, ours
 from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench
 from benchmarks.data import CLASSES
@@ -20,9 +21,9 @@ from training.devices import choose_precision
 
 def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
     """The benchmark `name`, with the header printed, and the device."""
-    device = suite.set_up(s.device)
+    device = ours.set_up(s.device)
     bench = Bench(name, s, hardware.facts(device))
-    bench.prepare = {USUAL: usual.set_up, TIMM: usual.set_up, SUITE: lambda: suite.set_up(s.device)}
+    bench.prepare = {USUAL: baseline.set_up, TIMM: baseline.set_up, SUITE: lambda: ours.set_up(s.device)}
     return bench, device
 
 
@@ -42,7 +43,7 @@ def over_cases(
     """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
     bench, device = start(name, s)
     print(f"{s.precision} precision{', compiled' if getattr(s, 'compile', False) else ''}; {USUAL}: float32")
-    with suite.one_line_failures():
+    with ours.machine_errors_as_run_failed():
         for case in choose(s):
             compare(bench, s, case, device, precision_of(bench, s, case, device))
     return bench.finish()
@@ -69,6 +70,11 @@ def make_model(case: Case, num_classes: int) -> torch.nn.Module:
     return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
 
 
+def forward_flops(case: Case, num_classes: int) -> int:
+    """Operations of one image's forward pass, a multiplication and an addition counting as two."""
+    return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
+
+
 def _as_published(model: torch.nn.Module) -> torch.nn.Module:
     """With torch's own convolutions in place of the quicker way, which the usual way's memory format never takes."""
     for module in model.modules():
@@ -84,9 +90,9 @@ def trainers(
     `train(batches)`."""
     common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
     return {
-        USUAL: usual.Trainer(make_model(case, num_classes), case.optimizer, device),
-        TIMM: usual.TimmTrainer(_as_published(make_model(case, num_classes)), case.optimizer, device, **common),
-        SUITE: suite.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
+        USUAL: baseline.Trainer(make_model(case, num_classes), case.optimizer, device),
+        TIMM: baseline.TimmTrainer(_as_published(make_model(case, num_classes)), case.optimizer, device, **common),
+        SUITE: ours.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
     }
 
 
@@ -94,13 +100,13 @@ def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, d
     """Training batches of small images with random crop and flip, as the trainer of that name takes them."""
     split, mean, std = dataset.train, dataset.mean, dataset.std
     if name == SUITE:
-        return suite.resident_batches(dataset, img_size, batch_size, device)
+        return ours.resident_batches(dataset, img_size, batch_size, device)
     if name == TIMM:
-        return usual.timm_loader(split, img_size, batch_size, mean, std, device)
-    transform = usual.small_transform(dataset.side, img_size, mean, std)
-    return usual.train_loader(usual.SmallImages(split, transform), batch_size, device)
+        return baseline.timm_loader(split, img_size, batch_size, mean, std, device)
+    transform = baseline.small_transform(dataset.side, img_size, mean, std)
+    return baseline.train_loader(baseline.SmallImages(split, transform), batch_size, device)
 
 
 def epochs(name: str, batches: Any, device: torch.device) -> Callable[[int], Iterable]:
     """The batches of an epoch by its number, on the device."""
-    return batches.epoch if name == SUITE else lambda epoch: usual.on_device(batches, device)
+    return batches.epoch if name == SUITE else lambda epoch: baseline.on_device(batches, device)

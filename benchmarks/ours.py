@@ -89,6 +89,6 @@ def set_up(device: str | None) -> torch.device:
     return devices.set_up(device, None)
 
 
-one_line_failures = functools.partial(
+machine_errors_as_run_failed = functools.partial(
     devices.machine_errors_as_run_failed, lambda: "this batch; --batch-size makes it smaller"
 )
