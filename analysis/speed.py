@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import logging
 import math
 import os
 import statistics
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from analysis import cost
 from data_transform import Mix
@@ -204,6 +204,9 @@ def make_trainer(subject: CostSubject) -> SteadyTrainer:
 
 def _seconds(work: Callable[[], Any], repeats: int) -> list[float]:
     """How long `work` takes, device included, each time after a call that does not count."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else the import may tell of CUDA's absence
+    from torch.utils.benchmark import Timer
+
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
     return [timer.blocked_autorange(min_run_time=0).mean for _ in range(repeats)]
 
