@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import math
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import torch
 from torch import nn
 
 from analysis import cost
-from analysis.timing import Repeated, spread, synchronizer
 from image_datasets.batches import ResidentTrainBatches
 from records.run_directory import versions
 from training import batch_size as fitting
@@ -31,7 +31,7 @@ from utils import RunFailed, sides
 
 REPEATS = 5  # measurements of each rate, of which the median counts
 SECONDS = 0.3  # length of one, where a batch takes less
-SINGLES, WARMUPS = 50, 3  # images whose latency is measured, after some that do not count
+SINGLES = 50  # images whose latency is measured
 
 
 @dataclass
@@ -112,41 +112,30 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
 
     Raises RunFailed where not even one image fits, and BadRequest where one alone is too small a batch.
     """
-    device, synchronize = subject.device, synchronizer(subject.device)
-
-    def batches(images: int, count: int = 1) -> ReadyBatches:
-        shape = (images, subject.in_chans, *sides(subject.img_size))
-        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        targets = torch.arange(images) % subject.num_classes
-        return ReadyBatches(pixels.to(device, memory_format=torch.channels_last), targets.to(device), count)
-
-    def first_step(images: int) -> SteadyTrainer:
-        if images == 1:
-            cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
-        trainer = subject.make_trainer()
-        trainer.train(batches(images))
-        return trainer
-
+    device, first_step = subject.device, functools.partial(_first_step, subject)
     size = fitting.largest_that_fits(first_step, most, device)
     if size is None:
         raise RunFailed("not enough memory for a batch of one image")
     fitting.release()
     peak, trainer = peak_memory(device, lambda: first_step(size))
-    ready = batches(size)
+    batch, image = _random_batch(subject, size), _random_batch(subject, 1).images
 
-    def train(count: int) -> None:
-        trainer.train(ReadyBatches(ready.images, ready.targets, count))
+    def train(steps: int) -> None:
+        trainer.train(replace(batch, count=steps))
 
-    def infer(count: int) -> None:
-        again = ReadyBatches(ready.images, ready.targets, count)
-        evaluate(subject.model, again, subject.num_classes, subject.precision)
+    def infer(steps: int) -> None:
+        evaluate(subject.model, replace(batch, count=steps), subject.num_classes, subject.precision)
 
-    found = {}
-    for name, work in (("train_images_per_second", train), ("inference_images_per_second", infer)):
-        measure = Repeated(work, SECONDS, synchronize, lambda seconds: size / seconds)
-        measure()
-        found[name] = [measure() for _ in range(REPEATS)]
-    found["inference_latency_ms"] = _latencies(subject, batches(1).images, synchronize)
+    @torch.inference_mode()
+    def infer_one() -> None:
+        with autocast(device, subject.precision):
+            subject.model(image)
+
+    found = {
+        "train_images_per_second": [size / seconds for seconds in _seconds_per_step(train)],
+        "inference_images_per_second": [size / seconds for seconds in _seconds_per_step(infer)],
+        "inference_latency_ms": [1000 * seconds for seconds in _seconds(infer_one, SINGLES)],
+    }
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -157,23 +146,47 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
         "params": cost.count_parameters(subject.model),
         "flops": cost.count_flops(subject.model, subject.img_size, subject.in_chans, subject.name),
         "repeats": REPEATS,
-        "spread": {name: {key: spread(values)[key] for key in ("low", "high")} for name, values in found.items()},
+        "spread": {name: {"low": min(values), "high": max(values)} for name, values in found.items()},
         "versions": versions(),
     }
 
 
-@torch.inference_mode()
-def _latencies(subject: CostSubject, image: torch.Tensor, synchronize: Callable[[], None]) -> list[float]:
-    """Milliseconds of each of SINGLES forward passes of one image."""
-    times = []
-    for _ in range(WARMUPS + SINGLES):
-        synchronize()
-        began = time.perf_counter()
-        with autocast(subject.device, subject.precision):
-            subject.model(image)
-        synchronize()
-        times.append(1000 * (time.perf_counter() - began))
-    return times[WARMUPS:]
+def _random_batch(subject: CostSubject, images: int) -> ReadyBatches:
+    pixels = torch.randn(
+        (images, subject.in_chans, *sides(subject.img_size)), generator=torch.Generator().manual_seed(0)
+    )
+    targets = torch.arange(images) % subject.num_classes
+    return ReadyBatches(
+        pixels.to(subject.device, memory_format=torch.channels_last), targets.to(subject.device), count=1
+    )
+
+
+def _first_step(subject: CostSubject, images: int) -> SteadyTrainer:
+    """A trainer that has made one step on so many images."""
+    if images == 1:
+        cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
+    trainer = subject.make_trainer()
+    trainer.train(_random_batch(subject, images))
+    return trainer
+
+
+def _seconds(work: Callable[[], Any], repeats: int) -> list[float]:
+    """How long `work` takes, device included, each time after a call that does not count."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else the import may tell of CUDA's absence
+    from torch.utils.benchmark import Timer
+
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return [timer.blocked_autorange(min_run_time=0).mean for _ in range(repeats)]
+
+
+def _seconds_per_step(work: Callable[[int], Any]) -> list[float]:
+    """REPEATS means over so many steps that they take SECONDS.
+
+    Args:
+        work: called with a number of steps. It waits for the device at its end only.
+    """
+    steps = max(1, math.ceil(SECONDS / _seconds(lambda: work(1), 1)[0]))
+    return [seconds / steps for seconds in _seconds(lambda: work(steps), REPEATS)]
 
 
 def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | None, Any]:

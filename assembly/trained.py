@@ -33,7 +33,7 @@ def read_trained(
     """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
-    if "earlier" not in stored:  # a file of the earlier form has no settings to check
+    if "earlier" not in stored:  # a legacy checkpoint stores the arguments of another script
         check_settings(stored, path)
     if given_model is not None and given_model != stored["model"]:
         raise BadRequest(f"--model {given_model}: {path} is a checkpoint of {stored['model']}")

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
-from settings.flags import Flag
-
 import models
+from benchmarks.common import How
+from settings.flag import flag
 from settings.flag_types import COUNT, one_of, text
 
-MODEL = Flag("model", "names of models", check=text, metavar="NAME", nargs="+", default_text="a list of six")
-BATCH_SIZE = Flag("batch-size", "images in a batch", check=COUNT, metavar="N", default_text="128 up to 64 px, else 32")
-IMG_SIZE = Flag("img-size", "side of the images that the models get, in pixels", check=COUNT, metavar="PX",
-                default_text="32 to 256, by model")  # fmt: skip
-OPTIMIZER = Flag("optimizer", "sgd or adamw", check=one_of("sgd", "adamw"), metavar="NAME",
-                 default_text="adamw for the transformers among the six, else sgd")  # fmt: skip
-PRECISION = Flag("precision", "of the suite's way and of timm's: fp32, bf16, or auto, what a run on the device chooses",
-                 default="auto", check=one_of("auto", "fp32", "bf16"), metavar="KIND")  # fmt: skip
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFlags(How):
+    """Flags that choose cases."""
+
+    model: list[str] | None = flag("names of models", check=text, metavar="NAME", nargs="+",
+        default_text="a list of six")
+    batch_size: int | None = flag("images in a batch", check=COUNT, metavar="N",
+        default_text="128 up to 64 px, else 32")
+    img_size: int | None = flag("side of the images that the models get, in pixels", check=COUNT, metavar="PX",
+        default_text="32 to 256, by model")
+    optimizer: str | None = flag("sgd or adamw", check=one_of("sgd", "adamw"), metavar="NAME",
+        default_text="adamw for the transformers among the six, else sgd")
+    precision: str = flag("of the suite's way and of timm's: fp32, bf16, or auto, what a run on the device chooses",
+        "auto", check=one_of("auto", "fp32", "bf16"), metavar="KIND")
+
+
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,13 @@ CASES = [
 QUICK_CASES = [Case("resnet20", 16), Case("vit_tiny", 32, "adamw", {"patch_size": 16, "depth": 1})]
 
 
-def choose(s: SimpleNamespace) -> list[Case]:
+def choose(request: How) -> list[Case]:
     """The models that are asked for, with the sizes and the optimiser that are."""
-    cases = QUICK_CASES if s.quick else CASES
-    if s.model:
-        known = {name: [case for case in cases if case.model == name] for name in s.model}
-        cases = [case for name in s.model for case in known[name] or [Case(name, _img_size(name))]]
-    asked = {key: getattr(s, key, None) for key in ("img_size", "batch_size", "optimizer")}
+    cases = QUICK_CASES if request.quick else CASES
+    asked = {key: getattr(request, key, None) for key in ("model", "img_size", "batch_size", "optimizer")}
+    if names := asked.pop("model"):
+        known = {name: [case for case in cases if case.model == name] for name in names}
+        cases = [case for name in names for case in known[name] or [Case(name, _img_size(name))]]
     return [replace(case, **{key: value for key, value in asked.items() if value}) for case in cases]
 
 

@@ -5,66 +5,82 @@ Nothing heavy is imported here, so a wrong flag is refused at once.
 
 from __future__ import annotations
 
-import itertools
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-from settings.flags import FLAGS, Flag
+from typing import Any, TypeVar
 
 import image_datasets
 import models
-from analysis.timing import spread
+from benchmarks.timing import alternate, spread
+from image_datasets.dataset import LocatedDataset
 from settings import checks, terminal
+from settings.flag import flag, flags_of_group, same_flag
 from settings.flag_types import COUNT, POSITIVE, text
+from settings.groups import Hardware
 from settings.parser import read_flags
 from utils import BadRequest, write_json
 
 USUAL, TIMM, SUITE = "usual", "timm", "suite"
 
-HOW = [
-    Flag("repeats", "measurements of each way, after one that does not count", default=5, check=COUNT, metavar="N"),
-    Flag("seconds", "length of one measurement, where it can be chosen", default=1.0, check=POSITIVE, metavar="S"),
-    FLAGS["device"],
-    Flag("json", "write all measurements into this file", check=text, metavar="FILE", default_text="none"),
-    Flag("quick", "tiny sizes, to see that it works; the figures mean nothing", default=False),
-]
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a benchmark measures. Its own flags, in a subclass, say what."""
+
+    repeats: int = flag("measurements of each way, after one that does not count", 5, check=COUNT, metavar="N")
+    seconds: float = flag("length of one measurement, where it can be chosen", 1.0, check=POSITIVE, metavar="S")
+    device: str | None = same_flag(Hardware, "device")
+    json: str | None = flag("write all measurements into this file", check=text, metavar="FILE", default_text="none")
+    quick: bool = flag("tiny sizes, to see that it works; the figures mean nothing", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages:
+    """A flag of the benchmarks that take real images."""
+
+    data: str | None = flag("folder with real images, in train/CLASS/", check=text, metavar="FOLDER",
+        default_text="synthetic images")
+
+
+# fmt: on
 QUICK = {"repeats": 1, "seconds": 0.02}
-
-DATA = Flag("data", "folder with real images, in train/CLASS/", check=text, metavar="FOLDER",
-            default_text="synthetic images")  # fmt: skip
+Request = TypeVar("Request", bound=How)
 
 
-def read(argv: list[str] | None, description: str, flags: list[Flag], quick: dict[str, Any]) -> SimpleNamespace:
-    """The settings: what is given, else the flags' defaults, of which --quick replaces those in `quick`.
+def read(argv: list[str] | None, description: str, kind: type[Request], quick: dict[str, Any]) -> Request:
+    """What is asked: the flags that are given, else their defaults, for which --quick has those in `quick`.
 
-    `found` becomes what lies in the folder --data. Raises BadRequest for what cannot be.
+    Raises BadRequest for what cannot be.
     """
-    given = read_flags(sys.argv[1:] if argv is None else argv, description, {"what to measure": flags, "how": HOW})
-    defaults = {flag.key: flag.default for flag in (*flags, *HOW)}
-    if given.get("quick"):
-        defaults.update({**QUICK, **quick})
-    s = SimpleNamespace(**{**defaults, **given})
-    checks.check_hardware(SimpleNamespace(device=s.device, gpu=None, num_workers=0))
-    for name in getattr(s, "model", None) or []:
+    how = flags_of_group(How)
+    what = [flag for flag in flags_of_group(kind) if flag.key not in {flag.key for flag in how}]
+    titles = {"what to measure": what, "how": how}
+    given = read_flags(sys.argv[1:] if argv is None else argv, description, titles)
+    request = kind(**{**({**QUICK, **quick} if given.get("quick") else {}), **given})
+    checks.check_device(request.device, None)
+    for name in getattr(request, "model", None) or []:
         models.check_name(name)
-    if s.json is not None:
-        path = Path(s.json)
+    if request.json is not None:
+        path = Path(request.json)
         if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise BadRequest(f"--json {s.json}: cannot be written there")
-    s.found = None
-    if getattr(s, "data", None) is not None:
-        try:
-            s.found = image_datasets.locate_dataset("folder", s.data, download=False, verify=True)
-        except BadRequest as error:
-            raise BadRequest(str(error).replace("--datapath", "--data")) from None
-    return s
+            raise BadRequest(f"--json {request.json}: cannot be written there")
+    return request
+
+
+def locate_images(data: str | None) -> LocatedDataset | None:
+    """The images in the folder --data, if one is given. Raises BadRequest, naming the flag, if there are none."""
+    if data is None:
+        return None
+    try:
+        return image_datasets.locate_dataset("folder", data, download=False, verify=True)
+    except BadRequest as error:
+        raise BadRequest(str(error).replace("--datapath", "--data")) from None
 
 
 def script(main: Callable[[], int]) -> int:
@@ -78,54 +94,6 @@ def script(main: Callable[[], int]) -> int:
             return 130
 
     return terminal.run_script(stoppable)
-
-
-# ---------------------------------------------------------------------------------------------------------- measuring
-
-
-def alternate(sides: dict[str, Callable[[], float]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Measures each side in turn, `repeats` times (ABAB...), after `warmups` rounds that do not count.
-
-    Returns the measurements by side, in their order: those at the same place were taken one after the other.
-    """
-    for _ in range(warmups):
-        for measure in sides.values():
-            measure()
-    values: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, measure in sides.items():
-            values[name].append(measure())
-    return values
-
-
-def milliseconds(seconds: float) -> float:
-    return 1000 * seconds
-
-
-def images_per_second(
-    epoch: Callable[[int], Iterable],
-    seconds: float,
-    synchronize: Callable[[], None],
-    workers: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """The rate of a source of batches in its steady state.
-
-    Args:
-        epoch: the batches (images, targets) of an epoch by its number; they are drawn for `seconds`, epoch after epoch.
-        workers: processes that make the batches. Those that they prepare while the first one is waited for do not
-            count, and every process has the same number of batches counted.
-    """
-    group = max(1, workers)
-    batches = itertools.chain.from_iterable(map(epoch, itertools.count()))
-    for _ in range(3 * group):
-        next(batches)
-    synchronize()
-    images, began = 0, clock()
-    while clock() - began < seconds or images == 0:
-        images += sum(len(next(batches)[1]) for _ in range(group))
-    synchronize()
-    return images / (clock() - began)
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -220,15 +188,15 @@ class Bench:
         ceilings: rates that the device reaches at its best, by name; see benchmarks/hardware.py.
     """
 
-    def __init__(self, name: str, s: SimpleNamespace, facts: dict[str, Any]):
-        self.name, self.s, self.facts = name, s, facts
+    def __init__(self, name: str, request: How, facts: dict[str, Any]):
+        self.name, self.request, self.facts = name, request, facts
         self.prepare: dict[str, Callable[[], Any]] = {}
         self.ceilings: dict[str, dict[str, Any]] = {}
         self.rows: list[Row] = []
         versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
         threads = f", {facts['threads']} threads" if facts["threads"] else ""
         load = " ".join(f"{value:.2f}" for value in facts["load_average"])
-        print(f"benchmarks.{name}{' --quick: the figures mean nothing' if s.quick else ''}")
+        print(f"benchmarks.{name}{' --quick: the figures mean nothing' if request.quick else ''}")
         print(versions)
         print(f"{facts['cpu']}, {facts['cores']} cores{threads}, load average {load}; GPU: {facts['gpu'] or 'none'}")
 
@@ -250,7 +218,7 @@ class Bench:
             return run
 
         print(f"{what} ...", end="", file=sys.stderr, flush=True)
-        values = alternate({name: prepared(name, measure) for name, measure in sides.items()}, self.s.repeats)
+        values = alternate({name: prepared(name, measure) for name, measure in sides.items()}, self.request.repeats)
         medians = ", ".join(f"{name} {digits(statistics.median(found))}" for name, found in values.items())
         print(f" {medians} {unit}", file=sys.stderr, flush=True)
         self.rows.append(Row(what, unit, values, higher_is_better, limits or {}))
@@ -267,8 +235,8 @@ class Bench:
 
     def _write(self) -> None:
         """The rows that there are: a long benchmark that is stopped leaves what it has measured."""
-        if self.s.json is not None:
-            settings = {key: value for key, value in vars(self.s).items() if key != "found"}
+        if self.request.json is not None:
+            settings = {key: value for key, value in vars(self.request).items() if key != "found"}
             rows = [row.as_json() for row in self.rows]
             content = {"benchmark": self.name, "settings": settings, "machine": self.facts, "ceilings": self.ceilings}
-            write_json(Path(self.s.json), {**content, "rows": rows})
+            write_json(Path(self.request.json), {**content, "rows": rows})

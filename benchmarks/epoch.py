@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from settings.flags import Flag
-
 from benchmarks import cases
-from benchmarks.common import DATA, Bench, read, script
+from benchmarks.cases import CaseFlags
+from benchmarks.common import Bench, How, RealImages, locate_images, read, script
+from settings.flag import flag, same_flag
 from settings.flag_types import COUNT
 from utils import BadRequest
 
@@ -22,35 +22,46 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """One epoch with random crop and flip: Pillow, a DataLoader of 2 workers and a float32 loop, and timm's
 loader and step, against the suite's batches and loop. What the batches alone take is shown apart."""
-FLAGS = [
-    replace(cases.MODEL, default=["resnet18"]),
-    replace(cases.BATCH_SIZE, default=128),
-    Flag("images", "images in the epoch", default=5000, check=COUNT, metavar="N"),
-    replace(cases.OPTIMIZER, default="sgd"),
-    cases.PRECISION,
-    DATA,
-]
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(How):
+    """What is asked."""
+
+    model: list[str] = same_flag(CaseFlags, "model", default=("resnet18",))
+    batch_size: int = same_flag(CaseFlags, "batch_size", default=128)
+    images: int = flag("images in the epoch", 5000, check=COUNT, metavar="N")
+    optimizer: str = same_flag(CaseFlags, "optimizer", default="sgd")
+    precision: str = same_flag(CaseFlags, "precision")
+    data: str | None = same_flag(RealImages, "data")
+
+
+# fmt: on
 QUICK = {"model": ["resnet20"], "images": 16, "batch_size": 4}
 SIDE = 32
 
 
 def main(argv: list[str] | None = None) -> int:
-    s = read(argv, DESCRIPTION, FLAGS, QUICK)
-    if s.images < s.batch_size:
-        raise BadRequest(f"--images {s.images}: is less than one batch of {s.batch_size}")
-    from benchmarks import data, suite, ways
+    request = read(argv, DESCRIPTION, Request, QUICK)
+    found = locate_images(request.data)
+    if request.images < request.batch_size:
+        raise BadRequest(f"--images {request.images}: is less than one batch of {request.batch_size}")
+    from benchmarks import data, implementations, ours
 
-    dataset = data.small_images(s.images, SIDE, 10) if s.found is None else data.from_folder(s.found, s.images)
+    dataset = data.small_images(request.images, SIDE, 10) if found is None else data.from_folder(found, request.images)
     if dataset.side is None:
-        raise BadRequest(f"--data {s.data}: its images are not equally small")
-    if len(dataset.train) < s.batch_size:
-        raise BadRequest(f"--data {s.data}: has fewer training images than one batch of {s.batch_size}")
-    bench, device = ways.start("epoch", s)
-    print(f"{len(dataset.train):,} images of {dataset.side} px; the suite's way and timm's in {s.precision} precision")
-    with suite.one_line_failures():
-        for name in s.model:
-            case = cases.Case(name, dataset.side, s.optimizer, batch_size=s.batch_size)
-            compare_epochs(bench, case, dataset, device, ways.precision_of(bench, s, case, device))
+        raise BadRequest(f"--data {request.data}: its images are not equally small")
+    if len(dataset.train) < request.batch_size:
+        raise BadRequest(f"--data {request.data}: has fewer training images than one batch of {request.batch_size}")
+    bench, device = implementations.start("epoch", request)
+    images = f"{len(dataset.train):,} images of {dataset.side} px"
+    print(f"{images}; the suite's way and timm's in {request.precision} precision")
+    with ours.machine_errors_as_run_failed():
+        for name in request.model:
+            case = cases.Case(name, dataset.side, request.optimizer, batch_size=request.batch_size)
+            compare_epochs(bench, case, dataset, device, implementations.precision_of(bench, request, case, device))
     return bench.finish()
 
 
@@ -58,27 +69,28 @@ def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: tor
     """Two rows: the epoch from its first batch's making to its last step, and its batches without any training."""
     import numpy as np
 
-    from analysis.cost import count_flops
-    from benchmarks import hardware, ways
+    from benchmarks import hardware, implementations
 
     num_classes = len(dataset.class_names)
-    trainers = ways.trainers(case, num_classes, device, precision)
+    trainers = implementations.trainers(case, num_classes, device, precision)
     few = replace(dataset, train=dataset.train.subset(np.arange(min(2 * case.batch, len(dataset.train)))))
-    flops = 3 * count_flops(ways.make_model(case, num_classes), case.img_size, 3, case.model)  # backward: twice forward
+    flops = 3 * implementations.forward_flops(case, num_classes)  # backward: twice forward
     synchronize = hardware.synchronizer(device)
 
     def draw(name: str, batches: Any) -> None:
-        for _ in ways.epochs(name, batches, device)(0):
+        for _ in implementations.epochs(name, batches, device)(0):
             pass
 
     def side(work: Callable[[str, Any], Any], name: str) -> Callable[[], float]:
-        batches, small = (ways.small_batches(name, part, case.img_size, case.batch, device) for part in (dataset, few))
+        batches, small = (
+            implementations.small_batches(name, part, case.img_size, case.batch, device) for part in (dataset, few)
+        )
         return _Epoch(lambda: work(name, small), lambda: work(name, batches), synchronize)
 
     def train(name: str, batches: Any) -> None:
         trainers[name].train(batches)
 
-    limits = ways.limits(bench, tuple(trainers), precision, lambda rate: flops * len(dataset.train) / rate)
+    limits = implementations.limits(bench, tuple(trainers), precision, lambda rate: flops * len(dataset.train) / rate)
     size = f"{case.img_size} px, batch {case.batch}"
     bench.compare(f"an epoch of {case.title}", "s", {name: side(train, name) for name in trainers}, limits=limits)
     bench.compare(f"its batches alone, {size}", "s", {name: side(draw, name) for name in trainers})

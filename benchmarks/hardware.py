@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.timing import Repeated, spread, synchronizer
+from analysis.timing import synchronizer
+from benchmarks.timing import Repeated, spread
 from records.run_directory import versions
 from utils import cores, cpu_name
 

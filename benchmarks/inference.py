@@ -4,57 +4,70 @@ from __future__ import annotations
 
 import itertools
 import sys
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.timing import Repeated
 from benchmarks import cases
-from benchmarks.common import SUITE, USUAL, Bench, read, script
+from benchmarks.cases import CaseFlags
+from benchmarks.common import SUITE, USUAL, Bench, How, read, script
+from benchmarks.timing import Repeated
+from settings.flag import same_flag
 
 if TYPE_CHECKING:
     import torch
 
 DESCRIPTION = """Images per second of evaluation: float32, contiguous and .item() every batch, with batches that lie
 ready, against the suite's, which normalises its batches of bytes each time as it does after every epoch."""
-FLAGS = [cases.MODEL, cases.BATCH_SIZE, cases.IMG_SIZE, cases.PRECISION]
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(How):
+    """What is asked."""
+
+    model: list[str] | None = same_flag(CaseFlags, "model")
+    batch_size: int | None = same_flag(CaseFlags, "batch_size")
+    img_size: int | None = same_flag(CaseFlags, "img_size")
+    precision: str = same_flag(CaseFlags, "precision")
+
+
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> int:
-    s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
-    from benchmarks import ways
+    request = read(argv, DESCRIPTION, Request, {"batch_size": 4})
+    from benchmarks import implementations
 
-    return ways.over_cases("inference", s, compare_evaluations)
+    return implementations.over_cases("inference", request, compare_evaluations)
 
 
-def compare_evaluations(
-    bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str
-) -> None:
+def compare_evaluations(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
     """One row; both ways have the same weights."""
     import torch
 
-    from analysis.cost import count_flops
-    from benchmarks import data, hardware, suite, usual, ways
+    from benchmarks import baseline, data, hardware, implementations, ours
     from image_datasets.batches import EvalBatches
     from training.evaluation import evaluate
 
-    flops = count_flops(ways.make_model(case, data.CLASSES), case.img_size, 3, case.model)
-    plain = ways.make_model(case, data.CLASSES).to(device).eval()
-    own = ways.make_model(case, data.CLASSES).to(device, memory_format=torch.channels_last).eval()
+    flops = implementations.forward_flops(case, data.CLASSES)
+    plain = implementations.make_model(case, data.CLASSES).to(device).eval()
+    own = implementations.make_model(case, data.CLASSES).to(device, memory_format=torch.channels_last).eval()
     dataset = data.small_images(case.batch, case.img_size)
     batches = EvalBatches(dataset.test, case.img_size, dataset.mean, dataset.std, device, case.batch)
     images, targets = next(iter(batches))
     ready = (images.contiguous(), targets)
 
     works = {
-        USUAL: lambda count: usual.evaluate(plain, itertools.repeat(ready, count), device),
-        SUITE: lambda count: evaluate(own, suite.RepeatedBatches(batches, count), data.CLASSES, precision),
+        USUAL: lambda count: baseline.evaluate(plain, itertools.repeat(ready, count), device),
+        SUITE: lambda count: evaluate(own, ours.RepeatedBatches(batches, count), data.CLASSES, precision),
     }
     synchronize = hardware.synchronizer(device)
     sides = {
-        name: Repeated(work, s.seconds, synchronize, lambda seconds: case.batch / seconds)
+        name: Repeated(work, request.seconds, synchronize, lambda seconds: case.batch / seconds)
         for name, work in works.items()
     }
-    limits = ways.limits(bench, tuple(works), precision, lambda rate: rate / flops)
+    limits = implementations.limits(bench, tuple(works), precision, lambda rate: rate / flops)
     bench.compare(case.title, "images/s", sides, higher_is_better=True, limits=limits)
 
 

@@ -10,14 +10,13 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from settings.flags import Flag
-
-from analysis.timing import Repeated
-from benchmarks.common import Bench, images_per_second, read, script
+from benchmarks.common import Bench, How, read, script
+from benchmarks.timing import Repeated, images_per_second
+from settings.flag import flag
 from settings.flag_types import COUNT
 
 if TYPE_CHECKING:
@@ -28,26 +27,35 @@ if TYPE_CHECKING:
 DESCRIPTION = """The suite with itself: some images or classes against ten times as many. What is shown counts per image
 or per class, so that 1 in the column "times better" means that cost grows in proportion, and more that it grows less.
 Memory is that of Python and NumPy, by tracemalloc, while an epoch over image files is drawn."""
-FLAGS = [
-    Flag("images", "small images in the smaller set", default=5000, check=COUNT, metavar="N"),
-    Flag("files", "image files in the smaller set", default=2000, check=COUNT, metavar="N"),
-    Flag("classes", "the smaller number of classes", default=100, check=COUNT, metavar="N"),
-    Flag("batch-size", "images in a batch", default=128, check=COUNT, metavar="N"),
-]
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(How):
+    """What is asked."""
+
+    images: int = flag("small images in the smaller set", 5000, check=COUNT, metavar="N")
+    files: int = flag("image files in the smaller set", 2000, check=COUNT, metavar="N")
+    classes: int = flag("the smaller number of classes", 100, check=COUNT, metavar="N")
+    batch_size: int = flag("images in a batch", 128, check=COUNT, metavar="N")
+
+
+# fmt: on
 QUICK = {"images": 64, "files": 32, "classes": 10, "batch_size": 8}
 ANSWERS = 10_000  # images whose answers are scored
 SIDE = 32
 
 
 def main(argv: list[str] | None = None) -> int:
-    s = read(argv, DESCRIPTION, FLAGS, QUICK)
-    from benchmarks import ways
+    request = read(argv, DESCRIPTION, Request, QUICK)
+    from benchmarks import implementations
 
-    bench, device = ways.start("scaling", s)
-    resident(bench, s, device)
+    bench, device = implementations.start("scaling", request)
+    resident(bench, request, device)
     with tempfile.TemporaryDirectory() as folder:
-        streamed(bench, s, Path(folder), device)
-    classes(bench, s)
+        streamed(bench, request, Path(folder), device)
+    classes(bench, request)
     return bench.finish()
 
 
@@ -55,41 +63,43 @@ def _sizes(count: int, noun: str) -> dict[str, int]:
     return {f"{n:,} {noun}": n for n in (count, 10 * count)}
 
 
-def resident(bench: Bench, s: SimpleNamespace, device: torch.device) -> None:
-    from benchmarks import data, hardware, suite
+def resident(bench: Bench, request: Request, device: torch.device) -> None:
+    from benchmarks import data, hardware, ours
 
     sides = {}
-    for name, count in _sizes(s.images, "images").items():
-        batches = suite.resident_batches(data.small_images(count, SIDE), SIDE, s.batch_size, device)
-        sides[name] = functools.partial(images_per_second, batches.epoch, s.seconds, hardware.synchronizer(device))
+    for name, count in _sizes(request.images, "images").items():
+        batches = ours.resident_batches(data.small_images(count, SIDE), SIDE, request.batch_size, device)
+        sides[name] = functools.partial(
+            images_per_second, batches.epoch, request.seconds, hardware.synchronizer(device)
+        )
     bench.compare(f"{SIDE} px images kept on the device: making batches", "images/s", sides, higher_is_better=True)
 
 
-def streamed(bench: Bench, s: SimpleNamespace, folder: Path, device: torch.device) -> None:
+def streamed(bench: Bench, request: Request, folder: Path, device: torch.device) -> None:
     """Image files: reading the folder up to the first batch, the memory that this takes, and the rate of batches."""
     from benchmarks import hardware
 
-    roots = {name: link_files(folder / str(n), n) for name, n in _sizes(s.files, "files").items()}
-    counts = _sizes(s.files, "files")
+    roots = {name: link_files(folder / str(n), n) for name, n in _sizes(request.files, "files").items()}
+    counts = _sizes(request.files, "files")
 
     def start(name: str) -> float:
         began = time.perf_counter()
-        next(_epoch(roots[name], s.batch_size, device)(0))
+        next(_epoch(roots[name], request.batch_size, device)(0))
         return 1e6 * (time.perf_counter() - began) / counts[name]
 
     def memory(name: str) -> float:
         gc.collect()
         tracemalloc.start()
         try:
-            epoch = _epoch(roots[name], s.batch_size, device)(0)
+            epoch = _epoch(roots[name], request.batch_size, device)(0)
             next(epoch)
             return tracemalloc.get_traced_memory()[0] / counts[name]
         finally:
             tracemalloc.stop()
 
     def rate(name: str) -> Callable[[], float]:
-        epoch = _epoch(roots[name], s.batch_size, device)
-        return lambda: images_per_second(epoch, s.seconds, hardware.synchronizer(device))
+        epoch = _epoch(roots[name], request.batch_size, device)
+        return lambda: images_per_second(epoch, request.seconds, hardware.synchronizer(device))
 
     bench.compare("image files: starting, to the first batch", "us an image", _each(start, counts))
     bench.compare("image files: memory", "bytes an image", _each(memory, counts))
@@ -120,21 +130,21 @@ def link_files(root: Path, count: int) -> Path:
 def _epoch(root: Path, batch_size: int, device: torch.device):
     """A streamed epoch's batches by its number, from what the data set's reader finds in `root`."""
     import image_datasets
-    from benchmarks import suite
+    from benchmarks import ours
 
     found = image_datasets.locate_dataset("folder", str(root), download=False, verify=True)
     dataset: Dataset = image_datasets.load_dataset(found)
-    return suite.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
+    return ours.streamed_batches(dataset, SIDE, batch_size, device, workers=0).epoch
 
 
-def classes(bench: Bench, s: SimpleNamespace) -> None:
+def classes(bench: Bench, request: Request) -> None:
     """The report on a split's answers."""
     import torch
 
     from training.metrics import report
 
     def side(count: int) -> Repeated:
-        images = 10 * count if s.quick else ANSWERS
+        images = 10 * count if request.quick else ANSWERS
         logits, targets = torch.randn(images, count), torch.arange(images) % count
         names = [f"class{i}" for i in range(count)]
 
@@ -142,9 +152,9 @@ def classes(bench: Bench, s: SimpleNamespace) -> None:
             for _ in range(times):
                 report(logits, targets, names)
 
-        return Repeated(work, s.seconds, lambda: None, lambda seconds: 1e6 * seconds / count)
+        return Repeated(work, request.seconds, lambda: None, lambda seconds: 1e6 * seconds / count)
 
-    sides = {name: side(count) for name, count in _sizes(s.classes, "classes").items()}
+    sides = {name: side(count) for name, count in _sizes(request.classes, "classes").items()}
     bench.compare("scoring a split's answers", "us a class", sides)
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks import hardware
-from benchmarks.common import SUITE, Bench, Row, alternate, read, script
+from benchmarks.common import SUITE, Bench, How, Row, read, script
+from benchmarks.timing import alternate
 from utils import RunFailed
 
 DESCRIPTION = """Seconds that processes take from start to end: --help, a wrong flag, and a run on the digits up to its
@@ -28,8 +29,8 @@ main.main(sys.argv[1:])
 
 
 def main(argv: list[str] | None = None) -> int:
-    s = read(argv, DESCRIPTION, [], {})
-    bench = Bench("startup", s, hardware.facts())
+    request = read(argv, DESCRIPTION, How, {})
+    bench = Bench("startup", request, hardware.facts())
     with tempfile.TemporaryDirectory() as folder:
         run = ["--dataset", "digits", "--model", "resnet20", "--epochs", "1", "--wandb", "disabled"]
         run += ["--runs-dir", folder, "--overwrite"]
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             "start to first step, digits": (["-c", FIRST_STEP, *run], 0),
         }
         sides = {name: functools.partial(seconds, *command) for name, command in commands.items()}
-        values = alternate(sides, s.repeats, warmups=0 if s.quick else 1)
+        values = alternate(sides, request.repeats, warmups=0 if request.quick else 1)
     reference = values.pop(IMPORTS)
     bench.rows = [Row(what, "s", {IMPORTS: reference, SUITE: own}) for what, own in values.items()]
     return bench.finish()

@@ -5,48 +5,51 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from settings.flags import Flag
-
-from analysis.timing import Repeated
 from benchmarks import cases
-from benchmarks.common import SUITE, TIMM, USUAL, Bench, milliseconds, read, script
+from benchmarks.cases import CaseFlags
+from benchmarks.common import SUITE, TIMM, USUAL, Bench, read, script
+from benchmarks.timing import Repeated, milliseconds
+from settings.flag import flag
 
 if TYPE_CHECKING:
     import torch
 
 DESCRIPTION = """One training step on a batch that lies ready: float32, contiguous, the optimiser's default and .item()
 every step, and timm's step (channels-last, autocast), against the suite's loop. The optimiser's part is shown apart."""
-FLAGS = [
-    cases.MODEL,
-    cases.BATCH_SIZE,
-    cases.IMG_SIZE,
-    cases.OPTIMIZER,
-    cases.PRECISION,
-    Flag("compile", "compile the model, in the suite's way and in timm's", default=False),
-]
+
+# fmt: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(CaseFlags):
+    """What is asked."""
+
+    compile: bool = flag("compile the model, in the suite's way and in timm's", False)
+
+
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> int:
-    s = read(argv, DESCRIPTION, FLAGS, {"batch_size": 4})
-    from benchmarks import ways
+    request = read(argv, DESCRIPTION, Request, {"batch_size": 4})
+    from benchmarks import implementations
 
-    return ways.over_cases("step", s, compare_steps)
+    return implementations.over_cases("step", request, compare_steps)
 
 
-def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:
+def compare_steps(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
     """Two rows: whole steps, and the optimiser's alone."""
     import torch
 
-    from analysis.cost import count_flops
     from analysis.speed import ReadyBatches
-    from benchmarks import hardware, ways
+    from benchmarks import hardware, implementations
     from benchmarks.data import CLASSES
 
-    trainers = ways.trainers(case, CLASSES, device, precision, s.compile)
-    flops = 3 * count_flops(ways.make_model(case, CLASSES), case.img_size, 3, case.model)  # backward: twice the forward
+    trainers = implementations.trainers(case, CLASSES, device, precision, request.compile)
+    flops = 3 * implementations.forward_flops(case, CLASSES)  # backward: twice the forward
     images = torch.randn(case.batch, 3, case.img_size, case.img_size, device=device)
     targets = torch.randint(CLASSES, (case.batch,), device=device)
     channels_last = images.contiguous(memory_format=torch.channels_last)
@@ -70,12 +73,12 @@ def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: to
         return work
 
     synchronize = hardware.synchronizer(device)
-    limits = ways.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
+    limits = implementations.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
     for title, work, reachable in (
         (case.title, steps, limits),
         (f"{case.title}: {case.optimizer} alone", optimizer_steps, {}),
     ):
-        sides = {name: Repeated(work(name), s.seconds, synchronize, milliseconds) for name in trainers}
+        sides = {name: Repeated(work(name), request.seconds, synchronize, milliseconds) for name in trainers}
         bench.compare(title, "ms a step", sides, limits=reachable)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from analysis import answer_sheet, explain
+from analysis import explain
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
 from image_datasets.image_files import read_image
 from image_datasets.splits import Split
-from records import checkpoint, membership
+from records import answer_sheet, checkpoint, membership
 from records.log import say
 from settings.two_models import TwoModels
 from training import devices

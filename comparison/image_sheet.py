@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 import image_datasets
-from analysis import answer_sheet
 from comparison.cohorts import Cohort, Model
 from comparison.context import Context
 from comparison.document import Picture
 from comparison.pairs import Pair, matched
 from image_datasets.dataset import Dataset
 from image_datasets.reading import Reading
-from records import membership
+from records import answer_sheet, membership
 from settings.stored import blaming
 from utils import BadRequest
 

@@ -79,7 +79,8 @@ def flags_of_group(group: type) -> list[Flag]:
     for field in dataclasses.fields(group):
         attributes = dict(field.metadata["flag"])
         name = attributes.pop("name") or field.name.replace("_", "-")
-        flags.append(Flag(name, field.name, default=field.default, **attributes))
+        default = list(field.default) if isinstance(field.default, tuple) else field.default  # a field takes no list
+        flags.append(Flag(name, field.name, default=default, **attributes))
     return flags
 
 

@@ -4,14 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
-from training.flags import FLAGS
 
-import compare
 import models
-import study
 from benchmarks import common
-from training import model_flags
-from viz_random_10_vit_vs_deit import GROUPS
+from comparison.request import Request as CompareRequest
+from experiments.request import Request as StudyRequest
+from settings import model_flags
+from settings.flag import flags_of_group
+from settings.groups import FLAGS
+from settings.request import Request as MainRequest
+from settings.two_models import TwoModels
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -80,8 +82,8 @@ def test_every_flag_that_is_mentioned_exists(flag):
     flags = [
         *FLAGS.values(),
         *model_flags.flags_of(None).values(),
-        *(flag for groups in (GROUPS, compare.GROUPS, study.GROUPS) for group in groups.values() for flag in group),
-        *common.HOW,
+        *(flag for asked in (MainRequest, TwoModels, CompareRequest, StudyRequest) for flag in asked.flags().values()),
+        *flags_of_group(common.How),
     ]
     names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
     assert flag.removeprefix("--") in names | {"help"}

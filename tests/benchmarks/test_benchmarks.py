@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from analysis.speed import ReadyBatches
-from analysis.timing import Repeated
-from benchmarks import cases, common, data, suite, usual, ways
-from benchmarks.common import SUITE, TIMM, USUAL, Row, alternate, images_per_second
+from benchmarks import baseline, cases, common, data, implementations, ours, timing
+from benchmarks.common import SUITE, TIMM, USUAL, Row
+from benchmarks.timing import Repeated, alternate, images_per_second
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
@@ -73,7 +73,7 @@ def test_the_sides_take_turns_after_rounds_that_do_not_count():
 
 def test_work_is_repeated_until_it_takes_as_long_as_asked_and_the_mean_is_returned(monkeypatch):
     clock, counts, waits = Clock(), [], []
-    monkeypatch.setattr(common.time, "perf_counter", clock)
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
 
     def work(count: int) -> None:
         counts.append(count)
@@ -242,18 +242,17 @@ assert "torch" not in sys.modules
 
 def test_real_images_are_spread_over_the_classes_and_in_colour(image_folder):
     folder = image_folder(side=16, parts={"train": 8, "test": 2})
-    s = common.read(["--data", str(folder)], "", [common.DATA], {})
-    dataset = data.from_folder(s.found, 12)
+    found = common.locate_images(str(folder))
+    dataset = data.from_folder(found, 12)
     assert dataset.side == 16
     assert dataset.train.images.shape == (12, 16, 16, 3)
     assert np.bincount(dataset.train.targets).tolist() == [4, 4, 4]
-    assert len(data.from_folder(s.found, 1000).train) == 24
+    assert len(data.from_folder(found, 1000).train) == 24
 
 
 def test_the_models_and_sizes_that_are_asked_for_are_measured():
     def chosen(flags: str) -> list[cases.Case]:
-        flag_list = [cases.MODEL, cases.BATCH_SIZE, cases.IMG_SIZE, cases.OPTIMIZER]
-        return cases.choose(common.read(flags.split(), "", flag_list, {}))
+        return cases.choose(common.read(flags.split(), "", cases.CaseFlags, {}))
 
     assert chosen("") == cases.CASES
     assert chosen("--model vit_tiny") == [case for case in cases.CASES if case.model == "vit_tiny"]
@@ -286,7 +285,7 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(params=[USUAL, TIMM])
 def other(request, monkeypatch) -> str:
-    monkeypatch.setattr(usual, "WORKERS", 0)
+    monkeypatch.setattr(baseline, "WORKERS", 0)
     return request.param
 
 
@@ -296,7 +295,8 @@ def test_crops_and_flips_are_drawn_alike(other):
     drawn = {}
     for name in (other, SUITE):
         torch.manual_seed(0)
-        images = pixels(all_images(ways.epochs(name, ways.small_batches(name, dataset, SIDE, 300, CPU), CPU)(0)))
+        batches = implementations.small_batches(name, dataset, SIDE, 300, CPU)
+        images = pixels(all_images(implementations.epochs(name, batches, CPU)(0)))
         assert images.shape == (DRAWS, 3, SIDE, SIDE)
         flipped = images[:, 0, 16, 16] > images[:, 0, 16, 17]
         left = images[:, 0, 16, 16] - torch.where(flipped, 16, 17) + PADDING
@@ -310,21 +310,21 @@ def test_crops_and_flips_are_drawn_alike(other):
             assert torch.equal(images[i], crop.flip(2) if flipped[i] else crop)
         corners = torch.bincount(9 * top + left, minlength=81) / DRAWS
         drawn[name] = (flipped.double().mean().item(), corners, torch.bincount(left), torch.bincount(top))
-    (their_flips, *theirs), (our_flips, *ours) = drawn[other], drawn[SUITE]
+    (their_flips, *their_counts), (our_flips, *our_counts) = drawn[other], drawn[SUITE]
     assert their_flips == pytest.approx(0.5, abs=0.045)
     assert our_flips == pytest.approx(0.5, abs=0.045)
-    assert (theirs[0] - ours[0]).abs().max() < 0.014
-    for a, b in zip(theirs[1:], ours[1:], strict=True):
+    assert (their_counts[0] - our_counts[0]).abs().max() < 0.014
+    for a, b in zip(their_counts[1:], our_counts[1:], strict=True):
         assert ((a - b) / DRAWS).abs().max() < 0.04
 
 
 def test_rectangles_are_erased_alike():
     dataset = copies(np.full((SIDE, SIDE, 3), 200, dtype=np.uint8))
-    transform = usual.small_transform(SIDE, SIDE, MEAN, STD, erasing=0.4)
+    transform = baseline.small_transform(SIDE, SIDE, MEAN, STD, erasing=0.4)
     torch.manual_seed(0)
     drawn = {
-        USUAL: all_images(usual.train_loader(usual.SmallImages(dataset.train, transform), 300, CPU, workers=0)),
-        SUITE: all_images(suite.resident_batches(dataset, SIDE, 300, CPU, erasing=0.4).epoch(0)),
+        USUAL: all_images(baseline.train_loader(baseline.SmallImages(dataset.train, transform), 300, CPU, workers=0)),
+        SUITE: all_images(ours.resident_batches(dataset, SIDE, 300, CPU, erasing=0.4).epoch(0)),
     }
     rates, shares, aspects = {}, {}, {}
     for name, images in drawn.items():
@@ -348,11 +348,11 @@ def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
     Image.fromarray(pixels_of_file).save(tmp_path / "image.jpg", quality=98, subsampling=0)
     split = Split(np.zeros(draws, dtype=np.int64), paths=[str(tmp_path / "image.jpg")] * draws)
     dataset = Dataset("one file", ["a", "b"], MEAN, STD, None, train=split, test=split)
-    files = usual.ImageFiles(split, usual.large_transform(size, MEAN, STD))
+    files = baseline.ImageFiles(split, baseline.large_transform(size, MEAN, STD))
     torch.manual_seed(0)
     drawn = {
-        USUAL: all_images(usual.train_loader(files, 100, CPU, workers=0)),
-        SUITE: all_images(suite.streamed_batches(dataset, size, 100, CPU, workers=0).epoch(0)),
+        USUAL: all_images(baseline.train_loader(files, 100, CPU, workers=0)),
+        SUITE: all_images(ours.streamed_batches(dataset, size, 100, CPU, workers=0).epoch(0)),
     }
     found = {}
     for name, images in drawn.items():
@@ -372,7 +372,7 @@ def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
 
 def test_all_ways_train_the_same_model_by_the_same_steps():
     case = cases.Case("resnet20", 16)
-    trainers = ways.trainers(case, 5, CPU, "fp32")
+    trainers = implementations.trainers(case, 5, CPU, "fp32")
     before = {name: value.clone() for name, value in trainers[SUITE].model.state_dict().items()}
     images, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
     losses = {}
@@ -394,8 +394,8 @@ def test_both_evaluations_give_the_same_numbers():
     case = cases.Case("resnet20", 16)
     dataset = data.small_images(24, 16, 5)
     batches = EvalBatches(dataset.test, 16, dataset.mean, dataset.std, CPU, batch_size=8)
-    model = ways.make_model(case, 5).eval()
-    theirs = usual.evaluate(model, [*batches, *batches], CPU)
-    ours, _ = evaluate(model, suite.RepeatedBatches(batches, 2), 5, "fp32")
-    assert ours["loss"] == pytest.approx(theirs[0], rel=1e-5)
-    assert ours["top1"] == pytest.approx(theirs[1])
+    model = implementations.make_model(case, 5).eval()
+    theirs = baseline.evaluate(model, [*batches, *batches], CPU)
+    measured, _ = evaluate(model, ours.RepeatedBatches(batches, 2), 5, "fp32")
+    assert measured["loss"] == pytest.approx(theirs[0], rel=1e-5)
+    assert measured["top1"] == pytest.approx(theirs[1])

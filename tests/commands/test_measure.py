@@ -1,15 +1,18 @@
 """main.py --measure: robustness.json and cost.json of finished runs."""
 
 import copy
+import functools
 import json
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 import image_datasets
 import main
@@ -25,6 +28,7 @@ from settings.groups import Settings
 
 TINY = "--model vit_tiny --patch-size 4 --depth 1 --embed-dim 32 --num-heads 2"
 CPU = torch.device("cpu")
+REPO = Path(__file__).resolve().parents[2]
 
 
 def read(path) -> dict:
@@ -170,7 +174,7 @@ class Slow(nn.Module):
 
 @pytest.fixture
 def slow(monkeypatch) -> speed.CostSubject:
-    monkeypatch.setattr(time, "perf_counter", lambda: Slow.now)
+    monkeypatch.setattr(torch.utils.benchmark, "Timer", functools.partial(Timer, timer=lambda: Slow.now))
     settings, model = Settings.of({"model": "slow", "lr": 0.1, "weight_decay": 0.0}), Slow().eval()
 
     def make_trainer() -> speed.SteadyTrainer:
@@ -236,6 +240,13 @@ def test_the_profiler_says_nothing(capfd):
     speed.peak_memory(CPU, lambda: torch.zeros(10))
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_the_timer_says_nothing():
+    """Importing it tells on stderr of a CUDA toolkit without a GPU."""
+    code = "from analysis import speed; speed._seconds(lambda: None, 1)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 @pytest.mark.parametrize("flags", [

@@ -24,8 +24,9 @@ import torch
 from simulated import write_study
 from test_main import QUICK as DIGITS
 
-import compare
 import study
+from comparison.request import Request as CompareRequest
+from experiments.request import Request as StudyRequest
 from image_datasets import decode, image_check
 from image_datasets.resized import making
 from settings import scripts, terminal
@@ -244,7 +245,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_every_flag_that_takes_a_path_knows_the_home_folder(home):
-    titles = [TwoModels.titles(), study.GROUPS, compare.GROUPS]
+    titles = [TwoModels.titles(), StudyRequest.titles(), CompareRequest.titles()]
     titles += [script.titles for script in scripts.SCRIPTS.values()]
     flags = [flag for groups in titles for flags in groups.values() for flag in flags]
     words = ("PATH", "FILE", "PNG", "DIR", "CHECKPOINT", "RUN", "STUDY")

@@ -10,15 +10,12 @@ import torch
 from torch import nn
 
 from analysis.speed import SteadyTrainer
-from data_transform import Augment, Mix
+from assembly import trainee
+from data_transform import Augment
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset
+from settings.groups import Settings
 from training import devices
-from training.config import TrainConfig
-from training.losses import make_criterion
-from training.metrics import Totals
-from training.optim import make_optimizer, parameter_groups
-from training.state import RunState
 
 
 @dataclass
@@ -72,16 +69,14 @@ class Trainer(SteadyTrainer):
         precision: str,
         compile_model: bool,
     ):
-        self.model = model = model.to(device, memory_format=torch.channels_last)
         lr, weight_decay = (0.01, 5e-4) if optimizer == "sgd" else (1e-4, 0.05)
-        groups = parameter_groups(model, weight_decay)
-        self.optimizer = make_optimizer(groups, optimizer, lr, momentum=0.9, nesterov=False)
-        mix = Mix("none", num_classes, 1.0, 1.0, 1.0)
-        super().__init__(
-            RunState(model, self.optimizer, Totals(num_classes, device)),
-            torch.compile(model) if compile_model else model,
-            TrainConfig(make_criterion("CE", num_classes), mix, lambda step: lr, seed=0, precision=precision),
+        settings = Settings.of({"optimizer": optimizer, "lr": lr, "weight_decay": weight_decay, "schedule": "constant"})
+        state = trainee.make_state(model, settings.optimization, num_classes, device, precision)
+        config = trainee.make_config(
+            settings.optimization, settings.loss, settings.augmentation, num_classes, 1, seed=0, precision=precision
         )
+        super().__init__(state, trainee.make_forward(state.model, True, compile_model), config)
+        self.model, self.optimizer = state.model, state.optimizer
 
 
 def set_up(device: str | None) -> torch.device:
@@ -89,6 +84,6 @@ def set_up(device: str | None) -> torch.device:
     return devices.set_up(device, None)
 
 
-one_line_failures = functools.partial(
+machine_errors_as_run_failed = functools.partial(
     devices.machine_errors_as_run_failed, lambda: "this batch; --batch-size makes it smaller"
 )

@@ -3,48 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 import models
-from benchmarks import hardware, suite, usual
+from analysis.cost import count_flops
+from benchmarks import baseline, hardware, ours
 from benchmarks.cases import Case, choose
-from benchmarks.common import SUITE, TIMM, USUAL, Bench
+from benchmarks.common import SUITE, TIMM, USUAL, Bench, How
 from benchmarks.data import CLASSES
 from image_datasets.dataset import Dataset
 from models.convolution import Conv3x3
 from training.devices import choose_precision
 
 
-def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
+def start(name: str, request: How) -> tuple[Bench, torch.device]:
     """The benchmark `name`, with the header printed, and the device."""
-    device = suite.set_up(s.device)
-    bench = Bench(name, s, hardware.facts(device))
-    bench.prepare = {USUAL: usual.set_up, TIMM: usual.set_up, SUITE: lambda: suite.set_up(s.device)}
+    device = ours.set_up(request.device)
+    bench = Bench(name, request, hardware.facts(device))
+    bench.prepare = {USUAL: baseline.set_up, TIMM: baseline.set_up, SUITE: lambda: ours.set_up(request.device)}
     return bench, device
 
 
-def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.device) -> str:
+def precision_of(bench: Bench, request: Any, case: Case, device: torch.device) -> str:
     """What all ways but the usual one compute this case in. The ceilings of it, and of float32, the usual way's, are
     measured where they are not known yet."""
-    precision = choose_precision(s.precision, device, make_model(case, CLASSES))
+    precision = choose_precision(request.precision, device, make_model(case, CLASSES))
     for name in ("fp32", precision):
         if _ceiling(name) not in bench.ceilings:
-            bench.ceilings[_ceiling(name)] = hardware.matrix_rate(device, name, s.seconds, s.repeats, s.quick)
+            bench.ceilings[_ceiling(name)] = hardware.matrix_rate(
+                device, name, request.seconds, request.repeats, request.quick
+            )
     return precision
 
 
-def over_cases(
-    name: str, s: SimpleNamespace, compare: Callable[[Bench, SimpleNamespace, Case, torch.device, str], None]
-) -> int:
+def over_cases(name: str, request: Any, compare: Callable[[Bench, Any, Case, torch.device, str], None]) -> int:
     """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
-    bench, device = start(name, s)
-    print(f"{s.precision} precision{', compiled' if getattr(s, 'compile', False) else ''}; {USUAL}: float32")
-    with suite.one_line_failures():
-        for case in choose(s):
-            compare(bench, s, case, device, precision_of(bench, s, case, device))
+    bench, device = start(name, request)
+    print(
+        f"{request.precision} precision{', compiled' if getattr(request, 'compile', False) else ''}; {USUAL}: float32"
+    )
+    with ours.machine_errors_as_run_failed():
+        for case in choose(request):
+            compare(bench, request, case, device, precision_of(bench, request, case, device))
     return bench.finish()
 
 
@@ -69,6 +71,11 @@ def make_model(case: Case, num_classes: int) -> torch.nn.Module:
     return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
 
 
+def forward_flops(case: Case, num_classes: int) -> int:
+    """Operations of one image's forward pass, a multiplication and an addition counting as two."""
+    return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
+
+
 def _as_published(model: torch.nn.Module) -> torch.nn.Module:
     """With torch's own convolutions in place of the quicker way, which the usual way's memory format never takes."""
     for module in model.modules():
@@ -84,9 +91,9 @@ def trainers(
     `train(batches)`."""
     common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
     return {
-        USUAL: usual.Trainer(make_model(case, num_classes), case.optimizer, device),
-        TIMM: usual.TimmTrainer(_as_published(make_model(case, num_classes)), case.optimizer, device, **common),
-        SUITE: suite.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
+        USUAL: baseline.Trainer(make_model(case, num_classes), case.optimizer, device),
+        TIMM: baseline.TimmTrainer(_as_published(make_model(case, num_classes)), case.optimizer, device, **common),
+        SUITE: ours.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
     }
 
 
@@ -94,13 +101,13 @@ def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, d
     """Training batches of small images with random crop and flip, as the trainer of that name takes them."""
     split, mean, std = dataset.train, dataset.mean, dataset.std
     if name == SUITE:
-        return suite.resident_batches(dataset, img_size, batch_size, device)
+        return ours.resident_batches(dataset, img_size, batch_size, device)
     if name == TIMM:
-        return usual.timm_loader(split, img_size, batch_size, mean, std, device)
-    transform = usual.small_transform(dataset.side, img_size, mean, std)
-    return usual.train_loader(usual.SmallImages(split, transform), batch_size, device)
+        return baseline.timm_loader(split, img_size, batch_size, mean, std, device)
+    transform = baseline.small_transform(dataset.side, img_size, mean, std)
+    return baseline.train_loader(baseline.SmallImages(split, transform), batch_size, device)
 
 
 def epochs(name: str, batches: Any, device: torch.device) -> Callable[[int], Iterable]:
     """The batches of an epoch by its number, on the device."""
-    return batches.epoch if name == SUITE else lambda epoch: usual.on_device(batches, device)
+    return batches.epoch if name == SUITE else lambda epoch: baseline.on_device(batches, device)
