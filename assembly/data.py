@@ -208,7 +208,7 @@ def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
     """The images of `whole`, files, that are in none of its parts."""
     if whole.paths is None:
         return []
-    taken = {path for part in parts if part is not None for path in part.paths}
+    taken = {path for part in parts if part is not None for path in part.paths or ()}
     rest = np.array([i for i, path in enumerate(whole.paths) if path not in taken], dtype=np.int64)
     return [whole.subset(rest)] if len(rest) else []
 

@@ -106,6 +106,7 @@ def make_distillation(
         in_order = data.eval_batches("train", device, batch_size)
         _, logits = evaluate(teacher, in_order, len(dataset.class_names), "fp32", keep_logits=True, stop=stop)
         answers = CachedTeacher(logits, in_order.seen, train_batches)
+    assert group.distill is not None
     return parts.Distillation(answers, group.distill, group.distill_alpha, group.distill_temp), facts
 
 
@@ -167,7 +168,8 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
     state = weights.state
     num_classes = len(dataset.class_names)
     model = models.create_model(name, num_classes, img_size, dataset.in_chans)
-    found = {state[f"{head}.weight"].shape[0] for head in model.head_names if f"{head}.weight" in state}
+    heads: Any = model.head_names
+    found = {state[f"{head}.weight"].shape[0] for head in heads if f"{head}.weight" in state}
     outputs = None
     if found == {IMAGENET_CLASSES} != {num_classes}:
         outputs = _imagenet_outputs(name, dataset)

@@ -65,7 +65,8 @@ def build_model(
     num_classes, chans = len(data.dataset.class_names), data.dataset.in_chans
     pretrained = group.pretrained and with_weights
     model = models.create_model(group.model, num_classes, data.img_size, chans, pretrained, **group.model_args)
-    kind, notes = group.weights_kind, list(model.load_notes)
+    load_notes: Any = model.load_notes
+    kind, notes = group.weights_kind, list(load_notes)
     if group.weights and with_weights:
         weights = model_weights.read_weights(Path(group.weights), kind)
         if weights.others:
@@ -93,7 +94,8 @@ def make_state(
     channels_last: bool = True,
 ) -> RunState:
     """The model on the device with optimiser, averaged weights and loss scaler, as training starts from it."""
-    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stubs lack it
     return RunState(
         model,
         _make_optimizer(model, group),

@@ -75,19 +75,21 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
 def _refusal(model: str, key: str, library: bool) -> str:
     if library:
         return f"it belongs to models of this suite; --model-arg reaches the arguments of {model}"
-    owners = [name for name in models.list_models() if models.find_model(name).argument(key)]
+    entries = ((name, models.find_model(name)) for name in models.list_models())
+    owners = [name for name, entry in entries if entry is not None and entry.argument(key)]
     return f"{model} has no such argument; it belongs to {shorten(owners)}"
 
 
 def _value(text: str, argument: Argument | None) -> Any:
-    """`text` as the value of an argument, checked like its flag where it has one."""
+    """`text` as the value of an argument, checked like its flag if it has one."""
     flag = None if argument is None or argument.kind == "other" else _flag(argument)
-    try:
-        if flag is not None and flag.check is not None:
+    if flag is not None and flag.check is not None:
+        try:
             return flag.check(text)
+        except argparse.ArgumentTypeError as error:
+            raise BadRequest(f"--model-arg {flag.key}: {error}") from None
+    try:
         value = ast.literal_eval(text.capitalize() if text in ("true", "false", "none") else text)
-    except argparse.ArgumentTypeError as error:
-        raise BadRequest(f"--model-arg {argument.name}: {error}") from None
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
     if argument is not None and argument.kind == "bool" and not isinstance(value, bool):

@@ -20,7 +20,10 @@ def check_optimizer(name: str, given: dict[str, Any]) -> None:
         require("timm")
         from timm.optim import get_optimizer_info, list_optimizers
 
-        known = {**{other: get_optimizer_info(other).has_momentum for other in list_optimizers()}, **HAS_MOMENTUM}
+        known = {
+            **{str(other): get_optimizer_info(str(other)).has_momentum for other in list_optimizers()},
+            **HAS_MOMENTUM,
+        }
         known = {other: momentum for other, momentum in known.items() if other not in UNSUPPORTED}
     if name not in known:
         names = sorted(known)

@@ -60,7 +60,7 @@ def with_hyphens(argv: list[str]) -> list[str]:
 
 def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:
     """Flags that are not given are absent from its result: their defaults are the caller's part."""
-    bare = [flag.metavar for flags in groups.values() for flag in flags if flag.positional]
+    bare = [str(flag.metavar) for flags in groups.values() for flag in flags if flag.positional]
     epilog = "Hyphens and underscores are the same: --batch-size is --batch_size."
     if "model" in groups:
         epilog += " --model NAME --help shows the flags of that architecture."

@@ -74,8 +74,8 @@ def run_script(main) -> int:
     that of a run that left before its end (training/stopping.py)."""
     with without_readers():
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # names of files hold what an encoding lacks
-                stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(AttributeError):  # names of files may hold what an encoding lacks
+                stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         try:
             status = main() or 0
             sys.stdout.flush()
