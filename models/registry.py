@@ -1,17 +1,17 @@
 """Models by name: this folder's architectures, all of timm's (``timm/NAME``) and torchvision's (``torchvision/NAME``).
 
-Names are found by reading source text, so a misspelt one is refused without the seconds that importing torch costs.
+This folder's names are read from its source text, so a misspelt one is refused without importing torch. The libraries
+are asked for theirs, and imported only for a name or pattern with their prefix, or for one that nothing here resembles.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import functools
 import importlib
-import importlib.util
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,15 +148,27 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
     return {str(keyword.arg): literal(keyword.value) for keyword in call.keywords}
 
 
-@functools.cache
-def _library_names(library: str) -> tuple[str, ...]:
-    """The names that timm or torchvision register for classification, read from their source text."""
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        return ()
-    pattern = re.compile(r"^@register_model(?:\(.*?\))?\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    files = (Path(spec.origin).parent / "models").glob("*.py")
-    return tuple(sorted({name for file in files for name in pattern.findall(file.read_text(encoding="utf-8"))}))
+def _library_names(library: str) -> list[str]:
+    """timm's or torchvision's names of classification models. Raises BadRequest if the library is not installed."""
+    require(library)
+    require("torch")
+    if library == "timm":
+        import timm
+
+        return timm.list_models()
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _in_libraries(name: str) -> str:
+    """`` Did you mean timm/X?`` for a name that a library has, else an empty string."""
+    found = []
+    for library in LIBRARIES:
+        with contextlib.suppress(Exception):  # without the library there is no hint
+            if name in _library_names(library):
+                found.append(f"{library}/{name}")
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def _own_entries() -> dict[str, ModelEntry]:
@@ -170,7 +182,6 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     library = pattern.split("/")[0]
     if "/" in pattern and library in LIBRARIES:
-        require(library)
         names = [f"{library}/{name}" for name in _library_names(library)]
     else:
         names = list(_own_entries())
@@ -190,20 +201,16 @@ def all_arguments() -> dict[str, Argument]:
 
 
 def check_name(name: str) -> None:
-    """Raises BadRequest, with a suggestion, where `name` is no model. Imports nothing heavy."""
+    """Raises BadRequest, with a suggestion, if `name` is no model."""
     library, _, rest = name.partition("/")
     if not rest:
         own = _own_entries()
         if name in own:
             return
-        hint = suggestion(name, own)
-        elsewhere = [f"{prefix}/{name}" for prefix in LIBRARIES if name in _library_names(prefix)]
-        if elsewhere and not hint:
-            hint = f" Did you mean {' or '.join(elsewhere)}?"
+        hint = suggestion(name, own) or _in_libraries(name)
         raise BadRequest(f"unknown model {name!r}.{hint} --list-models shows all: {shorten(sorted(own))}")
     if library not in LIBRARIES:
         raise BadRequest(f"unknown model {name!r}: a prefix is {' or '.join(f'{prefix}/' for prefix in LIBRARIES)}")
-    require(library)
     names = _library_names(library)
     architecture = rest.split(".")[0] if library == "timm" else rest  # timm: architecture.weights_tag
     if architecture not in names:
