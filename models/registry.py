@@ -30,10 +30,10 @@ class ModelEntry:
     """One registered name.
 
     Attributes:
-        arguments: what its constructor takes besides the number of classes, the image size and the channels.
+        arguments: those that it takes, without num_classes, img_size and in_chans.
         paper: where the architecture was published.
         pretrained: torchvision's name for the ImageNet weights that fit, such as "ResNet18_Weights".
-        img_size: the side of the images that it gets whatever the data set, in pixels; None: that of the data set's.
+        img_size: side in pixels of its images, whatever the data set; None: the side of the data set's images.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ModelEntry:
     img_size: int | None = None
 
     def argument(self, name: str) -> Argument | None:
+        """The argument of this name; None if the model does not take it."""
         return next((argument for argument in self.arguments if argument.name == name), None)
 
 
@@ -176,9 +177,9 @@ def _own_entries() -> dict[str, ModelEntry]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern (or contain the text, where it has no wildcard), sorted.
+    """Sorted names that match a shell pattern; a pattern without a wildcard matches names that contain it.
 
-    ``timm/...`` and ``torchvision/...`` patterns list those libraries' names, with the prefix.
+    ``timm/...`` and ``torchvision/...`` list those libraries' names, with the prefix.
     """
     library = pattern.split("/")[0]
     if "/" in pattern and library in LIBRARIES:
@@ -191,12 +192,12 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> ModelEntry | None:
-    """What is known of one of this folder's models without importing it; None for a name with a library's prefix."""
+    """The entry of one of this folder's models, without importing it; None for any other name, also timm's."""
     return _own_entries().get(name)
 
 
 def all_arguments() -> dict[str, Argument]:
-    """Every argument by name that any of this folder's models takes. A name means the same in all of them."""
+    """All arguments of this folder's models by name. A name means the same in every model."""
     return {argument.name: argument for entry in _own_entries().values() for argument in entry.arguments}
 
 
@@ -218,8 +219,10 @@ def check_name(name: str) -> None:
 
 
 def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(mean, deviation) per channel of pixels in [0, 1] that the published weights of one of timm's models want; None
-    for all others, which want ImageNet's."""
+    """(mean, standard deviation) per channel, of pixels in [0, 1], that the published weights of a timm model expect.
+
+    None for all other models: their weights expect ImageNet's.
+    """
     library, _, rest = name.partition("/")
     if library != "timm":
         return None
@@ -239,12 +242,16 @@ def create_model(
 ):
     """Builds a model that takes (N, in_chans, H, W) images and gives (N, num_classes) logits.
 
-    `img_size` is the side of square images, or (H, W).
+    Args:
+        img_size: side of square images in pixels, or (H, W).
+        pretrained: loads the published ImageNet weights; a head of another size keeps its fresh initialisation.
+        model_args: further keyword arguments of the constructor.
 
-    `pretrained` loads the published ImageNet weights; a head of another size stays freshly initialised, and what was
-    changed is said in the model's attribute `load_notes`. The names of its head's modules are in `head_names`.
-    Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and where the
-    weights cannot be had.
+    The model's attribute `load_notes` says what was changed to fit the weights, a sentence each; `head_names` names the
+    modules that compute the logits.
+
+    Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and for weights
+    that are not available.
     """
     from models import external, weights
 

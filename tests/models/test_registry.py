@@ -1,4 +1,4 @@
-"""Names: what is found in source text is what exists, and what does not exist is refused helpfully and quickly."""
+"""Names and variants: the source text tells what the modules register; unknown names are refused with a hint."""
 
 from __future__ import annotations
 
