@@ -269,7 +269,7 @@ def create_model(
     if unknown:
         raise BadRequest(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join([*BASIC, *takes])}")
     if pretrained and not entry.pretrained:
-        raise BadRequest(f"there are no published weights for {name}: leave --pretrained out, or give --weights FILE")
+        raise BadRequest(f"there are no published weights for {name}: use pretrained=False")
     if pretrained and "stem" in takes and model_args.get("stem", "auto") == "auto":
         model_args["stem"] = "imagenet"  # the published weights fit no other
     given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
