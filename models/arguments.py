@@ -1,4 +1,4 @@
-"""What a model's constructor can be asked for, read from source text: nothing heavy is imported to know the flags.
+"""The arguments of a model's constructor, read from source text, so that `--help` imports nothing heavy.
 
 A constructor's arguments beyond `num_classes`, `img_size` and `in_chans` become flags of its architecture, if their
 annotation is one of the kinds in models/layers.py, ``bool`` or a ``Literal`` of words. Their help is what the
@@ -25,9 +25,9 @@ class Argument:
     """One argument of a constructor.
 
     Attributes:
-        kind: one of KINDS, "Literal", or "other": such an argument is no flag, --model-arg reaches it.
+        kind: one of KINDS, "Literal", or "other": no flag, but --model-arg sets it.
         choices: the words of a Literal.
-        help: empty where no docstring tells.
+        help: empty if no docstring describes it.
     """
 
     name: str
@@ -127,7 +127,7 @@ def _described(constructor: ast.FunctionDef | ast.ClassDef, module: ast.Module) 
         _, found, section = (ast.get_docstring(node) or "").partition("Args:\n")
         if not found:
             continue
-        section = re.split(r"\n(?=\S)", section)[0]  # up to what is indented no longer
+        section = re.split(r"\n(?=\S)", section)[0]  # up to the first line that is not indented
         for entry in re.split(r"\n(?= {4}\w)", "\n" + section):
             names, colon, text = entry.strip().partition(":")
             if colon and re.fullmatch(r"\w+(, \w+)*", names):

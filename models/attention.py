@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(dim)) v of (N, heads, tokens, dim) each -> (N, heads, tokens, dim).
+    """softmax(q k^T / sqrt(dim)) v; q, k, v and the result are (N, heads, tokens, dim).
 
-    torch's fused kernel, but in bf16 on a CPU two matrix products, which the matrix units compute: the fused kernel's
-    backward pass does not use them, and took 41 % of a ViT's step there.
+    Uses torch's fused kernel, except for bf16 on a CPU: two matrix products run on the matrix units there. The fused
+    kernel's backward pass does not use these units, and took 41 % of a ViT's step.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)

@@ -1,4 +1,4 @@
-"""3x3 convolution, with a quicker way for small maps of many channels on a CPU."""
+"""A 3x3 convolution that is faster than the libraries' on a CPU for small maps with many channels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Conv3x3(nn.Conv2d):
     """nn.Conv2d with a 3x3 kernel and padding 1: (N, in_chans, H, W) -> (N, out_chans, H/stride, W/stride).
 
     At the end of a CIFAR network, with 256 or more channels and a map of 4x4 or less, the libraries' convolutions reach
-    a quarter to a half of a CPU's rate. There the convolution and its two gradients are computed as matrix products of
-    unfolded windows (im2col; Chellapilla et al., "High Performance Convolutional Neural Networks for Document
-    Processing", 2006), in 0.3 to 0.8 of the time, with the same result but for rounding (docs/speed.md).
+    a quarter to a half of a CPU's peak rate. There this layer computes the convolution and its two gradients as matrix
+    products of unfolded windows (im2col; Chellapilla et al., "High Performance Convolutional Neural Networks for
+    Document Processing", 2006). They take 0.3 to 0.8 of the time; the result is equal up to rounding (docs/speed.md).
     """
 
     def __init__(self, in_chans: int, out_chans: int, stride: int = 1, bias: bool = False):
@@ -27,7 +27,7 @@ class Conv3x3(nn.Conv2d):
         return result if self.bias is None else result + self.bias[:, None, None]
 
     def _is_small(self, x: torch.Tensor) -> bool:
-        """Whether it was measured to be quicker: see docs/speed.md."""
+        """Whether matrix products are faster, as measured in docs/speed.md."""
         positions = _outputs(x.shape[-2], self.stride[0]) * _outputs(x.shape[-1], self.stride[0])
         chans = min(self.in_channels, self.out_channels)
         return (
@@ -41,7 +41,7 @@ class Conv3x3(nn.Conv2d):
 
 
 class _ByMatrixProducts(torch.autograd.Function):
-    """The unfolded windows are made again in the backward pass: they are nine times as large as the images."""
+    """Unfolds the windows again in the backward pass: they take nine times the memory of the images."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
@@ -66,7 +66,7 @@ class _ByMatrixProducts(torch.autograd.Function):
 
 
 def _outputs(side: int, stride: int) -> int:
-    """Positions of a 3-wide window with padding 1."""
+    """Number of positions of a 3-wide window with padding 1."""
     return (side - 1) // stride + 1
 
 
@@ -76,7 +76,7 @@ def _matrix(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _windows(x: torch.Tensor, stride: int) -> torch.Tensor:
-    """(N, C, H, W) -> (N*H'*W', 9*C): what the kernel sees at each position, zeros around the image."""
+    """(N, C, H, W) -> (N*H'*W', 9*C): the window of the kernel at each position, with zeros around the image."""
     n, c, h, w = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).contiguous()
     step, row, pixel, _ = padded.stride()

@@ -2,9 +2,9 @@
 arXiv:2012.12877).
 
 deit_tiny and deit_small are the Vision Transformers of table 1, built by models/vit.py. The distilled ones (section 4)
-have a distillation token beside the class token, with a head of its own that learns from a teacher's answers. They take
-patch embedding, blocks and class token from `VisionTransformer`; tokens, heads and the forward pass are written out
-here. Parameter names are those of timm's VisionTransformerDistilled.
+have a distillation token beside the class token, with a head of its own that learns from a teacher's predictions. They
+inherit patch embedding, blocks and class token from `VisionTransformer`; tokens, heads and the forward pass are written
+out here. Parameter names are those of timm's VisionTransformerDistilled.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from models.vit import VisionTransformer
 
 
 class DistilledVisionTransformer(VisionTransformer):
-    """(N, in_chans, H, W) -> (N, num_classes): the mean of both heads' logits (section 4, "Classification
-    with our approach"). In train mode the two are returned apart: (class logits, distillation logits).
+    """(N, in_chans, H, W) -> (N, num_classes): the mean of both heads' logits (section 4, "Classification with our
+    approach"). In train mode it returns the two apart: (class logits, distillation logits).
 
     Args:
-        config: as `VisionTransformer` takes it, but for `pool`: both heads read a token.
+        config: keyword arguments of `VisionTransformer`, except `pool`: each head reads its own token.
     """
 
     head_names = ("head", "head_dist")

@@ -1,8 +1,9 @@
-"""Models of timm and torchvision, built so that they fit the data set: classes, image size, input channels."""
+"""Models of timm and torchvision, built for the data set's classes, image size and input channels."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from utils import BadRequest, in_px
 
 @contextlib.contextmanager
 def refusing(what: str):
-    """Turns what a constructor says of its arguments into BadRequest that begins with `what`; not a lack of memory."""
+    """Turns a constructor's errors into BadRequest that begins with `what`; a lack of memory passes through."""
     try:
         yield
     except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
@@ -22,8 +23,10 @@ def refusing(what: str):
         raise BadRequest(f"{what}: {error}") from None
 
 
-def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretrained: bool, **model_args) -> nn.Module:
-    """See `models.create_model`. Every keyword that timm's constructor takes may be given."""
+def create_timm(
+    name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, pretrained: bool, **model_args
+) -> nn.Module:
+    """timm's part of `models.create_model`; `model_args` are any keyword arguments of timm's constructor."""
     import timm
 
     def build(**more):
@@ -34,7 +37,7 @@ def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretr
     try:
         try:
             model = build(img_size=img_size)
-        except TypeError as error:  # convolutional networks take no image size, and say so in this way only
+        except TypeError as error:  # the only sign that a network takes no image size
             if "img_size" not in str(error):
                 raise
             model = build()
@@ -42,7 +45,7 @@ def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretr
         raise
     except (TypeError, AssertionError) as error:
         raise BadRequest(f"timm/{name} cannot be built for {in_px(img_size)} images: {error}") from None
-    except Exception as error:  # a hub's, a file's or a constructor's own
+    except Exception as error:  # from the hub, a file or the constructor
         reason = str(error).strip().split("\n")[0][:200]
         if pretrained:
             advice = "download it where there is a network, and give the file with --weights FILE instead"
@@ -57,9 +60,10 @@ def create_timm(name: str, num_classes: int, img_size: int, in_chans: int, pretr
 
 
 def create_torchvision(
-    name: str, num_classes: int, img_size: int, in_chans: int, pretrained: bool, **model_args
+    name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, pretrained: bool, **model_args
 ) -> nn.Module:
-    """See `models.create_model`. Auxiliary heads (GoogLeNet, Inception) are left out: the suite trains one head."""
+    """torchvision's part of `models.create_model`. Leaves out auxiliary heads (GoogLeNet, Inception): the suite trains
+    one head."""
     import torchvision
 
     build = torchvision.models.get_model_builder(name)
@@ -68,7 +72,7 @@ def create_torchvision(
             raise BadRequest(f"torchvision/{name} takes square images: use --img-size {min(img_size)}")
         model_args["image_size"] = img_size
     if name in ("googlenet", "inception_v3"):
-        # The published weights want their own normalisation (transform_input), which a model keeps for life.
+        # The published weights expect their own normalisation (transform_input), which is part of the model.
         model_args.update(init_weights=True, aux_logits=False, transform_input=in_chans == 3)
     with refusing(f"torchvision/{name} cannot be built for {in_px(img_size)} images"):
         model = build(num_classes=num_classes, **model_args)
@@ -85,7 +89,10 @@ def create_torchvision(
 
 
 def replace_first_conv(model: nn.Module, in_chans: int) -> None:
-    """torchvision has no argument for the number of input channels."""
+    """Replaces the first convolution by one for `in_chans` channels: torchvision's constructors have no such argument.
+
+    Raises BadRequest if no convolution has 3 input channels.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
             parent = model.get_submodule(name.rpartition(".")[0])

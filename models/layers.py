@@ -21,8 +21,7 @@ STEMS = get_args(Stem)
 
 
 def choose_stem(stem: str, img_size: int | Sequence[int]) -> str:
-    """The form that `stem` stands for: with "auto" the CIFAR form where the shorter side has up to 64 px, and the
-    ImageNet form above.
+    """Resolves "auto": "cifar" if the shorter side has at most 64 px, else "imagenet".
 
     Raises BadRequest for a stem that is none of STEMS.
     """

@@ -1,5 +1,6 @@
-"""Models that torchvision builds, under plain names: ResNeXt (Xie et al., arXiv:1611.05431) and ConvNeXt (Liu et al.,
-arXiv:2201.03545). Every other model of torchvision or timm is had with its prefix, see models/external.py.
+"""torchvision's ResNeXt (Xie et al., arXiv:1611.05431) and ConvNeXt (Liu et al., arXiv:2201.03545) under plain names.
+
+Other models of torchvision and timm are reached by prefix, see models/external.py.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from utils import BadRequest, in_px, sides
 
 
 def resnext(name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int) -> nn.Module:
+    """torchvision's ResNeXt `name`. (N, in_chans, H, W) -> (N, num_classes)."""
     return create_torchvision(name, num_classes, img_size, in_chans, pretrained=False)
 
 
 def convnext(
     name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, drop_path: Fraction = 0.1
 ) -> nn.Module:
-    """
+    """torchvision's ConvNeXt `name`. (N, in_chans, H, W) -> (N, num_classes), H and W at least 32.
+
     Args:
         drop_path: stochastic depth: how often an image skips the branch of the last block; linear from 0 in the first.
+
+    Raises BadRequest for smaller images.
     """
     if min(sides(img_size)) < 32:
         raise BadRequest(

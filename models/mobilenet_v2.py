@@ -36,7 +36,7 @@ STAGES = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least one of them and at least nine tenths of `channels`."""
+    """The multiple of `divisor` nearest to `channels`, but at least `divisor` and nine tenths of `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
@@ -63,7 +63,7 @@ class ConvBNActivation(nn.Sequential):
 class InvertedResidualBlock(nn.Module):
     """Section 3.3: a 1x1 convolution widens, a depthwise one filters, a 1x1 one without activation narrows again.
 
-    The shortcut joins the narrow ends, where they have one shape. A ratio of 1 leaves the widening out.
+    A shortcut joins the narrow ends if they have the same shape. A ratio of 1 leaves out the widening.
     (N, in_chans, H, W) -> (N, out_chans, H/stride, W/stride).
     """
 

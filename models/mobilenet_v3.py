@@ -1,9 +1,10 @@
-"""MobileNetV3 (Howard et al., "Searching for MobileNetV3", arXiv:1905.02244), tables 1 and 2, of torchvision's parts.
+"""MobileNetV3 (Howard et al., "Searching for MobileNetV3", arXiv:1905.02244), tables 1 and 2, from torchvision's parts.
 
-A block ("bneck") widens with a 1x1 convolution (left out where the channels stay), filters with a depthwise one of 3x3
-or 5x5, and narrows with a linear 1x1 one; a shortcut joins ends of one shape. Squeeze-excitation scales the filtered
-channels by hardsigmoid(W2 relu(W1 m)), where m is their mean over all places and W1 narrows it to a quarter. The deeper
-blocks replace ReLU by h-swish, x * relu6(x + 3) / 6. After them: a 1x1 convolution, pooling and two linear layers.
+A block ("bneck") widens with a 1x1 convolution (left out if the channels stay the same), filters with a depthwise one
+of 3x3 or 5x5, and narrows with a linear 1x1 one; a shortcut joins ends of the same shape. Squeeze-excitation scales the
+filtered channels by hardsigmoid(W2 relu(W1 m)), where m is their mean over all places and W1 narrows it to a quarter.
+The deeper blocks replace ReLU by h-swish, x * relu6(x + 3) / 6. After them: a 1x1 convolution, pooling and two linear
+layers.
 """
 
 from __future__ import annotations

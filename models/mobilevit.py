@@ -3,9 +3,9 @@ arXiv:2110.02178).
 
 Inverted residuals of MobileNetV2 halve the sides; at the three smallest sizes a MobileViT block adds global attention:
 convolutions, a transformer encoder over the 2x2 patches of the feature map, and a fusion with the block's input. There
-is no position embedding: the convolutions around the encoder tell where things are.
+is no position embedding: the convolutions around the encoder convey positions.
 
-What a token is can be chosen. "pixel" is section 3.1 of the paper: pixels attend to those in the same place of all
+`tokens` chooses what a token is. "pixel" is section 3.1 of the paper: pixels attend to those in the same place of all
 other patches, in four separate sequences of width `dim`. "patch", the default, makes each patch one token of width
 4 * dim, so that the pixels of a patch mix as well; its encoder ends without a normalisation. The variants have the
 paper's channels, but one block fewer at the second size, expansion 4 throughout, and encoder widths of their own.
@@ -115,8 +115,8 @@ def fold(x: torch.Tensor, tokens: Tokens, height: int, width: int) -> torch.Tens
 class MobileViTBlock(nn.Module):
     """Figure 1b: local convolutions, an encoder over the whole feature map, fusion. (N, chans, H, W) -> the same shape.
 
-    An odd side gets a row or column of zeros before the encoder, which attends to them like to all else, and loses it
-    afterwards (timm resizes the map instead).
+    An odd side is padded with a row or column of zeros, which the encoder attends to, and cropped afterwards (timm
+    resizes the map instead).
 
     Args:
         dim: channels that the encoder sees of each pixel.

@@ -1,17 +1,17 @@
 """Models by name: this folder's architectures, all of timm's (``timm/NAME``) and torchvision's (``torchvision/NAME``).
 
-Names are found by reading source text, so a misspelt one is refused without the seconds that importing torch costs.
+This folder's names are read from its source text, so a misspelt one is refused without importing torch. The libraries
+are asked for theirs, and imported only for a name or pattern with their prefix, or for one that nothing here resembles.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import functools
 import importlib
-import importlib.util
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,10 +30,10 @@ class ModelEntry:
     """One registered name.
 
     Attributes:
-        arguments: what its constructor takes besides the number of classes, the image size and the channels.
+        arguments: those that it takes, without num_classes, img_size and in_chans.
         paper: where the architecture was published.
         pretrained: torchvision's name for the ImageNet weights that fit, such as "ResNet18_Weights".
-        img_size: the side of the images that it gets whatever the data set, in pixels; None: that of the data set's.
+        img_size: side in pixels of its images, whatever the data set; None: the side of the data set's images.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ModelEntry:
     img_size: int | None = None
 
     def argument(self, name: str) -> Argument | None:
+        """The argument of this name; None if the model does not take it."""
         return next((argument for argument in self.arguments if argument.name == name), None)
 
 
@@ -148,15 +149,27 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
     return {str(keyword.arg): literal(keyword.value) for keyword in call.keywords}
 
 
-@functools.cache
-def _library_names(library: str) -> tuple[str, ...]:
-    """The names that timm or torchvision register for classification, read from their source text."""
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        return ()
-    pattern = re.compile(r"^@register_model(?:\(.*?\))?\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    files = (Path(spec.origin).parent / "models").glob("*.py")
-    return tuple(sorted({name for file in files for name in pattern.findall(file.read_text(encoding="utf-8"))}))
+def _library_names(library: str) -> list[str]:
+    """timm's or torchvision's names of classification models. Raises BadRequest if the library is not installed."""
+    require(library)
+    require("torch")
+    if library == "timm":
+        import timm
+
+        return timm.list_models()
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _in_libraries(name: str) -> str:
+    """`` Did you mean timm/X?`` for a name that a library has, else an empty string."""
+    found = []
+    for library in LIBRARIES:
+        with contextlib.suppress(Exception):  # without the library there is no hint
+            if name in _library_names(library):
+                found.append(f"{library}/{name}")
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def _own_entries() -> dict[str, ModelEntry]:
@@ -164,13 +177,12 @@ def _own_entries() -> dict[str, ModelEntry]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern (or contain the text, where it has no wildcard), sorted.
+    """Sorted names that match a shell pattern; a pattern without a wildcard matches names that contain it.
 
-    ``timm/...`` and ``torchvision/...`` patterns list those libraries' names, with the prefix.
+    ``timm/...`` and ``torchvision/...`` list those libraries' names, with the prefix.
     """
     library = pattern.split("/")[0]
     if "/" in pattern and library in LIBRARIES:
-        require(library)
         names = [f"{library}/{name}" for name in _library_names(library)]
     else:
         names = list(_own_entries())
@@ -180,30 +192,26 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> ModelEntry | None:
-    """What is known of one of this folder's models without importing it; None for a name with a library's prefix."""
+    """The entry of one of this folder's models, without importing it; None for any other name, also timm's."""
     return _own_entries().get(name)
 
 
 def all_arguments() -> dict[str, Argument]:
-    """Every argument by name that any of this folder's models takes. A name means the same in all of them."""
+    """All arguments of this folder's models by name. A name means the same in every model."""
     return {argument.name: argument for entry in _own_entries().values() for argument in entry.arguments}
 
 
 def check_name(name: str) -> None:
-    """Raises BadRequest, with a suggestion, where `name` is no model. Imports nothing heavy."""
+    """Raises BadRequest, with a suggestion, if `name` is no model."""
     library, _, rest = name.partition("/")
     if not rest:
         own = _own_entries()
         if name in own:
             return
-        hint = suggestion(name, own)
-        elsewhere = [f"{prefix}/{name}" for prefix in LIBRARIES if name in _library_names(prefix)]
-        if elsewhere and not hint:
-            hint = f" Did you mean {' or '.join(elsewhere)}?"
+        hint = suggestion(name, own) or _in_libraries(name)
         raise BadRequest(f"unknown model {name!r}.{hint} --list-models shows all: {shorten(sorted(own))}")
     if library not in LIBRARIES:
         raise BadRequest(f"unknown model {name!r}: a prefix is {' or '.join(f'{prefix}/' for prefix in LIBRARIES)}")
-    require(library)
     names = _library_names(library)
     architecture = rest.split(".")[0] if library == "timm" else rest  # timm: architecture.weights_tag
     if architecture not in names:
@@ -211,8 +219,10 @@ def check_name(name: str) -> None:
 
 
 def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(mean, deviation) per channel of pixels in [0, 1] that the published weights of one of timm's models want; None
-    for all others, which want ImageNet's."""
+    """(mean, standard deviation) per channel, of pixels in [0, 1], that the published weights of a timm model expect.
+
+    None for all other models: their weights expect ImageNet's.
+    """
     library, _, rest = name.partition("/")
     if library != "timm":
         return None
@@ -232,12 +242,16 @@ def create_model(
 ):
     """Builds a model that takes (N, in_chans, H, W) images and gives (N, num_classes) logits.
 
-    `img_size` is the side of square images, or (H, W).
+    Args:
+        img_size: side of square images in pixels, or (H, W).
+        pretrained: loads the published ImageNet weights; a head of another size keeps its fresh initialisation.
+        model_args: further keyword arguments of the constructor.
 
-    `pretrained` loads the published ImageNet weights; a head of another size stays freshly initialised, and what was
-    changed is said in the model's attribute `load_notes`. The names of its head's modules are in `head_names`.
-    Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and where the
-    weights cannot be had.
+    The model's attribute `load_notes` says what was changed to fit the weights, a sentence each; `head_names` names the
+    modules that compute the logits.
+
+    Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and for weights
+    that are not available.
     """
     from models import external, weights
 
@@ -255,7 +269,7 @@ def create_model(
     if unknown:
         raise BadRequest(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join([*BASIC, *takes])}")
     if pretrained and not entry.pretrained:
-        raise BadRequest(f"there are no published weights for {name}: leave --pretrained out, or give --weights FILE")
+        raise BadRequest(f"there are no published weights for {name}: use pretrained=False")
     if pretrained and "stem" in takes and model_args.get("stem", "auto") == "auto":
         model_args["stem"] = "imagenet"  # the published weights fit no other
     given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())

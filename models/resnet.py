@@ -62,7 +62,10 @@ class Bottleneck(nn.Module):
 
 
 class PadShortcut(nn.Module):
-    """The parameter-free shortcut of section 4.2 (option A): every second pixel, new channels filled with zeros."""
+    """The parameter-free shortcut of section 4.2 (option A): every second pixel, and zeros in the new channels.
+
+    (N, C, H, W) -> (N, C + new_chans, H/2, W/2).
+    """
 
     def __init__(self, new_chans: int):
         super().__init__()

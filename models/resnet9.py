@@ -1,8 +1,8 @@
-"""ResNet-9: the residual network for the quickest way to a good accuracy on images of some 32 px.
+"""ResNet-9: the residual network that reaches a good accuracy fastest on images of about 32 px.
 
-The shape is that of Page, "How to Train Your ResNet" (myrtle.ai, 2018), and of Jordan, "94% on CIFAR-10 in 3.29 Seconds
-on a Single GPU", arXiv:2404.00498: a first layer that whitens its input and is not trained, few stages, each of which
-halves the sides after its first convolution. Here they are followed by average pooling in place of max pooling.
+It follows Page, "How to Train Your ResNet" (myrtle.ai, 2018), and Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single
+GPU", arXiv:2404.00498: an untrained first layer that whitens its input, then a few stages, each of which halves the
+sides after its first convolution. Here average pooling, not max pooling, follows the stages.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from models.layers import Count, Counts
 from models.registry import register_variants, variant
 from utils import BadRequest
 
-# Of the normalised training images of CIFAR-10, where a channel's variance is 1: the variances of grey, of red against
-# blue and of green against both, and the correlation of neighbouring pixels.
+# Of CIFAR-10's training images, normalised to variance 1 per channel: the variances of grey, of red against blue and of
+# green against both, and the correlation of neighbouring pixels.
 OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 OPPONENT_VARIANCES = (2.79, 0.19, 0.044)
 CORRELATION = 0.92
-STEM_FILTERS = 12  # all of 2x2 pixels; of more pixels, those that tell most
+STEM_FILTERS = 12  # all those of 2x2 pixels; of larger ones those of the largest variance
 
 
 def whitening_filters(size: int, in_chans: int) -> torch.Tensor:
-    """(in_chans * size^2, in_chans, size, size): filters whose answers to photographs are hardly correlated and have
-    variances of about 1, those that tell most of an image first.
+    """(in_chans * size^2, in_chans, size, size): filters that whiten photographs.
 
-    They are the cosine basis on opponent colours, which is close to the principal components of natural images, so no
-    image has to be seen: where the correlation of pixels falls as a power of their distance, the variance of each
-    filter's answer is known, and is divided out.
+    Their responses are nearly uncorrelated, with variances of about 1; before this scaling the first filter has the
+    largest variance. They are the cosine basis on opponent colours, which is close to the principal components of
+    natural images, so no image is needed: the correlation of pixels is modelled as CORRELATION ** distance, which gives
+    the variance of each response.
     """
-    line = torch.arange(size, device="cpu", dtype=torch.float64)  # of use on the meta device, too
+    line = torch.arange(size, device="cpu", dtype=torch.float64)  # a real tensor also within the meta device
     basis = torch.cos(math.pi / size * torch.outer(line, line + 0.5))
     basis /= basis.norm(dim=1, keepdim=True)
     along = (basis @ CORRELATION ** (line[:, None] - line).abs() @ basis.T).diagonal()
@@ -51,7 +51,7 @@ def whitening_filters(size: int, in_chans: int) -> torch.Tensor:
 
 
 class Residual(nn.Module):
-    """A 3x3 convolution around which the image passes, too. (N, width, H, W) -> (N, width, H, W)."""
+    """A 3x3 convolution with a shortcut. (N, width, H, W) -> (N, width, H, W)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -63,7 +63,10 @@ class Residual(nn.Module):
 
 
 class Stage(nn.Module):
-    """A 3x3 convolution, pooled, then residual ones. (N, in_chans, H, W) -> (N, width, H // 2, W // 2)."""
+    """A 3x3 convolution, max pooling, then residual blocks: `depth` convolutions in all.
+
+    (N, in_chans, H, W) -> (N, width, H/2, W/2), rounded up.
+    """
 
     def __init__(self, in_chans: int, width: int, depth: int):
         super().__init__()
@@ -80,6 +83,7 @@ class ResNet9(nn.Module):
     """(N, in_chans, H, W) -> (N, num_classes).
 
     Args:
+        img_size: not used; the network takes images of any size.
         depths: 3x3 convolutions in each stage, at least one; the first of a stage halves the sides.
         widths: channels in each stage.
         stem_stride: step of the whitening filters, in pixels; they are one pixel larger.

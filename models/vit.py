@@ -1,8 +1,8 @@
 """Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929, section 3.1).
 
 An image is cut into square patches; each becomes a token by a linear map, a learnt position embedding is added, and
-the tokens pass pre-norm Transformer blocks. Parameter names and initialisation are those of timm; torchvision's names
-are understood on loading. vit_b_16, vit_b_32 and vit_l_16 are table 1's Base and Large; Tiny and Small are those of
+the tokens pass pre-norm Transformer blocks. Parameter names and initialisation are timm's; torchvision's names can be
+loaded as well. vit_b_16, vit_b_32 and vit_l_16 are table 1's Base and Large; Tiny and Small are those of
 DeiT (arXiv:2012.12877, table 1).
 """
 
@@ -24,7 +24,7 @@ from utils import BadRequest, in_px, sides
 
 Pool = Literal["token", "mean"]
 
-LARGEST_CHOSEN_GRID = 32  # patches on a side: attention over more than 1,024 of them has to be asked for
+MAX_CHOSEN_GRID = 32  # patches per side; attention over more than 1,024 patches has to be asked for
 
 # torchvision's parameter names (mlp.linear_1 and mlp.linear_2 in the files it published) -> ours
 TORCHVISION_NAMES = (
@@ -43,7 +43,7 @@ TORCHVISION_NAMES = (
 
 
 def nearby_multiples(value: int | Sequence[int], step: int) -> str:
-    """The multiples of `step` around `value` as text, such as "48 or 64"; of height and width those below: "48,96"."""
+    """The multiples of `step` around `value` as text, such as "48 or 64"; for (H, W) those below, such as "48,96"."""
     if not isinstance(value, int):
         return ",".join(str(max(step, side // step * step)) for side in value)
     below = value // step * step
@@ -51,8 +51,11 @@ def nearby_multiples(value: int | Sequence[int], step: int) -> str:
 
 
 def choose_patch_size(img_size: int | Sequence[int]) -> int:
-    """16 from 128 px up; below, the divisor of the side that gives about 8x8 patches: 4 at 32 px, 8 at 64 px. Of a
-    rectangle, that of both sides by the shorter one."""
+    """16 from 128 px up; below, the divisor of the side that gives about 8x8 patches: 4 at 32 px, 8 at 64 px.
+
+    For a rectangle, the shorter side decides, and the patch size divides both sides. Raises BadRequest if that gives
+    more than 32x32 patches.
+    """
     height, width = sides(img_size)
     short = min(height, width)
     if short >= 128:
@@ -61,7 +64,7 @@ def choose_patch_size(img_size: int | Sequence[int]) -> int:
     divisors = [size for size in range(common, 0, -1) if common % size == 0]
     patch_size = min(divisors, key=lambda size: abs(size - short / 8))
     rows, columns = height // patch_size, width // patch_size
-    if rows * columns > LARGEST_CHOSEN_GRID**2:
+    if rows * columns > MAX_CHOSEN_GRID**2:
         if rows != columns:
             raise BadRequest(f"no patch size cuts {in_px(img_size)} images into few patches: use other sides, or"
                              f" --patch-size {patch_size} for {rows}x{columns} of them")  # fmt: skip
@@ -121,8 +124,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Equations 2 and 3: attention and MLP, each after a LayerNorm and beside a shortcut, which alone is left where
-    stochastic depth (Huang et al., arXiv:1603.09382) drops the branch. (N, tokens, dim) -> (N, tokens, dim)."""
+    """Equations 2 and 3: attention and MLP, each after a LayerNorm and with a shortcut. (N, tokens, dim) -> the same.
+
+    Stochastic depth (Huang et al., arXiv:1603.09382) drops a branch and keeps its shortcut.
+    """
 
     def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, drop_path: float):
         super().__init__()
@@ -139,7 +144,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(N, in_chans, H, W) -> (N, num_classes), where (H, W) is img_size, or both are.
+    """(N, in_chans, H, W) -> (N, num_classes), where img_size is (H, W), or the side of square images.
 
     Args:
         patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
@@ -194,7 +199,7 @@ class VisionTransformer(nn.Module):
         self.pos_drop = nn.Dropout(dropout)
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, hidden_dim, dropout, rate) for rate in rates))
-        # The mean is normalised after it is taken, as in timm.
+        # With "mean" the normalisation follows the pooling, as in timm.
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "token" else nn.Identity()
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "mean" else nn.Identity()
         self.head = nn.Linear(embed_dim, num_classes)
@@ -217,7 +222,7 @@ class VisionTransformer(nn.Module):
         return self.head(self.fc_norm(x))
 
     def convert_state_dict(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`state` with this class's names where it has those of torchvision's VisionTransformer, else as it is."""
+        """Renames the parameters of torchvision's VisionTransformer to this class's; other names stay as they are."""
         if "encoder.pos_embedding" not in state:
             return state
         converted = {}
@@ -228,11 +233,11 @@ class VisionTransformer(nn.Module):
         return converted
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay besides biases and norms, by timm's protocol."""
+        """Parameters without weight decay, besides biases and norms (timm's protocol)."""
         return {"pos_embed", "cls_token", "dist_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Which parameters lie at which depth, by timm's protocol: stem, each block (the last with the norm), head."""
+        """The parameters at each depth: stem, each block (the last with the norm), head (timm's protocol)."""
         return {
             "stem": r"^cls_token|dist_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],

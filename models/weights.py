@@ -1,4 +1,4 @@
-"""Loading weights into a model: which keys belong to the head, what may differ, what may not."""
+"""Reading weights from files and loading them into a model: what is adapted, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import nn
 
 from utils import BadRequest, shorten, sides
 
-# Under which keys checkpoints hold their weights, and averages of them over the training; perhaps one level deeper.
+# Keys of checkpoints for their weights, and for averages of them over the training; DEEPER: one level further down.
 RAW = ("model", "state_dict", "model_state", "model_state_dict")
 AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
             "ema_model", "model_state_ema", "ema_model_state", "model_averaged", "averaged_model")  # fmt: skip
 DEEPER = ("state_dict", "model_state_dict", "model", "module", "shadow")
 KINDS = {"raw": "raw", "ema": "averaged"}
-# Files that torchvision published keep the parameter names of the code of their time.
+# Files that torchvision published keep the parameter names of their time.
 OLD_TORCHVISION_NAMES = (
     (r"\.mlp\.linear_1\.", ".mlp.0."),  # Vision Transformers
     (r"\.mlp\.linear_2\.", ".mlp.3."),
@@ -32,9 +32,9 @@ OLD_TORCHVISION_NAMES = (
 
 
 def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """The names of the modules that give the logits.
+    """The names of the modules that compute the logits; empty if none is found.
 
-    The model's attribute `head_names` or timm says it; else it is the last linear layer or convolution, where that has
+    They are the model's attribute `head_names`, or what timm says, or the last linear layer or convolution with
     `num_classes` outputs.
     """
     if getattr(model, "head_names", None):
@@ -51,17 +51,19 @@ def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
 
 
 def other_kind(kind: str) -> str:
+    """The kind that is not `kind`: "raw" or "ema"."""
     return "raw" if kind == "ema" else "ema"
 
 
 class Weights(NamedTuple):
-    """What a file was asked for.
+    """Weights read from a file.
 
     Attributes:
+        state: tensors by parameter name.
         kind: "raw" or "ema" (averaged).
-        others: the file holds the other kind, too.
-        notes: what a user should know of what was not taken, a sentence each.
-        img_size: of the images that they were trained on in pixels, None where the file does not say.
+        others: whether the file holds the other kind, too.
+        notes: a sentence for each part of the file that was left out and that a user should know of.
+        img_size: of the training images in pixels; None if the file does not say.
     """
 
     state: dict[str, torch.Tensor]
@@ -72,18 +74,18 @@ class Weights(NamedTuple):
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """`read_weights` by its rule, the state dict alone."""
+    """The state dict that `read_weights` chooses."""
     return read_weights(path).state
 
 
 def read_weights(path: Path, kind: str | None = None) -> Weights:
-    """The state dict in `path`.
+    """Reads the weights in a checkpoint.
 
     Args:
-        kind: "raw" or "ema" (averaged). None: the averaged ones where the file has them, as they are what its author
-            reports; of a run of this suite those that it selected.
+        kind: "raw" or "ema" (averaged). None: for a run of this suite the kind that it selected; for other files the
+            averaged weights if there are any, as these are what their author reports.
 
-    Raises BadRequest, naming the file, where it is missing, damaged, or holds no such weights.
+    Raises BadRequest, naming the file, if it is missing or damaged, or holds no such weights.
     """
     content = read_checkpoint(path)
     found = find_state_dicts(path, content)
@@ -106,10 +108,14 @@ def _selected(content: dict) -> str | None:
 
 
 def find_state_dicts(path: Path, content: dict) -> dict[str, dict[str, torch.Tensor]]:
-    """The state dicts in what `path` holds, "raw" and "ema" (averaged), bare or under the usual keys of a checkpoint,
-    wrappers' prefixes removed. An empty one is none.
+    """The state dicts in a checkpoint, by kind: "raw" and "ema" (averaged).
 
-    Raises BadRequest, naming the file, where there is none.
+    They are bare, or under a checkpoint's usual keys. Wrappers' prefixes are removed; an empty dict does not count.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises BadRequest, naming the file, if there is none.
     """
     bare = _state_dict(content)
     if bare is not None:
@@ -126,8 +132,10 @@ def find_state_dicts(path: Path, content: dict) -> dict[str, dict[str, torch.Ten
 
 
 def _state_dict(value: dict, deeper: tuple[str, ...] = ()) -> dict[str, torch.Tensor] | None:
-    """`value`, or what it holds under one of the keys, without what DataParallel, torch.compile and AveragedModel add;
-    None where that is no state dict."""
+    """The state dict that is `value`, or that it holds under one of the keys; None if there is none.
+
+    Removes what DataParallel, torch.compile and AveragedModel add.
+    """
     for state in (value, *(value.get(key) for key in deeper)):
         if not (isinstance(state, dict) and state):
             continue
@@ -138,22 +146,22 @@ def _state_dict(value: dict, deeper: tuple[str, ...] = ()) -> dict[str, torch.Te
 
 
 def read_checkpoint(path: Path) -> dict:
-    """What `torch.save` wrote to `path`, on the CPU, read without running any code that it may hold.
+    """Reads a file of `torch.save` onto the CPU, without running code that it may contain.
 
-    Raises BadRequest, naming the file, where it is missing, damaged (its checksums are checked, which `torch.load` does
-    not), or not a checkpoint.
+    Raises BadRequest, naming the file, if it is missing, damaged or not a checkpoint. Unlike `torch.load` it checks the
+    checksums.
     """
     if not path.is_file():
         raise BadRequest(f"{path}: no such checkpoint file")
     try:
         check_sums(path)
-        # A namespace of flags runs no code; training scripts store theirs.
+        # Training scripts store their flags as a Namespace, which runs no code.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of old formats; what matters is raised below
+            warnings.simplefilter("ignore")  # about old formats; what matters is raised below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader, the unpickler and the file system each raise their own
         reason = str(error).strip().split("\n")[0][:150]
-        if reason.startswith("Weights only load failed"):  # torch goes on with advice that would run a stranger's code
+        if reason.startswith("Weights only load failed"):  # torch's advice would run untrusted code
             raise BadRequest(f"{path}: damaged, or not a checkpoint of tensors and plain values alone") from None
         raise BadRequest(f"{path}: damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
     if not isinstance(content, dict):
@@ -162,14 +170,14 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def check_sums(path: Path) -> None:
-    """Reads a file of `torch.save` and compares every part with its CRC-32. Files from before torch 1.6 have none.
+    """Compares every part of a file of `torch.save` with its CRC-32. Files from before torch 1.6 have none.
 
-    Raises zipfile.BadZipFile, or OSError, where it is damaged.
+    Raises zipfile.BadZipFile, or OSError, if it is damaged.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            # torch takes what has the mark of a folder for one, and gives memory that nobody has written to.
+            # torch returns uninitialised memory for an entry that is marked as a folder.
             folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
         if folders:
             raise zipfile.BadZipFile(f"{folders[0]!r} is marked as a folder")
@@ -180,15 +188,17 @@ def check_sums(path: Path) -> None:
 def load(
     model: nn.Module, state: dict[str, torch.Tensor], source: str, img_size: int | Sequence[int] | None = None
 ) -> list[str]:
-    """Copies `state` into `model`. Returns what had to be changed, a sentence each.
+    """Copies `state` into `model`. Returns a sentence for each change that this took.
 
     Args:
+        source: names the weights in messages.
         img_size: of the images that `state` was trained on; None: they were square.
 
-    A head with another number of classes keeps its fresh initialisation, a first convolution for another number of
-    channels gets the summed or repeated filters, and position embeddings of another number of patches are interpolated.
-    Foreign parameter names are those that the model's method `convert_state_dict` understands, if it has one. Anything
-    else that does not fit raises BadRequest with the keys.
+    A head with another number of classes keeps its fresh initialisation. A first convolution for another number of
+    channels gets the filters summed or repeated. Position embeddings are interpolated to another number of patches. The
+    model's method `convert_state_dict`, if it has one, translates foreign parameter names.
+
+    Raises BadRequest, with the keys, if anything else does not fit.
     """
     own = model.state_dict()
     if hasattr(model, "convert_state_dict"):
@@ -212,7 +222,7 @@ def load(
             problems.append(f"{len(keys)} {title}: {shorten(keys, 3)}")
     if problems:
         raise BadRequest(f"{source}: weights of another model; keys {'; '.join(problems)}")
-    own.update(state)  # it carries the version numbers without which some models of torchvision refuse
+    own.update(state)  # `own` has the version numbers that some of torchvision's models need
     model.load_state_dict(own)
     return notes
 
@@ -250,7 +260,7 @@ def _fit_input(own: dict, state: dict) -> list[str]:
 
 
 def _fit_positions(model: nn.Module, own: dict, state: dict, img_size: int | Sequence[int] | None) -> list[str]:
-    """Position embeddings (1, prefix tokens + patches, width) of Vision Transformers, ours, timm's or torchvision's."""
+    """Interpolates position embeddings (1, prefix tokens + patches, width), ours, timm's or torchvision's."""
     notes = []
     own_grid = getattr(model, "grid_size", None) or getattr(getattr(model, "patch_embed", None), "grid_size", None)
     for key, prefix_tokens in (
@@ -273,7 +283,7 @@ def _fit_positions(model: nn.Module, own: dict, state: dict, img_size: int | Seq
 
 
 def _grid(patches: int, shape: tuple[int, int]) -> tuple[int, int] | None:
-    """(rows, columns) of so many patches that cover what has this shape; None where no number of rows does."""
+    """(rows, columns) of a grid of `patches` in the proportions of `shape`, (H, W); None if there is no such grid."""
     rows = round(math.sqrt(max(0, patches) * shape[0] / shape[1]))
     return (rows, patches // rows) if rows and patches == rows * round(rows * shape[1] / shape[0]) else None
 
@@ -281,7 +291,7 @@ def _grid(patches: int, shape: tuple[int, int]) -> tuple[int, int] | None:
 def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:
     """The newest published weights of a torchvision weights enum, from torch's cache or downloaded, checksum verified.
 
-    Raises BadRequest that says which file to put where, if they are neither there nor can be downloaded.
+    Raises BadRequest, saying which file to put where, if they are neither cached nor downloadable.
     """
     import torchvision
 
@@ -293,7 +303,7 @@ def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:
             folder.mkdir(parents=True, exist_ok=True)
             digits = re.search(r"-([0-9a-f]{8,})\.", name)
             torch.hub.download_url_to_file(weights.url, str(folder / name), digits and digits[1], progress=False)
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()  # torch trusts what is in its cache
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()  # torch does not check files in its cache
         if f"-{digest[:8]}" not in name:
             raise BadRequest(f"{folder / name}: not the published weights (checksum); delete it to fetch it anew")
         return read_state_dict(folder / name)

@@ -1,4 +1,4 @@
-"""What the tests of architectures share: sizes, and reference models that cannot be exchanged unseen."""
+"""Shared by the tests of architectures: sizes, and models whose every weight affects the logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 import models
 
-# Image size, stem= as it is given, and the form that the model must then have.
+# Image size, the argument `stem`, and the form that the model must have.
 STEM_CASES = [
     (32, "auto", "cifar"),
     (64, "auto", "cifar"),
@@ -22,14 +22,17 @@ def count(model: nn.Module) -> int:
 
 
 def make_on_meta(name: str, *args, **kwargs) -> nn.Module:
-    """A registered model without memory for its weights: quick to build, fit to be counted or loaded into."""
+    """A registered model on the meta device: quick to build, to count its parameters or load weights into it."""
     with torch.device("meta"):
         return models.create_model(name, *args, **kwargs)
 
 
 def with_lively_statistics(model: nn.Module, low: float, high: float) -> nn.Module:
-    """Batch normalisation that is no identity, its weights between `low` and `high` (so that deep networks neither
-    fade nor explode), in eval mode."""
+    """`model` in eval mode, its batch normalisation no longer the identity.
+
+    Args:
+        low, high: range of its weights, such that activations of deep networks neither vanish nor explode.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
@@ -40,7 +43,7 @@ def with_lively_statistics(model: nn.Module, low: float, high: float) -> nn.Modu
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """In eval mode, with every parameter away from its initial value: none can be exchanged or left out unseen."""
+    """`model` in eval mode, every parameter moved from its initial value: a swapped or missing one shows."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)

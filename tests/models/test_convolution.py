@@ -1,4 +1,4 @@
-"""The quick way of small maps against torch's own convolution in float64."""
+"""The fast path for small maps against torch's own convolution in float64."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.convolution import Conv3x3
 
-SHAPES = [  # batch, in, out, side, stride; small enough for the quick way, and not
+SHAPES = [  # batch, in, out, side, stride; some small enough for the fast path
     (3, 256, 256, 4, 1),
     (2, 256, 512, 2, 1),
     (5, 512, 512, 1, 1),

@@ -15,7 +15,7 @@ from utils import BadRequest
 
 
 def timms(img_size: int, patch_size: int, **kwargs) -> nn.Module:
-    """timm's distilled model, which gives both heads' logits in train mode."""
+    """timm's distilled model, which returns both heads' logits in train mode."""
     torch.manual_seed(0)
     model = lively(VisionTransformerDistilled(img_size=img_size, patch_size=patch_size, num_classes=10, **kwargs))
     model.set_distilled_training()

@@ -1,4 +1,4 @@
-"""What holds for every registered model: forward, backward, its weights in a file; and for one of each family, more."""
+"""Every registered model: forward, backward, its weights in a file. One of each family: compilation, odd sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import models
 from analysis.cost import count_flops
 from utils import BadRequest
 
-# One of each family for what takes long; `depth` keeps the compiler's work small.
+# One of each family for the slow tests; small `depth` and `widths` save time.
 FAMILIES = {
     "vgg11": {},
     "resnet20": {},
@@ -40,7 +40,7 @@ def loss_of(outputs, targets: torch.Tensor) -> torch.Tensor:
 def test_forward_and_backward_are_finite_in_fp32_and_bf16(name, img_size):
     torch.manual_seed(0)
     model = models.create_model(name, 5, img_size, 3).train()
-    images = torch.randn(2 if img_size == 32 else 1, 3, img_size, img_size)  # of one image some maps of 32 px are 1x1
+    images = torch.randn(2 if img_size == 32 else 1, 3, img_size, img_size)  # at 32 px some maps are 1x1
     targets = torch.arange(len(images))
     for bf16 in (False, True):
         model.zero_grad()
@@ -59,7 +59,7 @@ def test_forward_and_backward_are_finite_in_fp32_and_bf16(name, img_size):
 
 @torch.no_grad()
 def assert_same_after_a_file(model: torch.nn.Module, name: str, images: torch.Tensor) -> None:
-    """The state dict in a file is all that it takes to get the same model again."""
+    """A state dict in a file suffices to restore the model."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
@@ -71,7 +71,7 @@ def assert_same_after_a_file(model: torch.nn.Module, name: str, images: torch.Te
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_compiles_into_one_graph_with_the_same_logits_and_gradients(name):
     torch.manual_seed(0)
-    model = models.create_model(name, 5, 32, 3, **FAMILIES[name]).eval()  # no dropout, which draws differently
+    model = models.create_model(name, 5, 32, 3, **FAMILIES[name]).eval()  # no dropout: it draws other numbers
     images, targets = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     results = []
     for forward in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):

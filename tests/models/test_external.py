@@ -13,7 +13,7 @@ from utils import BadRequest
 
 
 def test_the_classification_models_take_any_number_of_classes_size_and_channels():
-    """One of each way in which the two libraries are told these three."""
+    """One model for each way in which the two libraries accept these three."""
     cases = [
         ("timm/resnet10t", 32, 1, ("fc",)),
         ("timm/vit_tiny_patch16_224", 32, 1, ("head",)),
@@ -96,7 +96,7 @@ def test_pretrained_weights_are_fitted_to_other_classes_and_channels_and_it_is_s
 
 
 def published_in_old_names(name: str) -> dict[str, torch.Tensor]:
-    """A random state dict as torchvision's files have it: of the code of their time, and without metadata."""
+    """A random state dict with the old parameter names of torchvision's files, and without metadata."""
     state = torchvision.models.get_model(name).state_dict()
     for new, old in ((".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2."), (".norm1.", ".norm.1."),
                      (".norm2.", ".norm.2."), (".conv1.", ".conv.1."), (".conv2.", ".conv.2.")):  # fmt: skip

@@ -1,4 +1,4 @@
-"""MobileNetV2 against torchvision's, and each of its ablations against what its flag says."""
+"""MobileNetV2 against torchvision's, and each of its ablations against its flag's help text."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_training_step_gives_torchvisions_logits_and_statistics(img_size, form
     model.load_state_dict(reference.state_dict())
     images = torch.randn(4, 3, img_size, img_size)
     with torch.no_grad():
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         expected = reference(images)
         torch.manual_seed(1)
         assert torch.equal(model(images), expected)

@@ -48,7 +48,7 @@ def test_it_starts_with_torchvisions_weights_for_the_same_seed(name):
 
 
 def give_small_strides(model: nn.Module) -> None:
-    """Makes the first two strided convolutions of a torchvision MobileNetV3 unstrided."""
+    """Sets stride 1 in the first two strided convolutions of a torchvision MobileNetV3."""
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.stride == (2, 2)]
     assert len(convs) == 5
     for conv in convs[:2]:
@@ -68,7 +68,7 @@ def test_a_training_step_gives_torchvisions_logits_and_statistics(name, img_size
     model.load_state_dict(reference.state_dict())
     images = torch.randn(4, 3, img_size, img_size)
     with torch.no_grad():
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         expected = reference(images)
         torch.manual_seed(1)
         assert torch.equal(model(images), expected)

@@ -1,4 +1,4 @@
-"""MobileViT against timm's blocks, torch's encoder layer and unfolding, and the claims about its two kinds of token."""
+"""MobileViT against timm's blocks and torch's encoder layer and unfolding; what its two kinds of token see."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ["patch", "pixel"]
 
 
 def with_lively_weights(model: nn.Module) -> nn.Module:
-    """Normalisations that are no identity, and linear layers that attend to some tokens more than to others."""
+    """Normalisations that are not the identity, and linear layers that make attention uneven."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -124,7 +124,7 @@ def test_a_pixel_is_seen_everywhere_or_in_its_place_of_all_patches(tokens):
     block = with_lively_weights(MobileViTBlock(8, 16, 1, tokens)).double()
     x = torch.randn(2, 16, 6, 8, dtype=torch.float64)
     moved = x.clone()
-    moved[0, 0, 3, 4] += 1  # in one channel: layer normalisation does not see a change of all alike
+    moved[0, 0, 3, 4] += 1  # in one channel: layer normalisation removes a shift of all channels
     with torch.no_grad():
         changed = ((block.encode(moved) - block.encode(x)).abs() > 1e-9).any(dim=1)
     expected = torch.zeros(2, 6, 8, dtype=torch.bool)

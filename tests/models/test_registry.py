@@ -1,4 +1,4 @@
-"""Names: what is found in source text is what exists, and what does not exist is refused helpfully and quickly."""
+"""Names and variants: the source text tells what the modules register; unknown names are refused with a hint."""
 
 from __future__ import annotations
 
@@ -95,14 +95,34 @@ def test_a_known_name_passes(name):
     models.check_name(name)
 
 
-def test_names_are_checked_without_importing_torch():
+def test_own_names_and_misspelt_ones_are_checked_without_importing_torch():
     code = (
         "import sys, models\n"
-        "for name in ('resnet18', 'timm/resnet18', 'torchvision/resnet18'): models.check_name(name)\n"
+        "models.check_name('resnet18')\n"
+        "for name in ('resnt18', 'keras/resnet50'):\n"
+        "    try: models.check_name(name)\n"
+        "    except models.registry.BadRequest as error: print(error)\n"
         "print(len(models.list_models()), sorted({'torch', 'timm', 'torchvision', 'numpy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
-    assert result.stdout.split(maxsplit=1)[1].strip() == "[]"
+    lines = result.stdout.splitlines()
+    assert [line.split(".")[0] for line in lines[:2]] == [
+        "unknown model 'resnt18'", "unknown model 'keras/resnet50': a prefix is timm/ or torchvision/"
+    ]  # fmt: skip
+    assert lines[2].split(maxsplit=1)[1] == "[]"
+
+
+def test_without_the_libraries_an_unknown_name_gets_no_hint_and_theirs_name_what_is_missing(monkeypatch):
+    for library in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BadRequest, match=r"^unknown model 'maxvit_t'\. --list-models shows all: "):
+        models.check_name("maxvit_t")
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(BadRequest, match=r"^timm>=[\d.]+ is not installed"):
+        models.check_name("timm/resnet18")
+    with pytest.raises(BadRequest, match=r"^torchvision>=[\d.]+ is not installed"):
+        models.list_models("torchvision/*")
 
 
 def test_a_model_registered_on_the_fly_can_be_listed_and_created(register):

@@ -1,4 +1,4 @@
-"""ResNet-9: its sizes by hand, what its first layer does to images, and its flags."""
+"""ResNet-9: its sizes by hand, its whitening first layer, and its arguments."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_logits_are_finite_and_every_parameter_gets_a_gradient(img_size, in_chan
 
 
 def photographs(n: int = 400, side: int = 24) -> torch.Tensor:
-    """Normalised colour images (n, 3, side, side) whose pixels correlate as the filters expect it."""
+    """Normalised colour images (n, 3, side, side) with the correlations that the filters assume."""
     generator = torch.Generator().manual_seed(0)
     distance = (torch.arange(side)[:, None] - torch.arange(side)).abs()
     root = torch.linalg.cholesky(CORRELATION**distance)
@@ -57,15 +57,15 @@ def photographs(n: int = 400, side: int = 24) -> torch.Tensor:
 
 
 def test_the_first_layer_whitens_photographs():
-    """Its answers are uncorrelated, of variance 1 where that is not a hundredth part of the images' or less."""
+    """Responses are uncorrelated, with variance 1 unless their variance in the images is about a hundredth or less."""
     images = photographs()
     assert images.var().item() == pytest.approx(1, abs=0.1)
     filters = whitening_filters(2, 3)
     assert filters.shape == (12, 3, 2, 2)
-    answers = torch.nn.functional.conv2d(images, filters).transpose(0, 1).flatten(1)
-    variances = answers.var(1)
+    responses = torch.nn.functional.conv2d(images, filters).transpose(0, 1).flatten(1)
+    variances = responses.var(1)
     assert variances[:4].tolist() == pytest.approx([1] * 4, abs=0.15)
-    correlation = torch.corrcoef(answers) - torch.eye(12)
+    correlation = torch.corrcoef(responses) - torch.eye(12)
     assert correlation.abs().max() < 0.06
     before = torch.corrcoef(images.transpose(0, 1).flatten(1)) - torch.eye(3)
     assert before.abs().max() > 0.7

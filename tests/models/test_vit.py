@@ -128,7 +128,7 @@ def small_torchvision_vit(img_size: int = 224) -> nn.Module:
 
 
 def old_names(state: dict) -> dict:
-    """The names in the files that torchvision published before its MLP became a sequence of layers."""
+    """`state` with the names that torchvision's files had before its MLP became a sequence of layers."""
     return {
         key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): value
         for key, value in state.items()

@@ -24,7 +24,7 @@ def small_model(num_classes: int = 10, in_chans: int = 3, seed: int = 0) -> nn.M
 
 
 class WritesAFile:
-    """Its pickle opens a file for writing when it is read the careless way."""
+    """Its pickle opens a file for writing when it is read without weights_only."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -121,7 +121,7 @@ def test_a_model_says_itself_what_its_heads_are():
     [
         ("timm/vit_tiny_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
         ("timm/deit_tiny_distilled_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
-        ("timm/deit3_small_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),  # without a prefix
+        ("timm/deit3_small_patch16_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),  # without prefix
         ("timm/cait_xxs24_224", 96, ["'pos_embed' interpolated from 2x2 to 6x6 patches"]),
         ("torchvision/vit_b_16", 96, ["'encoder.pos_embedding' interpolated from 2x2 to 6x6 patches"]),
         ("timm/vit_tiny_patch16_224", 32, []),
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(form, tmp_
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """torch's folder of downloaded weights, empty, on a machine without a network."""
+    """torch's cache of downloaded weights, empty, without a network."""
 
     def no_network(url, *args, **kwargs):
         raise urllib.error.URLError("Name or service not known")
