@@ -13,7 +13,7 @@ import termios
 import time
 
 import pytest
-from stand_in import Studies
+from fake_training import Studies
 
 from records import lock
 

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from stand_in import Studies
+from fake_training import Studies
 
 from experiments import plan, study_file, submission
 from utils import BadRequest
