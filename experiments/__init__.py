@@ -1,2 +1,11 @@
-"""Many runs from one study file: what is to be run (`study_file`, `plan`), and its running here (`execution`) or by a
-cluster's scheduler (`submission`). Each run is a process of its own; this package reads only what it leaves behind."""
+"""Many runs from one study file. Each run is a process of its own; only its run directory is read.
+
+run_study.py goes through these in turn:
+
+    request       the flags of study.py
+    study_file    reads a study file
+    plan          the runs that follow from it, their command lines and states
+    estimate      their time and memory, for --dry-run
+    execution     runs them here, with progress.py
+    submission    or submits them as jobs of SLURM
+"""

@@ -1,4 +1,4 @@
-"""How long a study will take, and how much memory, from a few measured steps of each variant."""
+"""Estimates the time and memory of a study from a few measured steps of each variant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ LEFT_OUT = "checkpoints, plots, wandb, the copies of --cache-resized, and what r
 
 
 def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, Settings]) -> int:
-    """Measures each variant of `runs` once and prints a row for it, then the sum. Returns 1 where one could not be."""
+    """Measures each variant once, and prints a row for it (and each fraction), then the total.
+
+    Returns the exit status: 1 if a variant could not be measured.
+    """
     counts = Counter((run.variant, run.fraction) for run in runs)
     if not counts:
         return 0
@@ -60,10 +63,11 @@ def print_estimate(plan: Plan, runs: list[Run], settings: dict[str, Settings]) -
 
 
 def seconds(found: dict[str, Any], epochs: int, share: float) -> tuple[float, float]:
-    """(of an epoch, of a whole run) from what `commands.dry_run` found.
+    """(seconds of an epoch, seconds of a whole run).
 
     Args:
-        share: the run's training images, of those of the run that was measured.
+        found: the result of `commands.dry_run`, and start_seconds.
+        share: training images of the run, divided by those of the measured run.
     """
     epoch = found["step_seconds"] * found["train_images"] * share / found["step_images"]
     epoch += found["eval_seconds"] * found["val_images"]
@@ -71,7 +75,7 @@ def seconds(found: dict[str, Any], epochs: int, share: float) -> tuple[float, fl
 
 
 def _measure(plan: Plan, run: Run) -> dict[str, Any] | str:
-    """What `commands.dry_run` says, and start_seconds: imports, data and model; or why there is nothing."""
+    """The result of `commands.dry_run`, and start_seconds (imports, data and model); or its error as one line."""
     command = [sys.executable, "-m", "commands.dry_run", plan.study.script, *plan.arguments(run)]
     began = time.monotonic()
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Runs of a study as child processes of this one: so many at once, all of them to the end whatever becomes of one."""
+"""Executes runs as child processes, up to N at once; one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Signals:
         self.fresh.append(number)
 
     def hand_on(self, children: list[Child]) -> None:
-        """Each signal once to each child. They are in sessions of their own, so a terminal's Ctrl-C reaches them this
-        way alone, and not a second time."""
+        """Sends each noted signal once to each child. Children have sessions of their own, so a terminal's Ctrl-C
+        reaches them this way only, and not twice."""
         while self.fresh:
             number = self.fresh.pop(0)
             for child in children:
@@ -60,15 +60,15 @@ class Signals:
 def run_all(
     plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, Settings], jobs: int, problems: list[str]
 ) -> int:
-    """Runs what is to do, up to `jobs` at once. A run that another process holds waits until that lets go of it.
+    """Executes unfinished runs, up to `jobs` at once. A run that another process holds waits for it.
 
-    Returns the exit status: 0, 1 where a run failed, 128 + N when it was stopped by signal N, or a run's own where it
-    left in time, saved, and none failed.
+    Returns the exit status: 0; 1 if a run failed; 128 + N if signal N stopped the study; or that of a run that saved
+    and left at its time limit, if none failed.
 
     Args:
-        todo: runs with their states (`plan.inspect_run`), those that are finished among them.
+        todo: runs with their states (`plan.inspect_run`), finished ones included.
         settings: by the run's name.
-        problems: what is amiss already; it is reported with the failures.
+        problems: earlier ones, which are reported together with the failures.
     """
     pending = deque(item for item in todo if item[1] != FINISHED)
     signals = Signals()
@@ -99,13 +99,13 @@ def run_all(
 
 @dataclass
 class Work:
-    """The runs that are left to do, and those that are being done.
+    """The runs that are pending, and those that are running.
 
     Attributes:
         settings: by the run's name.
         pending: runs with their states.
-        problems: a line for each run that failed, or left before its end.
-        held: when a run was last seen in the hands of another process, by its name.
+        problems: a line for each run that failed or left before its end.
+        held: by the run's name, when another process was last seen holding it.
         saved: exit statuses of runs that left by themselves, at a time limit.
     """
 
@@ -121,7 +121,7 @@ class Work:
     saved: list[int] = field(default_factory=list)
 
     def start_runs(self) -> None:
-        """Starts pending runs that no other process holds, as many as there is room for; none after a signal."""
+        """Starts pending runs, up to `jobs` at once and none after a signal. Skips runs that other processes hold."""
         for run, state in list(self.pending):
             if len(self.running) == self.jobs or self.signals.first is not None:
                 break
@@ -139,7 +139,7 @@ class Work:
             self.progress.begin(run.name, epochs, self.plan.directory(run) / "metrics.csv")
 
     def is_held(self, run: Run) -> bool:
-        """Whether another process is at work on the run, which is said once."""
+        """Whether another process holds the run; reports it once."""
         if time.monotonic() - self.held.get(run.name, -HELD_SECONDS) < HELD_SECONDS:
             return True
         holder = lock.holder(self.plan.directory(run))
@@ -150,7 +150,7 @@ class Work:
         return True
 
     def settle_ended(self) -> None:
-        """Says what became of the runs that have ended. One that another process took first is pending again."""
+        """Reports the runs that have ended. A run that another process took first is pending again."""
         for child in [child for child in self.running if child.process.poll() is not None]:
             self.running.remove(child)
             if child.process.returncode == REFUSED and self.is_held(child.run):
@@ -186,15 +186,17 @@ class Work:
 
 
 def dying_with_this_process() -> Callable[[], None] | None:
-    """For subprocess's preexec_fn: the child gets SIGTERM, and saves, when this process dies, even by SIGKILL. None on
-    other systems than Linux, which do not know that."""
+    """A preexec_fn with which a child gets SIGTERM, and saves, when this process dies, even by SIGKILL.
+
+    None on systems other than Linux, which lack this.
+    """
     if sys.platform != "linux":
         return None
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
 
     def prepare() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # it has died already
             os._exit(128 + signal.SIGTERM)
 
     return prepare
@@ -216,6 +218,6 @@ def _start(plan: Plan, run: Run, jobs: int) -> Child:
 
 
 def last_line(log: Path) -> str:
-    """The last line with something in it."""
+    """The last line of a log that is not blank."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

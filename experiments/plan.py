@@ -1,4 +1,4 @@
-"""The runs of a study: their names, their command lines, what has become of each, and whether all of them can be."""
+"""The runs of a study: their names, command lines, checks and states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils import BadRequest, suggestion, write_json
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
 OF_DATA = {field.name for field in fields(Data)}
-# What the data, or the file of --weights, settle where it is not given.
+# Settings that the data, or the file of --weights, decide if they are not given.
 BY_DATA = ("data_rules", "exif_orientation", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction",
            "weights_kind")  # fmt: skip
 
@@ -32,9 +32,9 @@ class Run:
     """One run of a study.
 
     Attributes:
-        name: of its folder in the study's folder.
-        fraction: of the training images, None where the study varies no fractions.
-        flags: all that the study file gives it, by setting.
+        name: of the run and of its folder in the study's folder.
+        fraction: share of the training images; None if the study varies no fractions.
+        flags: all flags from the study file and --set, by key.
     """
 
     name: str
@@ -54,9 +54,11 @@ class Plan:
 
     @property
     def folder(self) -> Path:
+        """The folder of the runs' folders."""
         return Path(self.runs_dir) / self.study.name
 
     def directory(self, run: Run) -> Path:
+        """The run directory."""
         return self.folder / run.name
 
     @property
@@ -64,11 +66,11 @@ class Plan:
         return self.folder / "logs"
 
     def log(self, run: Run) -> Path:
-        """What the run's processes print, one after the other."""
+        """The file with the output of all of the run's attempts."""
         return self.logs / f"{run.name}.log"
 
     def arguments(self, run: Run) -> list[str]:
-        """Of the script, but for what to do about a run that is there."""
+        """The script's arguments, without --resume or --overwrite."""
         tracked = run.flags.get("wandb") != "disabled"
         return [
             *as_words({**run.flags, "seed": run.seed}),
@@ -77,35 +79,38 @@ class Plan:
         ]
 
     def command(self, run: Run, python: str) -> list[str]:
-        """What starts the run, continues it, or finds it finished."""
+        """The command line that starts the run, resumes it, or finds it finished."""
         return [python, os.path.relpath(ROOT / self.study.script), *self.arguments(run), "--resume", "auto"]
 
     def clear(self, run: Run) -> None:
-        """Deletes what is there of a run and of its teacher's. Raises BadRequest where a process is at work on it."""
+        """Deletes the folders of a run and of its teacher. Raises BadRequest if another process holds one of them."""
         for directory in (self.directory(run), self.directory(run).with_name(run.name + TEACHER)):
             if directory.is_dir():
                 with lock.locked(directory):
                     shutil.rmtree(directory)
 
     def settings(self, run: Run) -> tuple[Settings, dict[str, Any]]:
-        """(the settings that the script will make of the flags, those that were given). Raises BadRequest."""
+        """(the run's settings, as its script will parse them; the given flags by key).
+
+        Raises BadRequest, naming file and variant.
+        """
         try:
             asked = SCRIPTS[self.study.script].ask([*self.arguments(run), "--overwrite"])
         except BadRequest as error:
             raise BadRequest(f"{self.study.file}: variant {run.variant}: {error}") from None
-        assert asked.mode == TRAIN  # a study file knows no other flags
+        assert asked.mode == TRAIN  # study files can set no other flags
         return asked.settings, asked.given
 
 
 def python_path() -> str:
-    """PYTHONPATH of a process that imports this package from wherever it is started."""
+    """PYTHONPATH for a process that imports the suite from any working directory."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def make_plan(study: Study, runs_dir: str) -> Plan:
-    """All runs of a study, seed by seed, so that a study that is stopped early has whole pairs.
+    """All runs of a study, seed by seed: a study stopped early then has complete pairs.
 
-    Raises BadRequest where two of them would share a folder.
+    Raises BadRequest if two runs would share a folder.
     """
     runs: dict[str, Run] = {}
     for seed in study.seeds:
@@ -120,7 +125,7 @@ def make_plan(study: Study, runs_dir: str) -> Plan:
 
 
 def as_words(flags: dict[str, Any]) -> list[str]:
-    """Flags as a command line. A switch that has no --no- form is left out where it is off."""
+    """Flags by key as the words of a command line. Omits switches that are off and have no --no- form."""
     known = {**model_flags.flags_of(None), **FLAGS}
     result = []
     for key, value in flags.items():
@@ -131,7 +136,7 @@ def as_words(flags: dict[str, Any]) -> list[str]:
             result += [f"--{flag.name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
         else:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            # A value that begins like a flag has to be part of the same word.
+            # A value that begins with a hyphen must be in the same word as its flag.
             result += [f"--{flag.name}={text}"] if text.startswith("-") else [f"--{flag.name}", text]
     return result
 
@@ -139,10 +144,12 @@ def as_words(flags: dict[str, Any]) -> list[str]:
 def select_runs(
     plan: Plan, only: list[str] | None, seeds: list[int] | None, shard: tuple[int, int] | None
 ) -> list[Run]:
-    """The runs that are asked for. Raises BadRequest for a variant or a seed that the study has not.
+    """The requested runs. Raises BadRequest for a variant or a seed that the study does not have.
 
     Args:
-        shard: (i, n): every n-th of them, beginning with the i-th, from 0.
+        only: variants; None: all.
+        seeds: None: all.
+        shard: (i, n): every n-th of these runs, beginning with the i-th, from 0. None: all of them.
     """
     study = plan.study
     for variant in only or []:
@@ -159,17 +166,18 @@ def select_runs(
 
 
 def check_runs(plan: Plan, with_data: bool) -> dict[str, Settings]:
-    """The settings of every run of the study, by its name. Raises BadRequest, naming file and variant, for the first
-    that cannot be.
+    """The settings of every run of the study, by its name.
 
     Args:
-        with_data: look whether the data sets are there, too.
+        with_data: also check that the data sets are there.
+
+    Raises BadRequest, naming file and variant, for the first run that is impossible.
     """
     settings: dict[str, Settings] = {}
     checked = set()
     for run in plan.runs:
         settings[run.name], given = plan.settings(run)
-        data = replace(settings[run.name].data, train_fraction=1.0)  # any share of the images is there with all of them
+        data = replace(settings[run.name].data, train_fraction=1.0)  # the check does not depend on it
         asked = repr((data, sorted(OF_DATA & given.keys())))
         if with_data and asked not in checked:
             checked.add(asked)
@@ -181,7 +189,7 @@ def check_runs(plan: Plan, with_data: bool) -> dict[str, Settings]:
 
 
 def inspect_run(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
-    """(what has become of the run, and for CHANGED what differs from the study)."""
+    """(the run's state: NEW, STOPPED, FINISHED or CHANGED; for CHANGED, what differs from the study)."""
     directory = plan.directory(run)
     if not (directory / "settings.json").is_file():
         return NEW, ""
@@ -196,16 +204,16 @@ def inspect_run(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
 
 
 def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
-    """Where a stored run departs from the settings that it should have: `--lr 0.1 in place of --lr 0.01`.
+    """How a stored run differs from the settings that it should have: `--lr 0.1 in place of 0.01`.
 
-    Only what results depend on counts, and what the command line left to the data or the machine may be anything.
+    Counts settings that results depend on. Those that the command line leaves to the data or the machine may differ.
     """
     found = []
     for key, asked in settings.flat().items():
         flag = FLAGS[key]
         if TRAIN not in flag.modes or flag.may_change or key in ("run_name", "model_args"):
             continue
-        has = stored.get(key, flag.default)  # a flag that is newer than the run
+        has = stored.get(key, flag.default)  # the flag may be newer than the run
         left_open = asked == "auto" or (asked is None and key in BY_DATA)
         if not left_open and (key, asked) != ("normalization", "dataset") and asked != has:
             found.append(f"--{flag.name} {has} in place of {asked}")
@@ -217,10 +225,12 @@ def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
 
 
 def write_plan(plan: Plan) -> Path:
-    """study.json in the study's folder: what the runs are, for those who compare them.
+    """Writes study.json into the study's folder, which compare.py reads. Returns its path.
 
-    name, file, script, seeds, fractions ([null] where none are varied), published (as in the study file), variants
-    (flags by setting), and runs: name (of the folder beside it), variant, seed, fraction, flags, command.
+    It has name, file, script, seeds, fractions ([null] if none are varied), published (as in the study file), variants
+    (flags by key), and runs: name (of the folder beside it), variant, seed, fraction, flags, command.
+
+    Raises BadRequest if it cannot be written.
     """
     study = plan.study
     path = plan.folder / "study.json"

@@ -1,4 +1,4 @@
-"""What is seen of a study while it goes on: on a terminal a bar for it and one for each run, elsewhere a line a run."""
+"""Progress of a running study: on a terminal a bar for it and one for each run, elsewhere a line for each run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from records.log import say
 from utils import duration
 
-READ_SECONDS = 1.0  # between two looks into the runs' folders
+READ_SECONDS = 1.0  # between two reads of the runs' metrics.csv
 
 
 class StudyProgress:
     """Progress of a study.
 
     Args:
-        total: runs that are asked for.
-        done: of these, those that were finished before.
-        jobs: how many are run at once.
+        total: the number of requested runs.
+        done: how many of them were finished before.
+        jobs: the most runs at once.
     """
 
     def __init__(self, total: int, done: int, jobs: int):
@@ -38,7 +38,11 @@ class StudyProgress:
             self.bar = tqdm(total=total, initial=done, desc="study", unit="run", position=0, dynamic_ncols=True)
 
     def begin(self, name: str, epochs: int, metrics: Path) -> None:
-        """Args: metrics: the file that gets a line with each epoch."""
+        """A run has begun.
+
+        Args:
+            metrics: its metrics.csv, which gets a line with each epoch.
+        """
         from tqdm import tqdm
 
         self.files[name] = metrics
@@ -49,7 +53,7 @@ class StudyProgress:
                                    dynamic_ncols=True)  # fmt: skip
 
     def refresh(self) -> None:
-        """Moves the bars, if it is time to look."""
+        """Updates the bars, once every READ_SECONDS."""
         if not self.terminal or time.monotonic() - self.looked < READ_SECONDS:
             return
         self.looked = time.monotonic()
@@ -61,7 +65,7 @@ class StudyProgress:
         self.bar.refresh()
 
     def wait(self, name: str, holder: str | None) -> None:
-        """A run has to wait for another process; a line about it, where `holder` names that."""
+        """A run waits for another process; prints a line about it if `holder` names that process."""
         self.files.pop(name, None)
         if name in self.bars:
             self.bars.pop(name).close()
@@ -69,7 +73,7 @@ class StudyProgress:
             say(f"{name}: {holder} is at work on this run; waiting for it")
 
     def end(self, name: str, outcome: str, seconds: float, summary: Path) -> None:
-        """A run has ended: a line about it."""
+        """A run has ended; prints a line about it."""
         self.ended += 1
         self.files.pop(name)
         if self.terminal:
@@ -88,13 +92,14 @@ class StudyProgress:
         say(f"[{number}/{self.total}] {name}: {outcome} after {duration(seconds)}{score}; {times}")
 
     def close(self) -> None:
+        """Closes all bars."""
         for bar in (*self.bars.values(), self.bar):
             if bar is not None:
                 bar.close()
 
 
 def read_metrics(file: Path) -> tuple[int, float | None]:
-    """(epochs in a metrics.csv, the last one's validation top-1); (0, None) where there is no such file yet."""
+    """(number of epochs, validation top-1 of the last one) from a metrics.csv; (0, None) if there is no such file."""
     if not file.is_file():
         return 0, None
     with file.open(encoding="utf-8", newline="") as lines:

@@ -22,7 +22,7 @@ DESCRIPTION = (
 
 
 def setting(value: str) -> tuple[str, str]:
-    """An argparse type: a flag without hyphens and its value."""
+    """An argparse type: flag=value, without hyphens in front."""
     name, equals, rest = value.partition("=")
     if not equals or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise argparse.ArgumentTypeError(f"{value!r} is not of the form flag=value, such as epochs=2")
@@ -87,7 +87,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Groups):
-    """What study.py is asked."""
+    """All groups of flags of study.py."""
 
     which: Which = field(default_factory=Which)
     how: How = field(default_factory=How)
@@ -95,7 +95,7 @@ class Request(Groups):
 
 
 def read_request(argv: list[str]) -> Request:
-    """The checked command line. Raises BadRequest, naming the flag."""
+    """Parses and checks a command line. Raises BadRequest, naming the flag."""
     request, given = ask(argv, DESCRIPTION, Request)
     how, look = request.how, request.look
     if "estimate" in given and not look.dry_run:

@@ -1,4 +1,4 @@
-"""What study.py does: reads a study, checks all of its runs, and runs, submits or shows those that are asked for."""
+"""Reads a study, checks all of its runs, and executes, submits or lists the requested ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from utils import require
 
 
 def run_study(request: Request) -> int:
-    """Returns the exit status. Raises BadRequest before anything is written or started."""
+    """Returns the exit status. Raises BadRequest, before anything is written or started, for what cannot be run."""
     which, how, look = request.which, request.how, request.look
     needs_data = look.estimate or not look.dry_run
     if needs_data:
@@ -56,7 +56,7 @@ def run_study(request: Request) -> int:
 
 
 def _sort_out_changed(found: list[tuple[Run, str, str]], overwrite: bool) -> tuple[list[tuple[Run, str]], list[str]]:
-    """(runs to be done or skipped, with their states; a line for each that is neither: its folder holds another)."""
+    """(runs with their states, a line for each run left out because its folder has a run with other settings)."""
     todo, problems = [], []
     for run, state, reason in found:
         if state == CHANGED and not overwrite:
@@ -67,6 +67,7 @@ def _sort_out_changed(found: list[tuple[Run, str, str]], overwrite: bool) -> tup
 
 
 def _overview(plan: Plan, todo: list[tuple[Run, str]], problems: list[str]) -> str:
+    """A line that counts the requested runs by state."""
     counts = Counter(state for _, state in todo)
     states = [f"{counts[state]} {state}" for state in (FINISHED, STOPPED, NEW) if counts[state]]
     states += [f"{counts[CHANGED]} to be repeated"] if counts[CHANGED] else []
@@ -80,6 +81,7 @@ def _overview(plan: Plan, todo: list[tuple[Run, str]], problems: list[str]) -> s
 def _dry_run(
     plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, Settings], estimate: bool, problems: list[str]
 ) -> int:
+    """Prints the command lines and, if asked for, the estimate. Returns the exit status."""
     for run, state in todo:
         print(f"# {run.name}: finished" if state == FINISHED else shlex.join(plan.command(run, "python")))
     for problem in problems:

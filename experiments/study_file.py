@@ -1,27 +1,27 @@
-"""A study file: which runs there are to be, and the published figures that they are held against.
+"""A study file: the runs of a study, and published figures to compare them with.
 
     name = "digits"                       # folder of the runs below --runs-dir; by default the file's name
     script = "main.py"                    # or "train_deit_imagenet100.py"
-    seeds = [0, 1, 2]                     # every variant is run with each of them: they can be compared in pairs
-    fractions = [0.1, 1.0]                # and with each of these --train-fraction; may be left out
+    seeds = [0, 1, 2]                     # every variant is run with each seed, so that variants compare in pairs
+    fractions = [0.1, 1.0]                # and with each --train-fraction; optional
 
-    [base]                                # flags of every run, without the hyphens in front
+    [base]                                # flags of every run, without leading hyphens
     dataset = "digits"
     epochs = 20
 
-    [variants.narrow]                     # named sets of flags, which win over those of [base]
+    [variants.narrow]                     # named sets of flags, which override [base]
     widths = [16, 32, 64]
 
     [axes]                                # a grid: every variant with every combination of these values
     augmentation = ["none", "cutmix"]     # e.g. the variants narrow-none and narrow-cutmix
 
-    [published.narrow]                    # figures from elsewhere, for comparison; may be left out
+    [published.narrow]                    # published figures to compare with; optional
     source = "He et al., arXiv:1512.03385, table 6"
-    variant = "narrow"                    # which variant they are held against, where there is one
-    note = "164 epochs, 45,000 images"    # what a reader should know of how they came about
-    top1 = 91.25                          # per cent: top1, top5, precision, recall, f1, map
+    variant = "narrow"                    # the variant that they belong to; optional
+    note = "164 epochs, 45,000 images"    # how they came about; optional
+    top1 = 91.25                          # in per cent: top1, top5, precision, recall, f1, map
     params = 270_000                      # parameters
-    per_class = { cat = 70.0 }            # accuracy of single classes, per cent
+    per_class = { cat = 70.0 }            # accuracy of single classes, in per cent
 
 Flags are those of the script; a switch is `true` or `false`, several values are a list.
 """
@@ -44,7 +44,7 @@ TABLES = ("base", "variants", "axes", "published")
 KEYS = ("name", "script", "seeds", "fractions", *TABLES)
 PERCENT = ("top1", "top5", "precision", "recall", "f1", "map")
 PUBLISHED = ("source", "variant", "note", *PERCENT, "params", "per_class")
-# Flags that a study sets itself, and what to write in their place.
+# Flags that a study sets itself, and what to write instead.
 MANAGED = {
     "seed": "seeds = [...] beside [base]",
     "run_name": "name = ... beside [base], and the variants' names",
@@ -59,11 +59,11 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says, checked as far as it can be without the script's own checks.
+    """The content of a study file, checked except for what only the script's own checks can tell.
 
     Attributes:
-        variants: all flags of each, by variant (named sets, axes and --set resolved) and by setting.
-        fractions: [None] where the file names none.
+        fractions: shares of the training images; [None] if the file names none.
+        variants: by variant, all of its flags by key; named sets, axes and --set are resolved.
         published: as in the file.
     """
 
@@ -77,12 +77,11 @@ class Study:
 
 
 def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None = None) -> Study:
-    """Reads a study file. Raises BadRequest, naming file and key, for what cannot be.
+    """Reads and checks a study file. Raises BadRequest, naming file and key.
 
     Args:
-        sets: flags that win over all that the file says, by --set.
-        name: of the study, in place of the file's. A flag in `sets` on which results depend needs another name, so that
-            no folder holds the runs of two studies.
+        sets: flags of --set, which override the file's.
+        name: overrides the file's. Required if results depend on a flag in `sets`: no folder has runs of two studies.
     """
     content = _load(file)
     for key in content:
@@ -136,14 +135,14 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _known_flags(script: str) -> dict[str, Flag]:
-    """Flags that a study may set, by every name that they go by, in the form of settings."""
+    """Flags that a study may set, by all of their names and aliases, with underscores."""
     offered = [flag for flags in SCRIPTS[script].titles.values() for flag in flags if TRAIN in flag.modes]
     offered += model_flags.flags_of(None).values()
     return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
 
 
 def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[str, Any]:
-    """A table of flags by setting, with values that `plan.as_words` can write. Raises BadRequest, naming the key."""
+    """A table's flags by key, with values for `plan.as_words`. Raises BadRequest, naming the key."""
     place = where if where == "--set" else f"{file}: {where}"
     if not isinstance(table, dict):
         raise BadRequest(f"{place}: must be a table of flags")
@@ -178,7 +177,7 @@ def _value(place: str, value: Any, flag: Flag, switch_words: bool) -> Any:
 def _variants(
     file: Path, content: dict[str, Any], base: dict[str, Any], known: dict[str, Flag]
 ) -> dict[str, dict[str, Any]]:
-    """Named sets times axes, each with the base's flags. Raises BadRequest for duplicate names."""
+    """Every named set with every point of the axes, on top of [base]. Raises BadRequest for duplicate names."""
     axes = []
     for name, values in content["axes"].items():
         if not isinstance(values, list) or not values:
@@ -203,7 +202,7 @@ def _variants(
 
 
 def _point_name(axis: str, value: Any) -> str:
-    """What a value adds to the name of a variant: the value, with the axis where that says too little."""
+    """What a value adds to a variant's name: text alone, other values with the name of their axis."""
     axis = axis.replace("_", "-")
     if isinstance(value, bool):
         return axis if value else f"no-{axis}"

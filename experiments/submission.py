@@ -1,6 +1,6 @@
-"""Runs of a study as jobs of SLURM, an array's tasks, through submitit; or of submitit's local executor, to try that.
+"""Submits runs as jobs of SLURM, as tasks of an array, through submitit; or to submitit's local executor, to try that.
 
-A job is submitted and left alone. Told that its time is over, it lets the run save, and queues itself again.
+A job is submitted and left alone. At its time limit it lets the run save, and queues itself again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from experiments.plan import CHANGED, FINISHED, Plan, Run, python_path
 from utils import BadRequest, RunFailed
 
 POLL_SECONDS = 0.5
-MINUTES = 60  # a job's time limit where none is given; what is stopped by it goes on in the same job
-REQUEUES = 100  # how often a job may be stopped by its time limit
+MINUTES = 60  # default time limit of a job, which is then queued again
+REQUEUES = 100  # how often a job may reach its time limit
 
 
 @dataclass
 class Job:
-    """One run in a job's process. What is pickled are these four values."""
+    """One run in a job's process. submitit pickles these four values."""
 
     name: str
     command: list[str]
@@ -37,14 +37,14 @@ class Job:
     summary: str
 
     def __call__(self) -> None:
-        """Raises RunFailed where the run failed."""
+        """Executes the run. Raises RunFailed if it fails."""
         follow = dying_with_this_process()
 
         def prepare() -> None:
             if follow is not None:
                 follow()
-            # It may reach all of the job's processes, and would end one that does not expect it.
-            signal.signal(_time_is_over(), signal.SIG_IGN)
+            # The signal may reach all processes of the job, and would kill one without a handler.
+            signal.signal(_timeout_signal(), signal.SIG_IGN)
 
         with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(self.command)}\n")
@@ -63,46 +63,46 @@ class Job:
             time.sleep(POLL_SECONDS)
         status = self._process.returncode
         if status in SAVED and not self._cancelled:
-            os.kill(os.getpid(), _time_is_over())  # the run saw the end of its time first: queue the job again
+            os.kill(os.getpid(), _timeout_signal())  # the run noticed the time limit first: queue the job again
             time.sleep(60)
         if status != 0 or not Path(self.summary).is_file():
             raise RunFailed(f"{self.name}: exit status {status}: {last_line(Path(self.log))}; see {self.log}")
 
     def _cancel(self) -> None:
-        """Scancel, or preemption, after which SLURM queues the job again itself."""
+        """Handles scancel and preemption; after the latter SLURM queues the job again itself."""
         if not self._cancelled:
             self._cancelled = True
-            self._tell(signal.SIGTERM)
+            self._send(signal.SIGTERM)
 
-    def _tell(self, number: int) -> None:
+    def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit from its signal's handler, when the time is over: what to do in the next attempt."""
+        """Lets the run save, and returns the next attempt. Called in submitit's signal handler, at the time limit."""
         if self._process.returncode is None:
-            self._tell(signal.SIGTERM)
-            # Not `wait`, whose lock the interrupted `poll` may hold.
+            self._send(signal.SIGTERM)
+            # Not Popen.wait: the interrupted poll may hold its lock.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Job(self.name, self.command, self.log, self.summary))
 
 
-def _time_is_over() -> int:
-    """submitit's signal ahead of the time limit."""
+def _timeout_signal() -> int:
+    """The signal that submitit sends ahead of the time limit."""
     return getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
 
 
 def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | None, parameters: dict[str, str]) -> str:
-    """Submits what is not finished. Returns a line about it.
+    """Submits the unfinished runs. Returns a line about it.
 
     Args:
         todo: runs with their states.
         launcher: "slurm" or "submitit-local".
-        jobs: how many may run at once; None: as many as the cluster lets.
-        parameters: of the jobs, by the names of sbatch's options with underscores, and signal_delay_s.
+        jobs: the most jobs at once; None: as many as the cluster allows.
+        parameters: of the jobs, by names of sbatch's options with underscores, or signal_delay_s.
 
-    Raises BadRequest for a parameter that there is not, and where there is no SLURM.
+    Raises BadRequest for an unknown parameter, or without SLURM.
     """
     runs = [
         Job(run.name, plan.command(run, sys.executable), str(plan.log(run).resolve()),
@@ -112,7 +112,7 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
     if not runs:
         return "nothing to submit"
     folder = plan.folder.resolve() / "jobs"
-    os.environ["PYTHONPATH"] = python_path()  # the jobs inherit it, wherever they start
+    os.environ["PYTHONPATH"] = python_path()  # jobs inherit it, and may start in any folder
     os.environ.pop("WANDB_RUN_ID", None)  # the id of one run
     plan.logs.mkdir(parents=True, exist_ok=True)
     executor = _executor(launcher, folder, plan.study.name, jobs, parameters)

@@ -1,10 +1,10 @@
-# Sourced by the batch scripts: what a job of either kind needs.
+# What both batch scripts need; they source this file.
 # shellcheck shell=bash
 set -uo pipefail
 
 say() { echo "slurm: $*"; }
 
-# fail MESSAGE: one line, and the status of a bad request.
+# fail MESSAGE: prints one line, and exits with the status of a bad request.
 fail() {
     echo "slurm: error: $*" >&2
     exit 2
@@ -13,24 +13,23 @@ fail() {
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a batch script: sbatch ${0##*/} ..."
 [[ -f main.py ]] || fail "$PWD has no main.py: submit from the suite's folder, or say where it is with sbatch --chdir"
 
-# SLURM's name for this job, or for this task of the array alone: the plain number of one of the tasks is that of the
-# whole array too.
+# SLURM's name for this job, or for this task of an array: the plain number of one task also names the whole array.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
 
-# What this job's attempt tells itself, on a file system that all of its nodes share; a requeued job has the same number.
+# This attempt's notes, on a file system that all nodes share. A requeued job has the same number: old notes go first.
 notes=.slurm-$SLURM_JOB_ID
 rm -rf "$notes"
 mkdir "$notes" || fail "$PWD cannot be written"
 touch "$notes/start"
 trap 'rm -rf "$notes"' EXIT
-# SLURM sends SIGTERM to this shell as well: it goes on until the step has ended.
+# SLURM sends SIGTERM to this shell too, which must wait for the step to end.
 trap : TERM
 
-# value_of FLAG ARGUMENTS...: the last value given for it, spelt with hyphens or underscores, with a space or with =.
+# value_of FLAG ARGUMENTS...: prints the flag's last value, given as --a-flag VALUE or --a_flag=VALUE.
 value_of() {
     local flag=$1 name value=
     shift
@@ -41,26 +40,27 @@ value_of() {
         fi
         shift
     done
-    echo "${value/#\~\//$HOME/}" # as the scripts understand it
+    echo "${value/#\~\//$HOME/}" # as the scripts expand it
 }
 
-# The number of threads has a say in the last bits of a sum: it follows from what was asked for, not from the node.
-set_threads() { # set_threads PROCESSES_PER_NODE
+# set_threads PROCESSES_PER_NODE: follows the request, not the node, as the number of threads affects last bits of sums.
+set_threads() {
     local processors=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processors > $1 ? processors / $1 : 1))}
 }
 
-# One task a node, which may use all that the job has there. srun (since 22.05) asks anew for the processors of a task.
+# step COMMAND...: runs one task per node, with all that the job has there, and returns its status.
+# Since 22.05 srun does not inherit the number of processors per task.
 step() {
     [[ -n ${SLURM_CPUS_PER_TASK:-} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none \
         --kill-on-bad-exit=1 bash slurm/relay.sh "$@"
 }
 
-# finish STATUS FOLDER: ends the job. A run that was saved but is not finished (129, 130, 138, 143) goes back into the queue,
-# unless SLURM is ending the job itself: scancel, preemption, a requeue by somebody else and the end of the time limit
-# all show in the job's state, and after the second and third SLURM queues it again. Neither does it go back where this
-# attempt has left no checkpoint in FOLDER: it would be stopped at the same place again, for ever.
+# finish STATUS FOLDER: ends the job, and queues it again if the run was saved but is not finished (129, 130, 138, 143).
+# Not if SLURM itself is ending the job: scancel, preemption, somebody's requeue and the time limit all show in the
+# job's state, and after preemption and requeue SLURM queues it again. And not if this attempt has left no checkpoint in
+# FOLDER: the next one would be stopped at the same place, forever.
 finish() {
     local status=$1 folder=$2 state
     [[ -f $notes/status ]] && status=$(<"$notes/status")

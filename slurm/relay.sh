@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# What srun starts on a node: runs a command, and hands the first signal of SLURM on to it.
+# srun starts this on each node: it runs a command, and hands SLURM's first signal on to it.
 #
-#   relay.sh COMMAND...                  the signal goes to COMMAND, and its exit status is returned
-#   relay.sh --torchrun COMMAND...       it goes to the processes that COMMAND, a torchrun, has started with
-#   relay.sh --rank FILE COMMAND...      and the first of these that does not succeed writes its exit status into FILE
+#   relay.sh COMMAND...                  sends the signal to COMMAND, and returns its exit status
+#   relay.sh --torchrun COMMAND...       sends it to the processes that COMMAND, a torchrun, has started, each as
+#   relay.sh --rank FILE COMMAND...      runs one process; the first that fails writes its exit status to FILE
 #
-# SLURM signals what srun has started (with cgroups, that and nothing else), and more than once: a preempted job gets
-# SIGTERM twice within milliseconds. A training that is told to stop a second time leaves without saving.
+# SLURM signals the process that srun has started (with cgroups, only that one), and more than once: a preempted job
+# gets SIGTERM twice within milliseconds. A training that gets a second signal leaves without saving.
 #
-# torchrun would hand SIGTERM on, but kill what needs longer than 30 s, and die of SIGUSR1: it is made deaf to both, as
-# are its processes until they listen themselves. Its own status is 1 whatever that of its processes was, and when one
-# leaves with another than 0 it stops the others, which may be saving. So "saved, not finished" looks like success to
-# torchrun, and is told by FILE.
+# torchrun would hand SIGTERM on, but kill processes after 30 s, and SIGUSR1 would kill it. So it ignores both, as do
+# its processes until they set handlers. It exits with 1 whatever the status of its processes, and once one of them
+# fails it stops the others, which may be saving. So to torchrun "saved, not finished" is success; FILE has the status.
 set -uo pipefail
 
 if [[ $1 == --rank ]]; then
@@ -31,7 +30,7 @@ if [[ $1 == --torchrun ]]; then
 fi
 
 handed='' interrupted=
-# shellcheck disable=SC2329  # the traps call it
+# shellcheck disable=SC2329  # traps call it
 hand_on() {
     interrupted=yes
     [[ -n $handed ]] && return
@@ -48,14 +47,14 @@ else
 fi
 child=$!
 for name in USR1 TERM INT HUP; do
-    # shellcheck disable=SC2064  # the name is meant to be that of now
+    # shellcheck disable=SC2064  # expands the name now
     trap "hand_on $name" "$name"
 done
 status=127
-while :; do # a signal, too, ends a wait, with a status that is not the command's
+while :; do # a signal also ends a wait, with a status that is not the command's
     interrupted=
     wait "$child"
     code=$?
-    ((code == 127)) || status=$code # 127: it had ended, and was waited for, when the signal came
+    ((code == 127)) || status=$code # 127: an earlier wait already returned the command's
     [[ -n $interrupted ]] || exit "$status"
 done

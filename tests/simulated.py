@@ -1,4 +1,4 @@
-"""Run directories as a training leaves them, with answers that are drawn instead of learnt."""
+"""Run directories as trainings leave them, with random predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def targets(count: int = 300, classes: int = 10, seed: int = 7) -> np.ndarray:
 
 
 def logits(truth: np.ndarray, accuracy: float, classes: int = 10, seed: int = 0) -> np.ndarray:
-    """float32 (N, K) that are right with this probability, surer where they are right."""
+    """float32 (N, K) that are right with probability `accuracy`, and more confident if right."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 1, (len(truth), classes))
     right = rng.random(len(truth)) < accuracy
@@ -43,7 +43,13 @@ def write_run(
     """A finished run directory at `path`.
 
     Args:
-        summary: what its summary has in place of the usual. settings: what its settings have.
+        accuracy: the probability that a prediction is right.
+        truth: class indices (N,) of the test images.
+        history: the number of epochs.
+        summary: entries of summary.json, which override the usual ones.
+        robustness: whether there is a robustness.json.
+        cost: whether there is a cost.json.
+        settings: stored settings, which override the usual ones.
     """
     path.mkdir(parents=True)
     truth = targets() if truth is None else truth
@@ -91,7 +97,7 @@ def write_run(
 def write_study(
     folder: Path, models: dict[str, float], seeds: int = 3, published: dict[str, Any] | None = None, **more: Any
 ):
-    """A study's folder with its study.json: each model's runs, with accuracies that scatter by seed. Returns it."""
+    """Writes a study's folder: study.json, and runs whose accuracies vary by seed. Returns `folder`."""
     rng = np.random.default_rng(1)
     runs = []
     for variant, accuracy in models.items():

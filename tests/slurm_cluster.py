@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine's loopback address, of two nodes that are both this machine."""
+"""A real SLURM cluster on this machine's loopback address, whose two nodes are both this machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "munged", "pgrep")
-PATIENCE = 180  # seconds until something that must happen counts as not happening
+TIMEOUT = 180  # seconds until a test gives up waiting
 
-# Two GPUs a node that are none, so that SLURM counts them; partitions of which one preempts the other.
+# Two fake GPUs per node, so that SLURM counts some; two partitions, one of which preempts the other.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -52,8 +52,8 @@ GPUS = "NodeName=n[1-2] Name=gpu File=/dev/null\nNodeName=n[1-2] Name=gpu File=/
 
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str]) -> None:
-    """Fails, saying `what` is the matter, where the condition does not come true."""
-    end = time.monotonic() + PATIENCE
+    """Waits for a condition. Fails with the text of `what` if it does not come true in time."""
+    end = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > end:
             pytest.fail(what())
@@ -61,13 +61,13 @@ def wait_until(condition: Callable[[], object], what: Callable[[], str]) -> None
 
 
 class Job:
-    """A job, or a task of an array ("12_0"), and what it has written."""
+    """A job, or a task of an array ("12_0"), with its files."""
 
     def __init__(self, name: str, folder: Path, command: Callable[..., str]):
         self.name, self.folder, self.command = name, folder, command
 
     def shown(self) -> str:
-        """What SLURM knows about it, one line of KEY=VALUE."""
+        """SLURM's description of the job, one line of KEY=VALUE."""
         return self.command("scontrol", "--oneliner", "show", "job", self.name)
 
     def task(self, number: int) -> Job:
@@ -84,7 +84,7 @@ class Job:
         return file.read_text(errors="replace") if file.is_file() else ""
 
     def wait(self, state: str, restarts: int = 0) -> None:
-        """Until the job is in this state after so many restarts. Fails where it has ended in another way."""
+        """Waits until the job is in this state after `restarts` restarts. Fails if it ends in another state."""
 
         def arrived() -> bool:
             text = self.shown()
@@ -96,13 +96,15 @@ class Job:
         wait_until(arrived, lambda: f"not {state} after {restarts} restarts: {self.shown()}\n{self.log}")
 
     def wait_for_requeue(self, restarts: int) -> None:
-        """Until it is in the queue again after so many restarts; brings it forward, as SLURM would wait two minutes,
-        and refuse it within the second in which it ended."""
+        """Waits until the job is queued again after `restarts` restarts, and lets it start soon.
+
+        SLURM would wait two minutes, and refuses a start within the second in which the job ended.
+        """
         self.wait("PENDING", restarts)
         self.command("scontrol", "update", f"JobId={self.name}", "StartTime=now+2")
 
     def wait_for_file(self, pattern: str, after: float = 0.0) -> float:
-        """Until this job has written a file of that name after a time. Returns when it did."""
+        """Waits for a file of this name that is newer than `after`. Returns its time."""
 
         def newest() -> float:
             return max((path.stat().st_mtime for path in self.folder.glob(pattern)), default=0.0)
@@ -112,13 +114,14 @@ class Job:
 
 
 class Cluster:
-    """Starts the daemons, with all that they write in `folder`. Raises OSError where one of them does not come up."""
+    """The cluster's daemons, whose files are all in `folder`."""
 
     def __init__(self, folder: Path):
         self.folder, self.daemons = folder, []
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
+        """Starts the daemons. Raises OSError if one of them fails to start."""
         user, host = self.run("id", "-un").strip(), socket.gethostname().partition(".")[0]
         with contextlib.ExitStack() as taken:
             sockets = [taken.enter_context(socket.socket()) for _ in range(3)]
@@ -143,7 +146,8 @@ class Cluster:
         self.wait("slurmd", lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"])
 
     def wait(self, newest: str, condition: Callable[[], object]) -> None:
-        """Raises OSError with the last words of a daemon that has stopped, or of the newest one if nothing happens."""
+        """Waits for a condition. Raises OSError with the last log line of a daemon that has stopped, or, after 30 s, of
+        the newest one."""
         end = time.monotonic() + 30
         while not condition():
             name = next((name for name, process in self.daemons if process.poll() is not None), None)
@@ -158,7 +162,7 @@ class Cluster:
             self.daemons.append((name, subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)))
 
     def run(self, *words: str, **more) -> str:
-        """What a command prints, also where it fails."""
+        """The output and errors of a command, even if it fails."""
         done = subprocess.run(words, env=self.environment, text=True, stdout=-1, stderr=-2, check=False, **more)
         return done.stdout
 
@@ -198,8 +202,10 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def sbatch(cluster, tmp_path) -> Callable[..., Job]:
-    """sbatch("--time=5", "slurm/train.sbatch", ...) submits from a folder that is the suite's but for what is written
-    there. Returns the job."""
+    """sbatch("--time=5", "slurm/train.sbatch", ...) submits a job, and returns it.
+
+    It submits from a folder with links to main.py and slurm/, so that jobs write nothing into the suite.
+    """
     folder = tmp_path / "suite"
     folder.mkdir()
     for name in ("main.py", "slurm"):

@@ -1,4 +1,4 @@
-"""compare.py from run directories to a report: what it says is what the runs say, and it opens anywhere."""
+"""compare.py, from run directories to a report: it says what the runs say, and opens anywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED = {
     "He et al.": {"source": "arXiv:1512.03385, Table 6", "variant": "resnet20", "top1": 91.25, "params": 270000},
     "elsewhere": {"source": "a report", "metrics": {"top1": 0.5, "f1": 0.25}, "per_class": {"class 3": 12.5}},
 }
-# Like `python compare.py`, on a machine without torch.
+# `python compare.py` on a machine without torch.
 WITHOUT_TORCH = f"""
 import runpy, sys
 
@@ -45,7 +45,7 @@ runpy.run_path({str(REPO / "compare.py")!r}, run_name="__main__")
 
 
 class Reported:
-    """A report as files, and what was printed."""
+    """A report's files, and the output of compare.py."""
 
     def __init__(self, folder: Path, out: str):
         self.folder, self.out = folder, out

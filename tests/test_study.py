@@ -1,4 +1,4 @@
-"""The studies that are shipped, and a whole one with real trainings."""
+"""The shipped studies, and a small one with a real training."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ def test_a_shipped_study_passes_the_whole_check(cli, file):
 
 
 def test_a_real_run(cli, workdir):
-    """With the flags that a study adds; the second call finds it finished."""
+    """Has the flags that a study adds; the second call finds it finished."""
     (workdir / "s.toml").write_text(
         "[base]\ndataset = 'digits'\ntrain-fraction = 0.2\nbatch-size = 32\nwandb = 'disabled'\nepochs = 1\n"
         "[variants]\ncnn = { model = 'resnet20' }\n"
@@ -47,7 +47,7 @@ def test_a_real_run(cli, workdir):
 
 
 def test_a_study_is_checked_without_loading_what_trains():
-    """Neither does the process that waits for the runs hold a framework in memory."""
+    """Nor does the process that waits for the runs load a framework."""
     code = (
         "import sys, study, experiments.execution; study.main(sys.argv[1:]);"
         " sys.exit(' '.join({'torch', 'timm', 'numpy', 'wandb', 'submitit'} & set(sys.modules)) or 0)"

@@ -1,4 +1,4 @@
-"""Which runs are repetitions, what models are called, and which are never compared."""
+"""Which runs are repetitions, how models are named, and which models are never compared."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_one_result_is_not_counted_twice(tmp_path):
 
 
 def test_runs_before_and_after_the_rule_for_precision_are_repetitions_where_they_were_tested_alike(tmp_path):
-    """Earlier versions stored one precision, which they used for everything."""
+    """Earlier versions stored and used a single precision."""
     older = write_run(tmp_path / "older", seed=0, precision="fp32")
     tested = {"train_precision": "fp32", "select_precision": "fp32", "test_precision": "fp32"}
     newer = write_run(tmp_path / "newer", seed=1, precision="fp32", eval_precision="fp32", summary=tested)

@@ -1,4 +1,4 @@
-"""The metrics are those of a run's summary, which torchmetrics computed, and those of a split that is drawn anew."""
+"""The metrics equal those of a run's summary, which come from torchmetrics, also for resampled splits."""
 
 from __future__ import annotations
 

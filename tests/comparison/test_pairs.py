@@ -1,4 +1,4 @@
-"""What is said of two models, in numbers and in words."""
+"""What the report says of two models, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from comparison.sections.cost import pareto_front
 
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
-    """Pairs of models whose accuracies are given by seed: compare({"a": [0.9, 0.8], "b": [0.7, 0.75]})."""
+    """Pairs of models from their accuracies by seed: compare({"a": [0.9, 0.8], "b": [0.7, 0.75]})."""
 
-    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels collects garbage in every correction: a second here
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it in every correction: a second here
 
     def run(models: dict[str, list[float]], metric: str = "top1", start: dict[str, int] | None = None, **more):
         truth = targets(1000)
@@ -41,7 +41,7 @@ def compare(tmp_path, monkeypatch):
 
 
 def exact_run(path: Path, model: str, seed: int, accuracy: float, truth: np.ndarray) -> Path:
-    """A run of exactly this accuracy."""
+    """A run with exactly this accuracy."""
     write_run(path, model, seed, accuracy, truth)
     rng = np.random.default_rng([seed, *model.encode()])
     wrong = rng.permutation(len(truth))[: round((1 - accuracy) * len(truth))]
@@ -73,7 +73,7 @@ def test_a_difference_that_is_shown_is_told_with_its_doubt(compare):
 
 
 def test_the_interval_over_images_is_that_of_the_same_images(compare):
-    """For one pair of runs it is near the normal interval of the difference of two dependent shares."""
+    """For one pair of runs it is close to the normal interval of the difference between two dependent shares."""
     (pair,) = compare({"cnn": [0.93], "vit": [0.90]})
     _, only_first, only_second, _ = pair.mcnemar[0]
     n = 1000

@@ -1,4 +1,4 @@
-"""Which run directories the words of a command line stand for, and what a study says of them."""
+"""Which run directories the words of a command line select, and what a study says of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics against published examples, and on simulated data whose truth is known."""
+"""Statistics against published examples, and on simulated data with a known truth."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from comparison import statistics
 
-# Extra hours of sleep of ten patients with two drugs: Student, Biometrika 6 (1908);
-# the results are those of R's t.test.
+# Extra hours of sleep of ten patients with two drugs (Student, Biometrika 6, 1908); the results are R's t.test.
 SLEEP = ([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
 SIMULATIONS = 2000
 COVERED = pytest.approx(0.95, abs=0.015)
@@ -47,27 +46,27 @@ def test_models_without_common_seeds_are_compared_by_welch():
 
 @pytest.mark.parametrize(("first", "second"), [([0.9], [0.8]), ([0.9, 0.8], [0.8, 0.7])])
 def test_without_a_spread_over_seeds_nothing_is_said_of_other_seeds(first, second):
-    """One seed, or twice the same difference, which a t test would take for certainty."""
+    """One seed, or the same difference twice, which a t test would call certain."""
     found = statistics.seed_difference(by_seed(first), by_seed(second))
     assert found.mean == pytest.approx(0.1)
     assert math.isnan(found.p) and math.isnan(found.interval.low)
 
 
 def from_table(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers of two models, from the counts of images."""
+    """Which images two models get right, from counts: both, only the first, only the second, neither."""
     return (np.repeat([True, True, False, False], [both, first, second, neither]),
             np.repeat([True, False, True, False], [both, first, second, neither]))  # fmt: skip
 
 
 def test_mcnemar_is_the_exact_test():
-    """The example of Fay, "Two-sided exact tests and matching confidence intervals", The R Journal 2/1 (2010)."""
+    """The example in Fay, "Two-sided exact tests and matching confidence intervals", The R Journal 2/1 (2010)."""
     only_first, only_second, p = statistics.mcnemar(*from_table(21, 2, 9, 12))
     assert (only_first, only_second) == (2, 9) and p == pytest.approx(0.06543, abs=1e-5)
     assert statistics.mcnemar(*from_table(30, 0, 0, 5)) == (0, 0, 1.0)
 
 
 def test_holm_corrects_for_all_tests_and_leaves_out_what_has_no_p_value():
-    found = statistics.holm([0.01, math.nan, 0.04, 0.03, 0.005])  # 0.005 x 4, 0.01 x 3, 0.03 x 2, then never less
+    found = statistics.holm([0.01, math.nan, 0.04, 0.03, 0.005])  # 0.005 x 4, 0.01 x 3, 0.03 x 2, then not less
     assert found[:1] + found[2:] == pytest.approx([0.03, 0.06, 0.06, 0.02]) and math.isnan(found[1])
     assert all(math.isnan(p) for p in statistics.holm([math.nan, math.nan]))
 
@@ -75,7 +74,7 @@ def test_holm_corrects_for_all_tests_and_leaves_out_what_has_no_p_value():
 @pytest.mark.parametrize(("effect", "needed"), [(0.2, 199), (0.5, 34), (0.8, 15)])
 def test_the_seeds_that_are_needed_are_those_of_published_tables(effect, needed):
     """Paired t test, two-sided, 5 %, power 80 %: Cohen's d_z as in G*Power's examples (Faul et al. 2007)."""
-    spread = np.array([-1.0, 0.0, 1.0]) * 0.03  # of standard deviation 0.03
+    spread = np.array([-1.0, 0.0, 1.0]) * 0.03  # standard deviation 0.03
     assert statistics.seeds_needed(spread, effect * 0.03) == needed
     assert statistics.seeds_needed(spread, effect * 0.03, tests=6) > needed
 
@@ -88,14 +87,14 @@ def test_seeds_that_are_needed_may_be_unknown_few_or_too_many():
 
 
 def test_error_consistency_is_cohens_kappa():
-    first, second = from_table(20, 5, 10, 15)  # the example of a textbook on Cohen's kappa: 0.4
+    first, second = from_table(20, 5, 10, 15)  # a textbook's example of Cohen's kappa: 0.4
     assert statistics.error_consistency(first, second) == pytest.approx(0.4)
     assert statistics.error_consistency(first, first) == pytest.approx(1)
     assert math.isnan(statistics.error_consistency(np.ones(9, bool), np.ones(9, bool)))
 
 
 def test_error_consistency_follows_geirhos():
-    """(observed - expected agreement) / (1 - expected), where expected is that of independent errors."""
+    """(observed - expected agreement) / (1 - expected agreement), the latter for independent errors."""
     rng = np.random.default_rng(0)
     first, second = rng.random(500) < 0.9, rng.random(500) < 0.7
     expected = first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean())
@@ -115,7 +114,7 @@ def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds):
 
 @pytest.mark.parametrize("shift", [0, 100], ids=["paired", "not paired"])
 def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(shift):
-    """Paired: what a seed gives to both models is larger than the rest, and does not matter."""
+    """Paired: a seed's effect on both models is larger than all else, and cancels."""
     rng = np.random.default_rng(4)
     common = rng.normal(0, 0.05, (SIMULATIONS, 5)) if shift == 0 else 0
     first = 0.91 + common + rng.normal(0, 0.01, (SIMULATIONS, 5))
@@ -140,8 +139,8 @@ def test_intervals_over_images_hold_the_truth_as_often_as_they_say(kind):
 
 
 def test_among_equal_models_differences_are_seldom_found(monkeypatch):
-    """The chance that any of three pairs is called different is under 5 %."""
-    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels collects garbage in every correction: minutes here
+    """The probability of calling any of three pairs different is below 5 %."""
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it in every correction: minutes here
     values = np.random.default_rng(6).normal(0.9, 0.02, (SIMULATIONS, 3, 4))
     found = 0
     for models in values:
@@ -152,7 +151,7 @@ def test_among_equal_models_differences_are_seldom_found(monkeypatch):
 
 
 def test_mcnemar_over_several_seeds_seldom_finds_what_is_not_there():
-    """Images differ in how hard they are, so tests of several seeds on the same images depend on each other."""
+    """Some images are harder than others, so tests of several seeds on the same images are dependent."""
     rng = np.random.default_rng(7)
     single, combined = 0, 0
     for _ in range(SIMULATIONS // 4):

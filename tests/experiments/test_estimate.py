@@ -1,4 +1,4 @@
-"""What --dry-run estimates: the arithmetic, and the measurement, which is a few steps of the run itself."""
+"""What --dry-run estimates: its arithmetic, and its measurement of a few steps of the run itself."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_the_measurement_is_of_the_run_and_writes_nothing(workdir, capsys):
     flags = "--dataset digits --model resnet20 --batch-size 16 --accumulate 2 --train-fraction 0.5 --ema 0.9"
     assert dry_run.main(["main.py", *flags.split(), "--wandb", "disabled"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    # 1,797 digits: a fifth for testing, a tenth of the rest for validation (of both weights), a half of the others.
+    # 1,797 digits: a fifth for testing, a tenth of the rest for validation (of both weights), half of the remainder.
     assert (found["train_images"], found["val_images"], found["test_images"]) == (649, 2 * 145, 359)
     assert found["step_images"] == 32 and found["peak_memory"] > 10**8
     assert 0 < found["step_seconds"] < found["measuring_seconds"] and 0 < found["eval_seconds"] < found["step_seconds"]
@@ -51,6 +51,6 @@ def test_the_dry_run_adds_up_what_is_left_to_do_and_names_what_cannot_be_measure
     assert "cannot be measured: main.py: failed: not enough memory" in result.out and result.status == 1
     assert "at least 88 s for all of these" in result.out and "left out: " in result.out
     assert [path.name for path in workdir.iterdir()] == ["s.toml"]
-    memory[0] = None  # Windows does not tell
+    memory[0] = None  # as on Windows
     lines = cli("s.toml --dry-run", script=study).out.splitlines()
     assert "good 0.5 100 6 s 17 s unknown 2" in [" ".join(line.split()) for line in lines]

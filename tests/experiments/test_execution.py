@@ -1,4 +1,4 @@
-"""A study runs to its end whatever becomes of one run, goes on where it was stopped, and hands signals on."""
+"""A study completes although a run fails, continues where it was stopped, and hands signals on."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ import termios
 import time
 
 import pytest
-from stand_in import Studies
+from fake_training import Studies
 
 from records import lock
 
@@ -35,7 +35,7 @@ def test_a_failure_stops_nothing_and_is_reported_at_the_end(studies):
                                 " runs/s/logs/bad-seed0.log"]  # fmt: skip
     log = (studies.folder / "runs/s/logs/bad-seed0.log").read_text()
     assert log.startswith("$ ") and "--model vgg11" in log and "about to fail" in log
-    # Again: what is finished is left alone.
+    # Again: finished runs are skipped.
     before = studies.summary("a-seed0").stat().st_mtime_ns
     status, out, err = studies.run()
     assert status == 1 and "3 runs (2 finished, 1 new)" in out and "[3/3] bad-seed0" in out
@@ -79,10 +79,13 @@ def test_a_signal_reaches_the_run_once_which_saves_and_is_continued(studies, num
     studies.await_note("begins")
     process.send_signal(number)
     studies.await_note("signal")
-    process.send_signal(number)  # as SLURM preempts: the same request once more
+    process.send_signal(number)  # the same request again, as SLURM preempts
     ended, _, err = studies.finish(process)
     assert ended == status
-    assert studies.notes()[1:] == [f"a-seed0 signal {number}", "a-seed0 saved"]  # it was waited for; b has not begun
+    assert studies.notes()[1:] == [
+        f"a-seed0 signal {number}",
+        "a-seed0 saved",
+    ]  # the study waited for it; b has not begun
     assert err.splitlines() == [f"study.py: stopped by {signal.Signals(number).name}; the same command continues"]
     assert studies.run()[0] == 0
     assert studies.notes()[3].startswith("a-seed0 begins with a checkpoint")
@@ -156,7 +159,7 @@ def test_a_study_with_set_has_a_folder_of_its_own(studies):
     assert studies.run("--set", "lr=0.5", "--name", "fast")[0] == 0
     stored = [json.loads((studies.folder / f"runs/{name}/a-seed0/settings.json").read_text()) for name in ("s", "fast")]
     assert [one["settings"]["lr"] for one in stored] == [0.1, 0.5]
-    # What results do not depend on may be set without a new name, and asks for no new run.
+    # A flag that results do not depend on needs no new name, and no new run.
     status, out, _ = studies.run("--set", "device=cpu")
     assert status == 0 and "1 run (1 finished)" in out
 
@@ -168,7 +171,7 @@ def test_a_terminal_gets_a_bar_for_the_study_and_one_for_each_run(studies):
     process = studies.start("--jobs", "2", terminal=slave)
     os.close(slave)
     shown = b""
-    with contextlib.suppress(OSError):  # how the end of a terminal reads
+    with contextlib.suppress(OSError):  # the terminal has closed
         while part := os.read(master, 4096):
             shown += part
     os.close(master)

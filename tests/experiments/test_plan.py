@@ -1,4 +1,4 @@
-"""The runs of a study: their command lines say what the file says, and runs that are there are recognised."""
+"""The runs of a study: command lines say what the file says, and existing runs are recognised."""
 
 import json
 import shlex
@@ -38,7 +38,7 @@ def file(workdir):
 
 
 def test_command_lines_say_what_the_file_says(file, cli):
-    """Read back as the script reads them."""
+    """Parsed as the script parses them."""
     lines = cli("s.toml --dry-run --no-estimate", script=study).out.splitlines()[1:]
     assert len(lines) == 12
     settings = {}
@@ -83,7 +83,7 @@ def small(file):
     run = found.runs[0]
 
     def store(**changes):
-        """Leaves settings.json as the run would, but for some of them."""
+        """Writes settings.json as the run would, with some settings changed."""
         settings = found.settings(run)[0].stored()
         folder = found.directory(run)
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def test_a_run_is_new_then_stopped_then_finished(small):
     ],
 )
 def test_a_run_with_other_settings_is_not_taken_for_the_studys(small, changes, words):
-    """Also where the study leaves to a default what the run was given."""
+    """Also if the run was given a flag that the study leaves at its default."""
     folder, store, state = small
     store(**changes)
     (folder / "summary.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Study files: what their variants come to, and that what cannot be is said in one line that names file and key."""
+"""Study files: their variants, and errors in one line that names file and key."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ BAD = [
     (GOOD + PUBLISHED + "variant = 'smal'\n", "s.toml: [published.p]: variant: there is no variant 'smal'"),
     (GOOD + PUBLISHED + "per_class = 3\n", "s.toml: [published.p]: per_class: must be a table"),
     (GOOD + PUBLISHED + "params = 'many'\n", "s.toml: [published.p]: params: must be a whole number"),
-    # What only the script's own checks can tell.
+    # Errors that only the script's own checks find.
     (GOOD.replace("resnet20", "resnet21"), "s.toml: variant small: "),
     (GOOD + "nesterov = true\noptimizer = 'adam'\n", "s.toml: variant small: --nesterov has no effect"),
     (GOOD + "activation = 'relu'\n", "s.toml: variant small: --activation has no effect: resnet20 has no such"),

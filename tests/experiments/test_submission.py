@@ -1,11 +1,11 @@
-"""Runs as jobs of submitit, tried with its local executor; SLURM itself is told the same."""
+"""Runs as jobs of submitit, with its local executor; SLURM would run the same jobs."""
 
 import os
 import signal
 import time
 
 import pytest
-from stand_in import Studies
+from fake_training import Studies
 
 from experiments import plan, study_file, submission
 from utils import BadRequest
@@ -22,7 +22,7 @@ def child_of(process: int | str) -> int:
 
 @pytest.mark.parametrize("who", ["the scheduler", "the run itself"])
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(studies, who):
-    """Whichever of the two sees the end of the time first."""
+    """Whichever of the two notices the time limit first."""
     studies.write(a="model = 'vgg13'", b="model = 'resnet18'")
     status, out, err = studies.run("--launcher", "submitit-local")
     assert status == 0 and "submitted     2 runs as job" in out, err

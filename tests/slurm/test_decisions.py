@@ -1,5 +1,7 @@
-"""Where signals go, and what becomes of a job when its training ends: with scripts in the place of the training, which
-end as they are told, so that nothing has to be learnt."""
+"""Where signals go, and what happens to a job when its training ends.
+
+Small scripts, which end as each test needs, replace the training.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import time
 
 from slurm_cluster import cluster, sbatch  # noqa: F401 (fixtures)
 
-# Notes each call in calls-RANK. The second call succeeds; what the first does is the test's.
+# Notes each call in calls-RANK-TASK. The second call succeeds; each test adds what the first one does.
 START = """\
 import os, signal, sys, time
 from pathlib import Path
@@ -80,7 +82,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(sbatch):
 
 
 def test_a_failure_is_the_job_s_and_it_is_not_repeated(sbatch):
-    """Nor is a job that was stopped before it had a checkpoint: it would be stopped there for ever."""
+    """Nor is a job that was stopped before its first checkpoint: it would be stopped there forever."""
     for status, line in ((1, "sys.exit(1)"), (2, "sys.exit(2)"), (138, "os.kill(os.getpid(), signal.SIGUSR1)")):
         job = sbatch("slurm/train.sbatch", script(sbatch.folder, line, f"leaves{status}.py"), "--run-name", "x")
         job.wait("FAILED")
@@ -90,8 +92,7 @@ def test_a_failure_is_the_job_s_and_it_is_not_repeated(sbatch):
 
 
 def test_processes_on_several_nodes_are_told_and_waited_for(sbatch):
-    """Two nodes with two GPUs each are four processes. Those that stop first must not take with them the one that is
-    still saving."""
+    """Two nodes with two GPUs each: four processes. The first to leave must not kill the one that is still saving."""
     slow = "signal.signal(15, signal.SIG_DFL), time.sleep(2) if rank == '0' else os._exit(138)"
     name = script(sbatch.folder, LISTENS.replace("saved)", f"lambda *_: ({slow}, saved(signal.SIGUSR1)))"))
     job = sbatch("--nodes=2", "--gpus-per-node=2", "slurm/train.sbatch", name, "--run-name", "x")

@@ -1,4 +1,4 @@
-"""Real trainings as jobs of a real SLURM: what is disturbed ends with the bits of what was not."""
+"""Real trainings as jobs of a real SLURM: a disturbed one ends with the same bits as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_a_job_that_is_signalled_and_preempted_ends_with_the_same_bits_as_an_arr
     job.wait_for_requeue(1)
     saved = job.wait_for_file("runs/disturbed/last.pth")
     job.wait_for_file("runs/disturbed/last.pth", after=saved)
-    # A bad request besides, which is one line and no second attempt.
+    # The preempting job is a bad request: one line, and no second attempt.
     urgent = sbatch("--partition=high", "--nodelist=n2", "--exclusive", "slurm/train.sbatch", "--epochs", "some")
     job.wait_for_requeue(2)
     urgent.wait("FAILED")
     assert urgent.status == 2 and "--epochs" in urgent.log
     job.wait("COMPLETED", restarts=2)
-    # Both times it saved the step that it was in, although SLURM preempts with two SIGTERM at once.
+    # Both times it saved after its current step, although SLURM preempts with two SIGTERM at once.
     for name in ("SIGUSR1", "SIGTERM"):
         assert f"stopped by {name} after epoch" in job.log
     assert job.log.count("resumed") == 2

@@ -1,4 +1,4 @@
-"""A study that study.py submits to a real SLURM as an array."""
+"""study.py submits a study to a real SLURM, as an array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies whose runs are not trainings but a small script that behaves as one is told, so that they take no time."""
+"""Studies whose runs take no time: a small script behaves like a training."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 
-# What a training does as far as a study can see: settings.json first, a row of metrics.csv an epoch, summary.json at
-# the end, 128 + N after a signal N once it has saved, and a second signal ends it at once. It holds its folder's lock.
-# It finds out by --model how to behave, and notes what happens to it in runs/notes.
+# All that a study can see of a training: settings.json first, a row of metrics.csv per epoch, summary.json at the end;
+# after signal N it saves and exits with 128 + N, after a second signal at once. It holds its folder's lock.
+# --model selects its behaviour, and runs/notes lists what happens to it.
 SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -27,7 +27,7 @@ def note(text):
     with notes.open("a") as file:
         file.write(f"{{folder.name}} {{text}}\\n")
 
-signal.alarm(120)  # it does not outlive a test that failed
+signal.alarm(120)  # so that it does not outlive a failed test
 told = []
 def hear(number, frame):
     note(f"signal {{number}}")
@@ -73,42 +73,46 @@ note("ends")
 
 
 class Studies:
-    """A study in `folder`, run by a process of its own."""
+    """A study in `folder`, which study.py runs in a process of its own."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         (folder / "main.py").write_text(SCRIPT.format(repo=REPO))
 
     def write(self, **variants: str) -> None:
-        """s.toml, with a model for each variant."""
+        """Writes s.toml, with lines of flags for each variant."""
         lines = ["[base]", "dataset = 'digits'", "epochs = 1", "wandb = 'disabled'"]
         for name, flags in variants.items():
             lines += [f"[variants.{name}]", flags]
         (self.folder / "s.toml").write_text("\n".join(lines))
 
     def start(self, *flags: str, terminal: int | None = None) -> subprocess.Popen:
-        """Args: terminal: where its output and errors go."""
+        """Starts study.py with these flags.
+
+        Args:
+            terminal: file descriptor for its output and errors; None: files.
+        """
         code = (
             "import signal, sys; from pathlib import Path; import study; from experiments import plan;"
-            # Ctrl-C is ignored where the tests run in the background of a shell.
+            # In the background of a shell, tests ignore Ctrl-C.
             " signal.signal(signal.SIGINT, signal.default_int_handler);"
             " from settings.terminal import run_script;"
             f" plan.ROOT = Path({str(self.folder)!r}); sys.exit(run_script(study.main))"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPO)}
         environment.pop("OMP_NUM_THREADS", None)
-        # Files and no pipes: what is submitted keeps those open.
+        # Not pipes: submitted jobs would keep them open.
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
             return subprocess.Popen([sys.executable, "-c", code, "s.toml", *flags], cwd=self.folder, env=environment,
                                     stdout=terminal or out, stderr=terminal or err)  # fmt: skip
 
     def finish(self, process: subprocess.Popen) -> tuple[int, str, str]:
-        """(exit status, output, errors) of what was started."""
+        """Waits for a started study.py. Returns (exit status, output, errors)."""
         status = process.wait(timeout=60)
         return status, (self.folder / "out").read_text(), (self.folder / "err").read_text()
 
     def run(self, *flags: str) -> tuple[int, str, str]:
-        """(exit status, output, errors)."""
+        """Runs study.py with these flags. Returns (exit status, output, errors)."""
         return self.finish(self.start(*flags))
 
     def notes(self) -> list[str]:
@@ -116,7 +120,7 @@ class Studies:
         return file.read_text().splitlines() if file.is_file() else []
 
     def await_note(self, text: str) -> None:
-        """Waits until a run has noted something that contains `text`."""
+        """Waits until a note contains `text`."""
         deadline = time.monotonic() + 60
         while not any(text in line for line in self.notes()):
             assert time.monotonic() < deadline, self.notes()
