@@ -1,4 +1,4 @@
-"""All of the augmentation, one after the other."""
+"""The whole augmentation, step after step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CutMix and MixUp against torchvision's, and against plain formulas."""
+"""CutMix and MixUp against torchvision's and against plain formulas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_mixup_images_are_the_average_that_their_targets_say(n, seed):
 @pytest.mark.parametrize("n", [7, 8])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_mixing_in_place_is_torchvisions(kind, reference, n, layout):
-    """The same draws, images and targets, whatever the memory format, which stays."""
+    """Equal draws, images and targets in any memory format, which is kept."""
     images, classes = torch.randn(n, 3, 12, 10).contiguous(memory_format=layout), torch.randint(4, (n,))
     for seed in range(4):
         torch.manual_seed(seed)

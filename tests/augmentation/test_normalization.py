@@ -1,4 +1,4 @@
-"""Normalised batches against torchvision's, and the memory that they take turns in."""
+"""Normalised batches against torchvision's, and the memory they reuse."""
 
 from __future__ import annotations
 

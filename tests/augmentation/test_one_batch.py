@@ -87,10 +87,10 @@ def test_where_no_box_fits_the_image_is_taken_whole_or_nothing_is_erased():
 
 
 def operations(side: int):
-    """The operations of RandAugment at magnitude 9 of 30, from torchvision's functions (its documented ranges)."""
+    """RandAugment's operations at magnitude 9 of 30, from torchvision's functions and documented ranges."""
 
     def level(top: float) -> float:
-        return float(torch.linspace(0, top, 31)[9])  # in float32, as a rounding could go either way otherwise
+        return float(torch.linspace(0, top, 31)[9])  # in float32, or rounding could differ
 
     shear, shift, turn, factor = level(0.3), int(level(150 / 331 * side)), level(30), level(0.9)
 

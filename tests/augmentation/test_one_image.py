@@ -86,7 +86,7 @@ def test_random_crops_of_one_image_are_distributed_as_torchvisions(size):
         )  # fmt: skip
         places = np.concatenate([ours, other])
         distance = np.abs((ours[:, None] <= places).mean(0) - (other[:, None] <= places).mean(0)).max()
-        assert distance < 0.051  # Kolmogorov-Smirnov: beyond it in one case of a thousand
+        assert distance < 0.051  # Kolmogorov-Smirnov: exceeded once in a thousand
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

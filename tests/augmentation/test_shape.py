@@ -1,4 +1,4 @@
-"""Images of any shape in the shape of the model: cropped, squeezed, or with a margin."""
+"""Images of any shape, brought to the shape of the model: cropped, squeezed, or with a margin."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ STRIPES[..., 1] = (np.arange(40) * 255 // 39)[:, None]
 @pytest.mark.parametrize("tensor", [False, True])
 @pytest.mark.parametrize("img_size", [32, (16, 32)])
 def test_random_crops_are_stretched_only_where_they_are_squeezed(tensor, img_size):
-    """By the slopes of the colours: how much wider than high a pixel of the crop is, of those of the file."""
+    """Measured by the slopes of the colours: the aspect ratio of a pixel of the crop, in pixels of the file."""
     image = Image.fromarray(STRIPES)
     given = TF.pil_to_tensor(image) if tensor else image
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size

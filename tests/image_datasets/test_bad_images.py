@@ -1,5 +1,7 @@
-"""Damaged and odd image files: what is readable has Pillow's pixels; what is not stops a run or is left out of it, with
-every other image where it would have been."""
+"""Damaged and odd image files: readable ones have Pillow's pixels; unreadable ones stop a run or are left out.
+
+Leaving one out moves no other image.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,12 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def see_through_palette() -> bytes:
-    """With an opacity for each colour."""
+    """An image with an opacity for each colour."""
     return encoded(colours().quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG file of some bytes that says it is an RGB image of this size."""
+    """A small PNG file whose header claims an RGB image of this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -127,7 +129,7 @@ def test_under_the_oldest_rules_what_is_readable_has_pillows_pixels_with_either_
 
 @pytest.mark.parametrize("name", [name for name in READABLE if name.startswith("turned")])
 def test_under_the_oldest_rules_images_are_not_turned_as_their_exif_data_say(decoder, tmp_path, name):
-    """As the scripts that published ImageNet results have it. Pillow itself turns TIFF files alone."""
+    """Like the scripts behind published ImageNet results. Pillow itself turns only TIFF files."""
     pixels = as_array(read_pixels(store(tmp_path, name, READABLE[name]()), 3, Reading(OLDEST))).astype(int)
     assert pixels.shape == (24, 40, 3)
     assert np.abs(pixels - np.asarray(colours())).mean() < 20
@@ -155,7 +157,7 @@ def test_what_is_not_readable_is_named_at_once_and_takes_no_memory(decoder, tmp_
 
 @pytest.fixture
 def files(tmp_path) -> Split:
-    """Images of different sizes; the class of an image is its number."""
+    """Images of different sizes; the class of an image is its index."""
     paths = [
         store(tmp_path, f"{i}.{form.lower()}", encoded(colours(30 + i, 40 - i, seed=i), form))
         for i, form in zip(range(COUNT), ["PNG", "JPEG"] * COUNT, strict=False)
@@ -165,7 +167,7 @@ def files(tmp_path) -> Split:
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder of images of one size, as `load_dataset` keeps it in memory: in four classes, 20 + 8 images."""
+    """A folder of images of one size, which `load_dataset` keeps in memory: four classes, 20 + 8 images."""
     for part, count in (("train", 5), ("test", 2)):
         for label in range(4):
             folder = tmp_path / "small" / part / f"class{label}"
@@ -190,7 +192,7 @@ def collect(batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def assert_only_that_is_missing(whole: list, rest: list, order: torch.Tensor, bad: list[int]) -> None:
-    """The batches of `rest` are those of `whole` without some images, and all else is equal, bit for bit.
+    """Asserts that the batches of `rest` are those of `whole` without some images, and otherwise equal bit for bit.
 
     Args:
         order: of the images in `whole`.
@@ -227,7 +229,7 @@ def test_images_in_memory_are_left_out_of_their_batches_alike(small, crop):
     before = load(small)
     numbered = Split(np.arange(20), before.train.images, before.train.paths)
     expected = [collect(train_batches(numbered, None, augment=augment).epoch(epoch)) for epoch in (0, 1)]
-    for name in ("train/class0/0.png", "train/class2/3.png"):  # of the first class the first, by which the size is told
+    for name in ("train/class0/0.png", "train/class2/3.png"):  # the first of the first class, which decides the size
         (small / name).write_bytes(b"no image")
     dataset = load(small)
     bad = BadImages()
@@ -270,7 +272,7 @@ def test_a_batch_of_bad_files_alone_is_empty(files, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_tells_which_images_it_gave(files, workers):
     complete_ = torch.cat([images for images, _ in EvalBatches(files, 14, MEAN, STD, CPU, 5)])
-    for i in (1, 5, 6, 7, 8, 9):  # the whole of the second batch
+    for i in (1, 5, 6, 7, 8, 9):  # the whole second batch
         Path(files.paths[i]).write_bytes(b"")
     bad = BadImages()
     batches = EvalBatches(files, 14, MEAN, STD, CPU, 5, workers, report=bad.of("test"))
@@ -320,7 +322,7 @@ def test_a_resized_copy_lacks_the_bad_files_and_no_other_image_changes(tmp_path,
     bad = BadImages()
     with pytest.raises(BadRequest):
         batches(skip_bad=False)
-    for _ in range(2):  # the second time all else is in the copy
+    for _ in range(2):  # the second time the copy has all others
         order = torch.cat([targets for _, targets in expected])
         assert_only_that_is_missing(expected, batches(skip_bad=True), order, [2, BAD])
     assert {path for _, path in bad.found} == {files.paths[2], files.paths[BAD]}
@@ -340,7 +342,7 @@ def test_the_list_has_a_line_for_each_file_whatever_its_name(tmp_path):
     bad.add("test", names[0], "broken")
     entries = [json.loads(line) for line in list_.read_text().splitlines()]
     assert [(entry["split"], entry["path"]) for entry in entries] == [*(("train", n) for n in names), ("test", "b.jpg")]
-    list_.write_text(list_.read_text() + '{"split": "tra')  # a process that was killed
+    list_.write_text(list_.read_text() + '{"split": "tra')  # left by a killed process
 
     resumed = BadImages()
     resumed.write_to(list_)

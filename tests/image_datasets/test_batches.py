@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, in an order and with an augmentation that seed, epoch and step decide."""
+"""Batches: every image once an epoch; seed, epoch and step decide the order and the augmentation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def resident() -> Split:
 
 @pytest.fixture
 def files(tmp_path) -> Split:
-    """Images of different sizes; the class of an image is its number."""
+    """Images of different sizes; the class of an image is its index."""
     rng = np.random.default_rng(0)
     paths = []
     for i in range(COUNT):
@@ -51,7 +51,7 @@ def eval_batches(split: Split, img_size: int, workers: int = 0) -> EvalBatches:
 
 
 def collect(batches) -> list[tuple[torch.Tensor, ...]]:
-    """The batches, each with what a model's dropout would draw; drawing must not change the batches that follow."""
+    """The batches, each with a draw like that of dropout, which must not change later batches."""
     return [(images.clone(), targets, torch.rand(3)) for images, targets in batches]
 
 
@@ -154,7 +154,7 @@ def test_worker_processes_change_nothing_over_several_epochs(files):
     for epoch in (0, 1):
         assert_equal(collect(alone.epoch(epoch)), collect(helped.epoch(epoch)))
     assert_equal(collect(alone.epoch(2, 1)), collect(helped.epoch(2, 1)))
-    next(helped.epoch(3))  # an epoch that is given up after its first batch leaves nothing behind
+    next(helped.epoch(3))  # abandoning an epoch after its first batch leaves nothing behind
     assert_equal(collect(alone.epoch(4)), collect(helped.epoch(4)))
 
 
@@ -202,7 +202,7 @@ def test_evaluation_goes_through_files_in_order_and_nothing_is_random(files, wor
     assert order(first) == list(range(COUNT))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     expected = []
-    for path in files.paths:  # the short side to 14 / 0.875 = 16 px, then the centre
+    for path in files.paths:  # short side to 14 / 0.875 = 16 px, then the centre
         image = Image.open(path)
         scale = 16 / min(image.size)
         resized = image.resize(tuple(int(side * scale) for side in image.size), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""CIFAR's Python format: read exactly, verified, unpacked, and refused where it is not what it should be."""
+"""CIFAR's Python format: read exactly, verified, unpacked, and refused if it differs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(name: str, path: Path, download: bool = False, verify: bool = False):
 
 
 class MakesAFolder:
-    """Its pickle makes a folder when it is read the careless way."""
+    """Its pickle makes a folder when it is read carelessly."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -42,7 +42,7 @@ class MakesAFolder:
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def made(request, tmp_path):
-    """(name, the folder to give, the images and targets in it): generated data in the published format."""
+    """(name, --datapath, its images and targets): generated data in the published format."""
     name = request.param
     root = tmp_path / "data"
     folder = root / FOLDERS[name]
@@ -75,7 +75,7 @@ def made(request, tmp_path):
 
 @pytest.fixture
 def published(made, monkeypatch):
-    """`made`, where torchvision takes the checksums of the generated files for the published ones."""
+    """`made`, with the checksums of the generated files in place of the published ones."""
     name, root, truth = made
     reader, folder = READERS[name], root / FOLDERS[name]
 
@@ -90,7 +90,7 @@ def published(made, monkeypatch):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Every attempt to download fails at once; returns the addresses that were tried."""
+    """Makes downloads fail at once; the list of addresses that were tried."""
     tried = []
 
     def refuse(url, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Corruptions against other implementations of their definitions, and what must hold for each of them."""
+"""Corruptions against other implementations of their definitions, and properties of all of them."""
 
 import colorsys
 import itertools
@@ -29,7 +29,7 @@ def as_arrays(images: torch.Tensor) -> np.ndarray:
 
 
 def assert_same(images: torch.Tensor, expected: np.ndarray) -> None:
-    """`expected` (N, H, W, C) in [0, 1], clipped and rounded to the nearest level, or either where two are as near."""
+    """Asserts `expected` (N, H, W, C) in [0, 1], clipped and rounded to the nearest level; ties may go either way."""
     exact = np.clip(255 * expected, 0, 255)
     assert np.abs(images.permute(0, 2, 3, 1).numpy() - exact).max() < 0.5 + 1e-4
 
@@ -73,7 +73,7 @@ def test_brightness_of_grey_images_is_added_to_every_pixel():
     assert_same(corrupt(images, [0, 1], "brightness", 3, 0), as_arrays(images) + 0.15)
 
 
-# Of ITU-T T.81, table K.1: the steps to which the brightness of a block's frequencies is rounded at quality 50.
+# ITU-T T.81, table K.1: quantisation steps of luminance frequencies at quality 50.
 STEPS = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
     [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
@@ -93,7 +93,7 @@ def test_jpeg_rounds_the_frequencies_of_blocks_of_grey_to_the_standards_steps(si
     blocks = fft.idctn((frequencies / steps).round() * steps, axes=(3, 4), norm="ortho")
     expected = np.clip(blocks.transpose(0, 1, 3, 2, 4).reshape(4, side, side) + 128, 0, 255).round()
     difference = np.abs(corrupt(images, range(4), "jpeg", strength, 0)[:, 0].numpy() - expected)
-    # libjpeg reckons in whole numbers: now and then it is a level off, or rounds a frequency the other way.
+    # libjpeg uses integers: sometimes it is a level off, or rounds a frequency the other way.
     assert np.median(difference) == 0 and (difference > 1).mean() < 0.05
 
 
@@ -125,7 +125,7 @@ def test_shot_noise_counts_photons(side, strength, photons, level):
     count, mean = found.size, photons * level / 255
     numbers = np.arange(int(photons) + 1)
     chances = stats.poisson.pmf(numbers, mean)
-    chances[-1] += stats.poisson.sf(photons, mean)  # white is the most that an image can hold
+    chances[-1] += stats.poisson.sf(photons, mean)  # brighter than white is clipped
     expected_mean = (numbers * chances).sum()
     variance = (numbers**2 * chances).sum() - expected_mean**2
     assert abs(found.mean() - expected_mean) < 4 * (variance / count) ** 0.5
@@ -187,7 +187,7 @@ def test_images_stay_images_and_suffer_more_with_every_strength(name, side, chan
         harm.append((found.double() - images.double()).square().mean().sqrt().item())
     assert torch.equal(images, before)
     assert harm[0] > 0
-    if name == "patch_shuffle":  # finer patches move further in what they show, not in their pixels' values
+    if name == "patch_shuffle":  # finer patches move content further, but do not change pixel values more
         assert min(harm) > 0.5 * max(harm)
     else:
         assert harm == sorted(harm), harm

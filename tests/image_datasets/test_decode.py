@@ -19,7 +19,7 @@ from utils import BadRequest
 
 
 def photograph(width: int = 190, height: int = 130, seed: int = 0) -> Image.Image:
-    """Smooth colours with some texture, as a camera gives them."""
+    """Smooth colours with some texture, like a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((width, height), 3)
     return Image.fromarray(

@@ -1,4 +1,4 @@
-"""Folders of image files: which split is reported, what is kept in memory, and what is refused by name."""
+"""Folders of image files: the reported split, what is kept in memory, named refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def random_pixels(rng: np.random.Generator, width: int, height: int, grey: bool 
 
 @pytest.fixture
 def make(tmp_path):
-    """make(train=4, val=2, ...) writes <part>/<class>/<i>.png, that many for each class; returns the root."""
+    """make(train=4, val=2, ...) writes that many <part>/<class>/<i>.png for each class, and returns the root."""
 
     def write(classes=("cat", "dog"), width: int = 8, height: int = 8, grey: bool = False, **parts: int) -> Path:
         rng = np.random.default_rng(0)

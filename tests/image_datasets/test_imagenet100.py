@@ -1,4 +1,4 @@
-"""ImageNet-100's shards: one order of classes for all, nothing of val.X in training, and what is refused by name."""
+"""ImageNet-100's shards: one order of classes for all, no image of val.X in training, named refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = {"n03": "crane, lifting machine", "n01": "tench, Tinca tinca", "n02": "c
 
 @pytest.fixture
 def make(tmp_path):
-    """make({"train.X1": {"n01": 2, ...}, ...}) writes that many images of each class, no two of them alike."""
+    """make({"train.X1": {"n01": 2, ...}, ...}) writes that many images of each class, all different."""
 
     def write(parts: dict[str, dict[str, int]], names: dict | None = None, side: int = 16) -> Path:
         rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def make(tmp_path):
 
 
 def whole(make) -> Path:
-    """n03 lives in the tenth shard only."""
+    """n03 is in the tenth shard only."""
     return make({
         "train.X1": {"n01": 2, "n02": 3}, "train.X2": {"n01": 1}, "train.X10": {"n03": 4},
         "val.X": {"n01": 1, "n02": 2, "n03": 1},

@@ -38,7 +38,7 @@ def test_crops_are_those_of_the_zero_padded_image_or_of_its_mirror_image(chans, 
 
 def test_random_crops_and_flips_are_as_frequent_as_torchvisions():
     side, padding = 5, 1
-    image = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, side, side)  # a crop tells where it was cut
+    image = torch.arange(1, side * side + 1, dtype=torch.uint8).view(1, side, side)  # every crop is different
     padded = F.pad(image, [padding] * 4)
     corners = range(2 * padding + 1)
     outcomes = [padded[:, y : y + side, x : x + side] for y in corners for x in corners]
@@ -78,7 +78,7 @@ def test_without_augmentation_the_images_come_as_they_are_in_the_asked_order_and
 
 
 def test_resized_crops_of_a_batch_show_parts_of_the_image_in_the_asked_size():
-    image = torch.arange(16, dtype=torch.uint8).repeat(16, 1) * 10  # grows to the right: a part has a narrower range
+    image = torch.arange(16, dtype=torch.uint8).repeat(16, 1) * 10  # grows to the right: a crop has a narrower range
     store = PaddedImages(image[None, :, :, None], 0, CPU)
     torch.manual_seed(0)
     crops = augment_batch(store, torch.zeros(500, dtype=torch.int64), Augment(crop="resized"), 12)
@@ -93,9 +93,9 @@ def test_resized_crops_of_a_batch_show_parts_of_the_image_in_the_asked_size():
 
 @pytest.mark.parametrize(("mode", "inner"), [("crop", (8, 16)), ("squeeze", (8, 16)), ("letterbox", (8, 8))])
 def test_squares_in_memory_become_rectangles(mode, inner):
-    """A gradient to the right: cropped it is whole, squeezed too, letterboxed narrower."""
+    """A gradient to the right: whole if cropped or squeezed, narrower if letterboxed."""
     square = torch.arange(16, dtype=torch.uint8).mul(16).view(1, 1, 16, 1).expand(1, 16, 16, 1).contiguous()
-    square[:, :4], square[:, 12:] = 99, 99  # seen only where nothing is cropped
+    square[:, :4], square[:, 12:] = 99, 99  # visible only if nothing is cropped
     fit = Fit(mode, (77,))
     result = resize(square.permute(0, 3, 1, 2), (8, 16), fit)[0, 0]
     assert result.shape == (8, 16)

@@ -1,4 +1,4 @@
-"""Plain data is read from a pickle; a pickle that names anything else is refused and does not run."""
+"""Pickles of plain data are read; a pickle that names anything else is refused and not run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils import BadRequest
 
 
 class Calls:
-    """Its pickle calls `function` when it is read the careless way."""
+    """Its pickle calls `function` when it is read carelessly."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -56,7 +56,7 @@ def test_a_pickle_as_python_2_wrote_it_is_read(tmp_path):
     state = b"(I1\n(I1\nI3\ntcnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x01\\xc8\\xff'\ntb"
     pickled = b"(dS'data'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR" + state + b"s."
     (tmp_path / "data").write_bytes(pickled)
-    assert same(pickle.loads(pickled, encoding="latin1"), {"data": array})  # the bytes above are what they should be
+    assert same(pickle.loads(pickled, encoding="latin1"), {"data": array})  # the bytes above are right
     assert same(safe_pickle.load(tmp_path / "data"), {"data": array})
 
 

@@ -21,7 +21,7 @@ def split_train(*args, **kwargs):
 
 @pytest.fixture
 def train() -> Split:
-    """Classes of 100, 60 and 40 images in random order; an image's only pixel tells its number."""
+    """Classes of 100, 60 and 40 images in random order; the only pixel of an image is its index."""
     targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 60, 40]))
     images = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1)
     return Split(targets.astype(np.int64), images, [f"{i}.png" for i in range(200)])

@@ -1,4 +1,4 @@
-"""Resized copies: the pixels, what is redone and what is not, and what interruptions and damage leave."""
+"""Resized copies: their pixels, what is made again, and what interruptions and damage leave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from image_datasets.resized.store import Copies
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed
 
-SIDE = 64  # of the copies here
+SIDE = 64  # px, of the copies
 
 
 def photograph(seed: int, width: int, height: int) -> Image.Image:
@@ -65,7 +65,7 @@ def expected(path: str, mode: str = "RGB") -> np.ndarray:
 
 
 def assert_right(copies: Copies, sources: list[str], mode: str = "RGB") -> None:
-    """Pillow's antialiased resize, but for a level where it rounds the other way."""
+    """Asserts Pillow's antialiased resize, up to one level."""
     assert len(copies) == len(sources)
     for image, path in zip(images(copies), sources, strict=True):
         reference = expected(path, mode)
@@ -122,7 +122,7 @@ def test_nothing_is_redone_but_what_changed(tmp_path, sources, capsys):
     before = {file: file.read_bytes() for file in place.glob("*.data")}
     make(place, sources[:5])
     assert "all 5 training images are in" in capsys.readouterr().out
-    photograph(9, 90, 80).save(sources[1])  # another image of the same name; one more; and one is gone
+    photograph(9, 90, 80).save(sources[1])  # one image replaced, one added, one gone
     assert_right(make(place, sources[1:]), sources[1:])
     assert "2 of 5 training images were copied" in capsys.readouterr().out
     os.utime(sources[2], (1, 1))
@@ -159,7 +159,7 @@ def test_broken_images_are_named_in_one_line_after_the_others_are_copied(tmp_pat
 
 
 def start(place: Path, sources: list[str]) -> multiprocessing.Process:
-    """A process that makes the copy, an image at a time, as slowly as if they were large."""
+    """A process that makes the copies one at a time, as slowly as large ones."""
 
     def work() -> None:
         add = making._Writer.add
@@ -197,7 +197,7 @@ def many(tmp_path) -> list[str]:
 
 def test_a_process_that_is_killed_leaves_what_it_has_done(tmp_path, many, capsys):
     place = tmp_path / "c"
-    for reached in (0, 1, 1, 5, 9, 9, 14):  # records that are there when it is killed, and a moment later
+    for reached in (0, 1, 1, 5, 9, 9, 14):  # number of records at which it is killed
         process = start(place, many)
         wait_for(reached, place)
         time.sleep(0.007 * (reached % 4))
@@ -282,7 +282,7 @@ def test_a_full_disk_loses_nothing_and_is_told_in_one_line(tmp_path, many, monke
     monkeypatch.setattr(making, "COMMIT_SECONDS", 0.0)
     place = tmp_path / "c"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails like one to a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing more fails like a full disk
     try:
         with pytest.raises(RunFailed, match=r"c: File too large: .* of 40 images are copied and kept, .* need about"):
             make(place, many)

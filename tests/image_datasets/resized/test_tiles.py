@@ -1,4 +1,4 @@
-"""Tiled JPEG files: a part that is decoded alone is, bit for bit, that part of the whole."""
+"""Tiled JPEG files: a part decoded alone has, bit for bit, the pixels of the whole."""
 
 from __future__ import annotations
 
