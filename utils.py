@@ -193,7 +193,7 @@ def human(value: float) -> str:
 
 
 def decimal(value: float, places: int = 4) -> str:
-    """A loss, say, with so is_distributed decimals; one that ran away as ``1.2e+37``."""
+    """A number, such as a loss, with so many decimals; one that ran away as ``1.2e+37``."""
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
 
 
