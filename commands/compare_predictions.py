@@ -12,6 +12,7 @@ import torch
 
 from analysis import explain
 from assembly.trained import batches_for, locate_stored, read_trained
+from data_transform import denormalize
 from image_datasets.bad_images import BadImage
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
@@ -221,6 +222,6 @@ def _print_predictions(
 def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor) -> list:
     """The images as the model with the larger ones sees them, (H, W, C) from 0 to 1."""
     viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
-    mean, std = (torch.tensor(viewer.content[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    mean, std = viewer.content["mean"], viewer.content["std"]
     batches = viewer.batches(dataset, index, torch.device("cpu"))
-    return [(image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy() for images, _ in batches for image in images]
+    return [image.permute(1, 2, 0).numpy() for images, _ in batches for image in denormalize(images, mean, std)]

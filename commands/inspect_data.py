@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from assembly.data import RunData, make_data, make_mix, read_dataset
+from data_transform import denormalize
 from image_datasets.constant import describe_constant
 from image_datasets.dataset import Dataset, channel_statistics
 from image_datasets.splits import Split
@@ -35,7 +35,8 @@ def inspect_data(asked: Asked) -> None:
     _print_facts(settings, data)
     images, targets = _samples(settings, data)
     titles = [_title(target, data.dataset.class_names) for target in targets]
-    plots.plot_samples(_pixels(images, data.dataset), titles, _headline(settings, data.dataset), file)
+    pixels = denormalize(images, data.dataset.mean, data.dataset.std).permute(0, 2, 3, 1).numpy()
+    plots.plot_samples(pixels, titles, _headline(settings, data.dataset), file)
     say(f"wrote       {file}")
 
 
@@ -73,12 +74,6 @@ def _samples(settings: Settings, data: RunData) -> tuple[torch.Tensor, torch.Ten
     torch.manual_seed(derive_seed(seed, "step", 0, 0))  # as the loop does
     images, targets = make_mix(augmentation, len(data.dataset.class_names))(images, targets)
     return images[:SAMPLES], targets[:SAMPLES]
-
-
-def _pixels(images: torch.Tensor, dataset: Dataset) -> np.ndarray:
-    """(N, H, W, C), from 0 to 1."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
-    return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def _splits(data: RunData) -> dict[str, Split]:
