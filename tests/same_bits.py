@@ -1,10 +1,10 @@
-"""Compares seeded trainings of two checkouts of this suite, bit for bit: a refactoring changes no number.
+"""Compares seeded trainings of two checkouts of this suite, bit for bit: a refactoring must not change a number.
 
     python tests/same_bits.py OLD NEW                     six short trainings, about two minutes on two cores
     python tests/same_bits.py OLD NEW --only digits vit   some of them
     python tests/same_bits.py OLD NEW --help-texts        what --help prints, byte for byte, instead of trainings
 
-OLD and NEW are folders that hold main.py, e.g. two git worktrees. Both run with this Python, on the CPU, at once.
+OLD and NEW are folders that hold main.py, such as two git worktrees. Both run with this Python, on the CPU, at once.
 Prints one line per case. The exit status is 0 if all are the same, 1 if one differs or fails, 2 for a bad request.
 """
 
