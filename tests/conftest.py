@@ -1,4 +1,4 @@
-"""What the tests share: the command line in this process, and small data sets in the published formats."""
+"""Shared fixtures: the command line in this process, and small data sets in the published formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Bit for bit the same is what CPUs promise, so a GPU is left alone, in the processes that tests start, too.
+# Hide the GPU, also from child processes: bit-for-bit equality holds on CPUs.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
@@ -27,7 +27,7 @@ import viz_random_10_vit_vs_deit
 from image_datasets import decode
 from settings import terminal
 
-# Flags with which there is nothing that wandb could log, or that say themselves what it shall do.
+# Flags of commands that log nothing to wandb, or that configure wandb themselves.
 NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--measure", "--help")
 
 torch.backends.mps.is_available = lambda: False
@@ -42,7 +42,7 @@ class Result:
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch) -> Path:
-    """An empty working directory, so that what a command writes can be seen."""
+    """An empty working directory, so that tests see which files a command writes."""
     path = tmp_path / "work"
     path.mkdir()
     monkeypatch.chdir(path)
@@ -51,8 +51,8 @@ def workdir(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def cli(workdir, monkeypatch, capsys):
-    """A script (main.py unless another is given) with a command line, run in this process in `workdir`; wandb is
-    disabled unless it is named."""
+    """Runs a script (main.py by default) with a command line in this process, in `workdir`. Disables wandb unless the
+    command line names it."""
 
     def run(command: str, *more: str, script=main) -> Result:
         words = [*command.split(), *more]
@@ -63,7 +63,7 @@ def cli(workdir, monkeypatch, capsys):
         capsys.readouterr()
         try:
             status = terminal.run_script(script.main)
-        except SystemExit as end:  # of --help
+        except SystemExit as end:  # from --help
             status = end.code
         captured = capsys.readouterr()
         return Result(status, captured.out, captured.err)
@@ -84,7 +84,7 @@ def learns(cli):
 
 
 def class_images(rng: np.random.Generator, labels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (N, side, side, 3) in which the class is the place of a bright patch: learnable, and not by mean colour."""
+    """uint8 (N, side, side, 3). The position of a bright patch is the class: learnable, but not by mean colour."""
     images = rng.integers(0, 120, (len(labels), side, side, 3), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 4)
@@ -95,8 +95,8 @@ def class_images(rng: np.random.Generator, labels: np.ndarray, side: int) -> np.
 
 @pytest.fixture
 def cifar100_folder(tmp_path, monkeypatch) -> Path:
-    """CIFAR-100's Python format with four classes and 6 + 4 images of each; torchvision takes their checksums for the
-    published ones."""
+    """CIFAR-100's Python format with four classes and 6 + 4 images per class. Patches torchvision to accept their
+    checksums as the published ones."""
     from torchvision import datasets
 
     root = tmp_path / "cifar"
@@ -124,7 +124,7 @@ def cifar100_folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Makes train/<class>/... of PNG files: image_folder(side=.., parts={"train": images per class, ...})."""
+    """Writes train/<class>/... as PNG files: image_folder(side=.., parts={"train": images per class, ...})."""
 
     def make(side: int = 16, parts: dict[str, int] | None = None, classes: int = 3, name: str = "images") -> Path:
         root = tmp_path / name
@@ -141,8 +141,7 @@ def image_folder(tmp_path):
 
 
 def fit_head(head: nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> None:
-    """Makes a layer give the right class for these features (N, in_features), by least squares: a network that
-    knows."""
+    """Fits a layer by least squares, so that it predicts the right class for these features (N, in_features)."""
     inputs = torch.cat([features, torch.ones(len(features), 1)], 1).double()
     wanted = torch.nn.functional.one_hot(targets, head.out_features).double()
     solution = torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution.float()
@@ -156,8 +155,8 @@ WNIDS = ["n01440764", "n01443537", "n01484850", "n15075141"]
 
 @pytest.fixture
 def shards(tmp_path):
-    """Makes ImageNet-100's layout: train.X1, train.X2, val.X with images of four of ImageNet's classes, the last of
-    which lives in the second shard alone, and Labels.json."""
+    """Writes ImageNet-100's layout: train.X1, train.X2 and val.X with images of four ImageNet classes, and Labels.json.
+    Of the training shards only the second holds the last class."""
 
     def make(side: int = 32, per_class: int = 6) -> Path:
         root = tmp_path / "shards"
@@ -179,7 +178,7 @@ def shards(tmp_path):
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Puts a randomly initialised model, perhaps changed by a function, into torch's cache as if it were torchvision's
+    """Writes a randomly initialised model, optionally changed by a function, into torch's cache as torchvision's
     published weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -193,7 +192,7 @@ def publish(tmp_path, monkeypatch):
         normalisations = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for module in normalisations:
             module.momentum = 1.0
-        if normalisations:  # statistics under which the logits depend on the image, as those of trained weights do
+        if normalisations:  # with these statistics the logits depend on the image, as with trained weights
             with torch.no_grad():
                 model.train()(torch.randn(8, 3, 64, 64))
         change(model)
@@ -220,7 +219,7 @@ def store(tmp_path):
 
 @pytest.fixture(params=["simplejpeg", "pillow"])
 def decoder(request, monkeypatch):
-    """Both decoders in turn: simplejpeg need not be installed."""
+    """Each of the two decoders in turn; simplejpeg is optional."""
     if request.param == "simplejpeg":
         pytest.importorskip("simplejpeg")
     else:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own that can be killed; they start in a fraction of the time that importing takes."""
+"""Commands in child processes that tests can kill. They start in a fraction of the time that the imports take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-# What a run imports from its start to its end.
+# Every module that a run imports.
 _context.set_forkserver_preload(
     ["main", "commands.train", "killing", "matplotlib.pyplot", "sklearn.datasets", "torch._dynamo",
      "torch._inductor.config", "torchmetrics.functional.classification", "torchvision.transforms.v2"]
@@ -20,10 +20,10 @@ _context.set_forkserver_preload(
 
 
 def start(words: list[str], folder: Path, log: Path, more: dict[str, str] | None = None) -> multiprocessing.Process:
-    """Runs main.py with a command line in `folder`; what it prints goes to the end of `log`.
+    """Runs main.py with a command line in `folder` and appends its output to `log`.
 
     Args:
-        more: for its environment.
+        more: extra environment variables.
     """
     process = _context.Process(target=_run, args=(words, str(folder), str(log), more or {}))
     process.start()
@@ -31,7 +31,7 @@ def start(words: list[str], folder: Path, log: Path, more: dict[str, str] | None
 
 
 def start_many(count: int, words: list[str], folder: Path, log: Path) -> list[multiprocessing.Process]:
-    """Processes that train together, as torchrun would start them."""
+    """Starts the processes of one distributed training, as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,7 +45,7 @@ def _run(words: list[str], folder: str, log: str, more: dict[str, str]) -> None:
     import main
     from settings import terminal
 
-    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is without a server
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as without a fork server
     os.chdir(folder)
     os.environ.update(more)
     torch.set_num_threads(1)
@@ -56,14 +56,14 @@ def _run(words: list[str], folder: str, log: str, more: dict[str, str]) -> None:
 
 
 def finish(process: multiprocessing.Process, timeout: float = 120) -> int:
-    """Its exit status; a signal's is negative."""
+    """Waits for the process. Returns its exit status, negative after a signal."""
     process.join(timeout)
     assert process.exitcode is not None, "it does not come to an end"
     return process.exitcode
 
 
 def wait_for_saves(process: multiprocessing.Process, file: Path, count: int) -> bool:
-    """Waits until `file` was replaced so many times. False where the process ended before."""
+    """Waits until `file` was replaced `count` times. False if the process ended first."""
     seen, last = 0, _identity(file)
     while seen < count and process.is_alive():
         now = _identity(file)
@@ -82,11 +82,12 @@ def _identity(file: Path):
 
 
 def kill_until_done(words: list[str], folder: Path, run: Path, log: Path, seed: int, varied=()) -> int:
-    """Starts a run and resumes it again and again, killing each process (SIGKILL) at a random instant after a random
-    number of checkpoints, until one of them finishes. Returns the number of kills.
+    """Starts a run and resumes it until a process finishes. Returns the number of kills.
+
+    Each process is killed (SIGKILL) at a random instant after a random number of checkpoints.
 
     Args:
-        varied: more words for each process in turn.
+        varied: extra words of the command line, for each process in turn.
     """
     rng = random.Random(seed)
     kills = 0

@@ -132,7 +132,7 @@ def failure(done: dict[str, subprocess.CompletedProcess[str]]) -> str:
 
 
 def compare_runs(old: Path, new: Path) -> str:
-    """The first difference between the runs in two folders, which may hold a teacher's run too; "" if there is none."""
+    """The first difference between the runs in two folders, including a teacher's run; "" if there is none."""
     paths = sorted({path.relative_to(side) for side in (old, new) for path in side.glob("*/*") if path.name in FILES})
     if not any(path.name == "best.pth" for path in paths):
         return "neither has written best.pth"
@@ -150,8 +150,8 @@ def compare_runs(old: Path, new: Path) -> str:
 
 
 def entries(path: Path) -> dict[str, str]:
-    """The content of a file, piece by piece: a checkpoint's tensors, an archive's arrays, or the cells of a text that
-    commas and line ends separate. {} if there is no such file."""
+    """The content of a file by name: a checkpoint's tensors, an archive's arrays, or a text's cells between commas and
+    line ends. {} if the file does not exist."""
     if not path.is_file():
         return {}
     if path.suffix == ".pth":
@@ -168,7 +168,7 @@ def entries(path: Path) -> dict[str, str]:
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested dicts, lists and tuples, with its place, such as "model.head.weight"."""
+    """Every tensor in nested dicts, lists and tuples by its path, e.g. "model.head.weight"."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, (dict, list, tuple)):
@@ -188,7 +188,7 @@ def make_images(root: Path, truncated: int | None = None) -> None:
     the suite streams them.
 
     Args:
-        truncated: every file whose number is a multiple of this is truncated and cannot be decoded; None: no file.
+        truncated: every file whose number is a multiple of this is truncated and cannot be decoded; None: none is.
     """
     rng = np.random.default_rng(0)
     count = 0

@@ -1,4 +1,4 @@
-"""Small images for tests: of noise, and of smooth colours."""
+"""Small images for tests: noise and smooth colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def smooth_image(height: int, width: int, chans: int = 3) -> torch.Tensor:
-    """uint8 (chans, height, width) without ties between pixels, which operations could round either way."""
+    """uint8 (chans, height, width) without ties between pixels, which an operation may round either way."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     planes = [128 + 90 * torch.sin(0.3 * (c + 1) * x + 0.5 * y + c) + 3 * x - 2 * y for c in range(chans)]
     return torch.stack(planes).clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Run directories as trainings leave them, with random predictions."""
+"""Run directories like those of finished trainings, with random predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def targets(count: int = 300, classes: int = 10, seed: int = 7) -> np.ndarray:
 
 
 def logits(truth: np.ndarray, accuracy: float, classes: int = 10, seed: int = 0) -> np.ndarray:
-    """float32 (N, K) that are right with probability `accuracy`, and more confident if right."""
+    """float32 (N, K): right with probability `accuracy`, and more confident if right."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 1, (len(truth), classes))
     right = rng.random(len(truth)) < accuracy
@@ -40,7 +40,7 @@ def write_run(
     cost: bool = False,
     **settings: Any,
 ) -> Path:
-    """A finished run directory at `path`.
+    """Writes a finished run directory at `path`.
 
     Args:
         accuracy: the probability that a prediction is right.
@@ -97,7 +97,7 @@ def write_run(
 def write_study(
     folder: Path, models: dict[str, float], seeds: int = 3, published: dict[str, Any] | None = None, **more: Any
 ):
-    """Writes a study's folder: study.json, and runs whose accuracies vary by seed. Returns `folder`."""
+    """Writes the folder of a study: study.json, and runs with accuracies that vary by seed. Returns `folder`."""
     rng = np.random.default_rng(1)
     runs = []
     for variant, accuracy in models.items():

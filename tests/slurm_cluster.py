@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine's loopback address, whose two nodes are both this machine."""
+"""A real SLURM cluster on the loopback address; this machine is both of its nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "munged", "pgrep")
 TIMEOUT = 180  # seconds until a test gives up waiting
 
-# Two fake GPUs per node, so that SLURM counts some; two partitions, one of which preempts the other.
+# Two fake GPUs per node for SLURM to count; two partitions, one preempting the other.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -52,7 +52,7 @@ GPUS = "NodeName=n[1-2] Name=gpu File=/dev/null\nNodeName=n[1-2] Name=gpu File=/
 
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str]) -> None:
-    """Waits for a condition. Fails with the text of `what` if it does not come true in time."""
+    """Waits for a condition. Fails with the text of `what` after a timeout."""
     end = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > end:
@@ -96,9 +96,9 @@ class Job:
         wait_until(arrived, lambda: f"not {state} after {restarts} restarts: {self.shown()}\n{self.log}")
 
     def wait_for_requeue(self, restarts: int) -> None:
-        """Waits until the job is queued again after `restarts` restarts, and lets it start soon.
+        """Waits until the job is queued again after `restarts` restarts, and moves its start forward.
 
-        SLURM would wait two minutes, and refuses a start within the second in which the job ended.
+        By default SLURM waits two minutes. It refuses a start within the second in which the job ended.
         """
         self.wait("PENDING", restarts)
         self.command("scontrol", "update", f"JobId={self.name}", "StartTime=now+2")
@@ -114,7 +114,7 @@ class Job:
 
 
 class Cluster:
-    """The cluster's daemons, whose files are all in `folder`."""
+    """The cluster's daemons. All their files are in `folder`."""
 
     def __init__(self, folder: Path):
         self.folder, self.daemons = folder, []
@@ -146,7 +146,7 @@ class Cluster:
         self.wait("slurmd", lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"])
 
     def wait(self, newest: str, condition: Callable[[], object]) -> None:
-        """Waits for a condition. Raises OSError with the last log line of a daemon that has stopped, or, after 30 s, of
+        """Waits for a condition. Raises OSError with the last log line of a daemon that has stopped, or after 30 s of
         the newest one."""
         end = time.monotonic() + 30
         while not condition():
@@ -202,9 +202,9 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def sbatch(cluster, tmp_path) -> Callable[..., Job]:
-    """sbatch("--time=5", "slurm/train.sbatch", ...) submits a job, and returns it.
+    """sbatch("--time=5", "slurm/train.sbatch", ...) submits a job and returns it.
 
-    It submits from a folder with links to main.py and slurm/, so that jobs write nothing into the suite.
+    It submits from a folder with links to main.py and slurm/, so that jobs write nothing into the repository.
     """
     folder = tmp_path / "suite"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What cannot be done is said in one line, with exit status 2, and leaves nothing behind."""
+"""A bad request ends with one line and exit status 2, and writes no file."""
 
 from __future__ import annotations
 

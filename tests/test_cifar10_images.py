@@ -1,4 +1,4 @@
-"""Training on real photographs: CIFAR-10 as JPEG files, train/<class>/ and test/<class>/ in the folder $CIFAR10_DIR."""
+"""Trains on real photographs: CIFAR-10 as JPEG files in train/<class>/ and test/<class>/ of the folder $CIFAR10_DIR."""
 
 import json
 import os
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(not CIFAR10_DIR, reason="CIFAR10_DIR names no fo
 @pytest.mark.parametrize(
     ("recipe", "splits", "bound"),
     [
-        # Seen: 0.477, and 0.109 after the same training on shuffled labels.
+        # Measured: 0.477, and 0.109 with shuffled labels.
         (
             "--model resnet20 --val-fraction 0.02 --train-fraction 0.12 --batch-size 32 --lr 0.05 --warmup-epochs 1"
             " --epochs 4",
             "train 5,880, validation 1,000, test 10,000",
             0.40,
         ),
-        # One pass over 12,000 images. Seen: 0.593.
+        # One pass over 12,000 images. Measured: 0.593.
         (
             "--recipe cifar-fast --widths 32,64,128 --depths 1,1,1 --stem-stride 2 --batch-size 64"
             " --train-fraction 0.24 --epochs 1",

@@ -1,4 +1,4 @@
-"""compare.py, from run directories to a report: it says what the runs say, and opens anywhere."""
+"""compare.py, from run directories to a report: its numbers are those of the runs, and it opens anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole augmentation, step after step."""
+"""The whole augmentation, step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README.md, CONTRIBUTING.md, docs/ and results/ tell the truth: links, pictures, names, flags, the table of models."""
+"""README.md, CONTRIBUTING.md, docs/ and results/ are right: links, pictures, names, flags, the table of models."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ MODELS = PAGES["docs/models.md"]
 
 
 def anchors(text: str) -> set[str]:
-    """What GitHub makes of a page's headings."""
+    """The anchors that GitHub makes from a page's headings."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -89,7 +89,7 @@ def test_every_flag_that_is_mentioned_exists(flag):
     assert flag.removeprefix("--") in names | {"help"}
 
 
-# Files and folders in backticks, in the text and in the drawings of the house.
+# Files and folders named in backticks and in the diagrams.
 HOUSE = sorted({name.rstrip("/") for page in ("docs/architecture.md", "CONTRIBUTING.md", "results/reliability.md")
                 for name in re.findall(r"[\w./-]*\w(?:\.py|/)(?![\w/])", PAGES[page])})  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""Whatever the command line or a file says, a script ends with a status that is documented, and with one line: never
-with a traceback. What comes after the checks, training itself, is left out here."""
+"""Whatever the command line or a file holds, a script ends with a documented status and one line, never a traceback.
+Training itself, which follows the checks, is left out here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from settings.two_models import TwoModels
 from training.metrics import Totals
 from training.state import RunState, restore
 
-MORE = int(os.environ.get("FUZZ_MORE", "1"))  # times as many examples, and other ones each time
+MORE = int(os.environ.get("FUZZ_MORE", "1"))  # multiplies the examples; above 1 they differ in each session
 SCRIPTS = (main, main, main, train_deit_imagenet100, viz_random_10_vit_vs_deit)
 PLAIN_WORDS = """0 -1 1 2 3.5 1e-3 1e400 nan -inf 0x10 1_0 १ -- - -x a=b = stem=cifar depth=1 é图☃ ../.. / . /dev/null
     {x} $HOME * [ timm/* [! none true auto 1,2,3 3,2 , 64,128,256,512 digits folder cifar10 imagenet100 tiny-imagenet
@@ -52,7 +52,7 @@ VALUE = st.one_of(st.sampled_from(WORDS), st.integers(-2, 300).map(str), st.floa
 
 
 def accepted() -> dict[str, list[str]]:
-    """The words that are a value of each flag, for its names; of switches and their opposites none."""
+    """Maps each name of a flag to the words that it accepts as a value; switches and their opposites accept none."""
     found: dict[str, list[str]] = {}
     for flag in {**model_flags.flags_of(None), **Request.flags(), **FLAGS, **TwoModels.flags()}.values():
         right = []
@@ -70,7 +70,7 @@ RIGHT = accepted()
 
 @st.composite
 def command_lines(draw) -> list[str]:
-    """Flags that exist, with values of theirs or any others; sometimes without, with two, misspelt, or with
+    """Existing flags with accepted or arbitrary values; some without a value, with two, misspelt, or with
     underscores."""
     words = []
     for _ in range(draw(st.integers(0, 7))):
@@ -94,12 +94,12 @@ def fuzz(examples: int):
 
 
 def assert_ends_well(script, argv: list[str]) -> int:
-    """Runs a script in this process. Gives its exit status."""
+    """Runs a script in this process and asserts a documented status and a single line. Returns the status."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = terminal.run_script(lambda: script.main(argv))
-        except SystemExit as end:  # of --help
+        except SystemExit as end:  # from --help
             status = end.code
     assert status in (0, 1, 2)
     if status:
@@ -109,7 +109,7 @@ def assert_ends_well(script, argv: list[str]) -> int:
 
 @pytest.fixture
 def place(workdir, image_folder, shards, monkeypatch) -> Path:
-    """A working directory with data sets, files and a run; and scripts that stop where the work would begin."""
+    """A working directory with data sets, files and a run. Patches the scripts to stop before the work begins."""
     image_folder(side=16, parts={"train": 2, "test": 1}).rename(workdir / "images")
     shards(per_class=1).rename(workdir / "shards")
     (workdir / "broken/train/a").mkdir(parents=True)
@@ -160,7 +160,7 @@ JUNK = st.sampled_from(
 
 @st.composite
 def damages(draw) -> list[tuple[float, object]]:
-    """Which values of a nested dict are taken away (...) or replaced, and by what: places from 0 to 1 among them."""
+    """(place, value) pairs for a nested dict: place in [0, 1) picks an entry; value replaces it, `...` deletes it."""
     other = st.one_of(JUNK, st.just(...))
     return draw(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), other), min_size=1, max_size=3))
 
@@ -220,7 +220,7 @@ TINY = "--model vit_tiny --depth 1 --embed-dim 12 --patch-size 4 --img-size 8 --
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> bytes:
-    """A checkpoint of a small network."""
+    """The bytes of a small network's checkpoint."""
     words = [
         "--model",
         "vit_tiny",
@@ -249,7 +249,7 @@ def whole(tmp_path_factory) -> bytes:
 
 
 def use_it(file: Path, resumed: bool) -> int:
-    """What --evaluate and the picture do with a checkpoint, or --resume."""
+    """Does with a checkpoint what --resume does, or else --evaluate and the picture."""
     if resumed:
         restore(STATE["state"], checkpoint.load_checkpoint(file), file)
         return 0
@@ -284,7 +284,7 @@ def test_checkpoints_with_damaged_bytes(place, whole, where, how):
 
 
 class Payload:
-    """A pickle of it makes a folder when it is read."""
+    """Its pickle makes a folder when it is loaded."""
 
     def __reduce__(self):
         return os.mkdir, ("pwned",)

@@ -1,4 +1,4 @@
-"""The house: which room may import which, no circles, and nothing too large to read in one sitting."""
+"""The layers: which package may import which, no import cycles, and no file or function too long to read at once."""
 
 import ast
 import functools
@@ -48,7 +48,7 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 def imports(file: Path) -> set[str]:
-    """The suite's modules that a file imports, inside functions too."""
+    """The suite's modules that a file imports, including imports inside functions."""
     found = set()
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):

@@ -1,24 +1,23 @@
-"""Every family learns: real images (the digits, enlarged to 32 px), a few epochs, the score of the test split.
+"""Every family learns: a few epochs on real images (the digits, enlarged to 32 px), scored on the test split.
 
-A linear classifier (scikit-learn's logistic regression) gets 0.950 of this test split right, and the convolutional
-families come out around it or above. Vision Transformers know nothing of neighbourhood, and 1,293 images do not teach
-it to them: small ones got 0.90 to 0.94 in this time, and must be far above chance, which is 0.1. A bound lies below the
-lowest of the seeds that were tried, by as much again as they differ: another machine rounds differently, which is like
-another seed.
+A linear classifier (scikit-learn's logistic regression) scores 0.950 on this test split, and convolutional families
+score about that or more. Vision Transformers lack a locality bias, and 1,293 images do not teach it to them. Small ones
+scored 0.90 to 0.94 in this time, and must be far above chance, 0.1. Each bound lies below the lowest seed tried, by as
+much as the seeds differ: another machine rounds differently, which acts like another seed.
 """
 
 import json
 
 import pytest
 
-RECIPES = [  # model and recipe, bound; above it the scores of six seeds, or of one
+RECIPES = [  # model and recipe, bound; above each the scores of six seeds, or of one
     # 0.981 to 0.992
     ("vgg11 --optimizer adamw --lr 0.001 --epochs 2 --batch-size 32 --ema 0.8", 0.965),
     # 0.986
     ("resnet20 --lr 0.05 --epochs 5 --batch-size 32 --ema 0.9", 0.965),
     # 0.942 to 0.967
     ("mobilenet_v2 --stem imagenet --optimizer adamw --lr 0.003 --epochs 6 --batch-size 32 --ema 0.9", 0.92),
-    # 0.975 to 0.992. Its batch normalisation averages over about 100 steps, so its evaluation needs the small batches.
+    # 0.975 to 0.992. Its batch norm averages over about 100 steps, so evaluation needs small batches.
     ("mobilenet_v3_small --stem imagenet --lr 0.02 --epochs 8 --batch-size 16", 0.955),
     # 0.964 to 0.992
     ("mobilevit_xxs --stem imagenet --optimizer adamw --lr 0.002 --epochs 6 --batch-size 32 --ema 0.9", 0.935),

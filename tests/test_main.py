@@ -1,4 +1,4 @@
-"""The main job from the command line: what a run leaves behind, that it is honest, and that it can be continued."""
+"""The main job from the command line: a run leaves complete files and honest numbers, and can be resumed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_metrics(directory: Path) -> list[dict[str, str]]:
 
 
 def assert_same(a, b, where: str = "") -> None:
-    """Equal to the last bit, through dicts and lists."""
+    """Asserts equality to the last bit, through dicts and lists."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
@@ -71,7 +71,7 @@ def assert_same(a, b, where: str = "") -> None:
 def assert_same_run(first: Path, second: Path) -> None:
     for name in ("last.pth", "best.pth"):
         a, b = (torch.load(path / name, weights_only=True) for path in (first, second))
-        for content in (a, b):  # what names the run and its duration differs
+        for content in (a, b):  # the run's name, its duration and how it ran may differ
             content.pop("train_seconds")
             for key in ("run_name", "num_workers", "checkpoint_every"):
                 content["settings"].pop(key)
@@ -101,7 +101,7 @@ def test_the_bce_line_trains_with_bce(learns, workdir, cifar100_folder):
         line = BCE_LINE.replace("PATH", str(cifar100_folder)).replace("--model resnet50", "--model resnet20")
         learns(line, "--epochs", "6", "--loss", loss, "--run-name", loss)
         losses[loss] = float(read_metrics(workdir / "runs" / loss)[0]["train_loss"])
-    # Of undecided logits: ln 2 for each of the four classes, against ln 4.
+    # Undecided logits cost ln 2 for each of four classes with BCE, ln 4 with CE.
     assert losses["BCE"] == pytest.approx(4 * np.log(2), rel=0.25)
     assert losses["CE"] == pytest.approx(np.log(4), rel=0.25)
 
@@ -133,7 +133,7 @@ def test_a_run_leaves_a_complete_and_consistent_directory(learns, workdir):
 
 def test_digits_are_learnt_in_a_few_epochs(learns, workdir):
     learns("--dataset digits --model resnet20 --batch-size 32 --lr 0.05 --epochs 5 --run-name learns")
-    # A linear classifier on the same split gets 0.95 to 0.96, after convergence.
+    # A linear classifier on the same split reaches 0.95 to 0.96 at convergence.
     assert read_summary(workdir / "runs/learns")["top1"] > 0.9
 
 
@@ -148,7 +148,7 @@ HARD = "--augmentation cutmix+mixup --mix-prob 0.8 --rand --ema 0.9 --accumulate
 
 
 def stop_after(epoch: int, monkeypatch) -> None:
-    """The process is interrupted when it has saved that epoch."""
+    """Interrupts the process after it has saved that epoch."""
     write = RunDirectory.write_metrics
 
     def stopping(self, history):
@@ -265,7 +265,7 @@ def test_other_flags_train(learns, workdir, flags):
 
 @pytest.fixture
 def two_layers(monkeypatch):
-    """A model that is registered on the fly and quick to compile."""
+    """A model registered for the test and quick to compile."""
     monkeypatch.setattr(registry, "_CONSTRUCTORS", dict(registry._CONSTRUCTORS))
 
     @models.register_model(year=1989, paper="a convolution and a linear layer")
@@ -327,7 +327,7 @@ def test_weights_of_another_run_are_a_starting_point(learns, workdir, image_fold
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(cli, workdir, monkeypatch):
     rate = trainee.learning_rate
-    steps = 5  # of 258 images in batches of 64
+    steps = 5  # per epoch: 258 images in batches of 64
 
     def exploding(step, **settings):
         return rate(step, **settings) if step < steps else 1e30
@@ -360,7 +360,7 @@ def test_what_the_machine_lacks_is_said_in_one_line(cli, monkeypatch, error, nee
 
 def test_weights_spoilt_by_the_last_step_are_not_saved(cli, workdir, monkeypatch):
     rate = trainee.learning_rate
-    last = 9  # the last step of the second epoch, whose loss is computed before it
+    last = 9  # last step of the second epoch; its loss is computed before the weights change
 
     def exploding(step, **settings):
         return rate(step, **settings) if step < last else float("inf")
@@ -471,7 +471,7 @@ def test_cifar_is_enlarged_for_models_that_are_made_for_224_px(learns, model, si
 
 
 def test_a_model_with_two_heads_resumes_with_the_same_bits(cli, learns, workdir, monkeypatch):
-    """And with dropout, stochastic depth, a decay of the learning rate by layer and one of its own for the heads."""
+    """Also with dropout, stochastic depth, layer-wise learning rate decay and a learning rate of the heads' own."""
     line = (
         "--dataset digits --train-fraction 0.2 --model deit_tiny_distill --depth 2 --embed-dim 48 --drop-path 0.2"
         " --dropout 0.1 --optimizer adamw --layer-decay 0.7 --head-lr 0.01 --epochs 3"

@@ -1,4 +1,4 @@
-"""A new architecture is one file: its names, its flags and its help follow from that file."""
+"""A new architecture is one file, which gives its names, flags and help."""
 
 import json
 import shutil
@@ -121,7 +121,7 @@ ROOMS = (
 
 @pytest.fixture
 def main(tmp_path):
-    """main.py of a copy of the suite with the two files added."""
+    """Runs main.py in a copy of the suite with the two files added."""
     for name in ROOMS:
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "utils.py", "data_transform.py"):
@@ -142,7 +142,7 @@ def test_one_file_is_a_model_with_flags_and_help(main, tmp_path):
     assert "--hidden N units between the pixels and the head (default: 16)" in shown
     assert "--reading WORD how the units of all patches are joined: mean, max (default: mean)" in shown
     assert "--biased, --no-biased" in shown
-    assert "--gains" not in shown  # of no kind that a flag could check
+    assert "--gains" not in shown  # no flag can check a value of its type
     assert "--hidden" not in main("--model", "resnet18", "--help").stdout
     refused = main("--model", "resnet20", "--hidden", "8")
     assert refused.returncode == 2 and "it belongs to patchwork" in refused.stderr
@@ -174,7 +174,7 @@ def test_a_variant_is_one_line_with_its_own_defaults_and_its_fixed_arguments(mai
     shown = " ".join(main("--model", "quilt", "--help").stdout.split())
     assert "--hidden N units of the hidden layer (default: 16)" in shown
     assert "--layers N linear layers before the head (default: 1)" in shown
-    assert "--activation" not in shown  # every variant fixes it, as it has no default
+    assert "--activation" not in shown  # it has no default, so every variant fixes it
     shown = " ".join(main("--model", "quilt_deep", "--help").stdout.split())
     assert "--hidden N units of the hidden layer (default: 8)" in shown
     assert "--layers" not in shown

@@ -1,4 +1,4 @@
-"""Runs of earlier versions still resume, evaluate, measure and compare, with the numbers of the version that made them.
+"""Runs of earlier versions still resume, evaluate, measure and compare, with the numbers of their own version.
 
 `older_runs/make.py` made the fixtures.
 """
@@ -18,13 +18,13 @@ import study
 
 HERE = Path(__file__).parent / "older_runs"
 VERSIONS = sorted(path.name for path in HERE.iterdir() if (path / "expected").is_dir())
-# Logits of one network on two CPUs differ by rounding; those of two networks that were trained on, by a little more.
+# Logits of one network differ between CPUs by rounding; after further training, by a little more.
 SAME_WEIGHTS, TRAINED_ON = 1e-4, 0.02
 
 
 @pytest.fixture(params=VERSIONS)
 def expected(request, workdir) -> Path:
-    """What the version made of its runs, which lie in the working directory as it left them."""
+    """The results that the older version got from its runs. Copies the runs themselves into the working directory."""
     shutil.copytree(HERE / request.param, workdir, dirs_exist_ok=True)
     return HERE / request.param / "expected"
 
@@ -34,7 +34,7 @@ def read(file: Path) -> dict:
 
 
 def assert_same_predictions(run: Path, expected: Path, tolerance: float) -> None:
-    """The same images in the same order get the same logits."""
+    """Asserts the same logits for the same images in the same order."""
     ours, theirs = (np.load(folder / "predictions.npz") for folder in (run, expected))
     assert ours["class_names"].tolist() == theirs["class_names"].tolist()
     assert ours["targets"].tolist() == theirs["targets"].tolist()
@@ -48,7 +48,7 @@ def columns(file: Path) -> dict[str, list[str]]:
 
 
 def assert_same_table(ours: Path, theirs: Path, tolerance: float) -> None:
-    """Every column that the older version wrote is there, with its values."""
+    """Asserts that every column of the older version is there, with its values."""
     found = columns(ours)
     for name, values in columns(theirs).items():
         for i, (value, wanted) in enumerate(zip(found[name], values, strict=True)):
@@ -72,7 +72,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(learns, exp
 
 @pytest.mark.parametrize("name", ["digits", "folder", "bf16"])
 def test_a_checkpoint_scores_what_it_scored(learns, expected, name):
-    """In fp32: of the run that was trained and scored in bf16 the older version was asked for that, too."""
+    """In fp32. The older version evaluated in fp32 too, even the run that it trained and scored in bf16."""
     learns(f"--evaluate runs/{name}/best.pth --run-name again")
     assert_same_predictions(Path("runs/again"), expected / f"{name}-evaluated", SAME_WEIGHTS)
     ours, theirs = read(Path("runs/again/summary.json")), read(expected / f"{name}-evaluated/summary.json")
@@ -119,7 +119,7 @@ def test_an_older_run_is_refused_where_its_classes_have_changed(cli, expected):
 
 
 def test_the_scores_of_an_older_run_are_refused_where_images_have_moved_its_split(cli, learns, expected):
-    """Nothing but the number of its test images and their classes is known."""
+    """Only the number and the classes of its test images are known."""
     for folder in Path("images/train").iterdir():
         for i in range(6):
             shutil.copyfile(folder / "00.png", folder / f"0{i}-more.png")

@@ -1,4 +1,4 @@
-"""What differs from machine to machine is taken away, one thing after the other: the suite does without."""
+"""The suite works without the things that some machines lack; each test removes one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 @pytest.fixture
 def fresh(workdir):
-    """Runs main.py in a process of its own, in which `before`, lines of Python, comes first."""
+    """Runs main.py in a child process, after `before`, lines of Python."""
 
     def run(command: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
         script = f"import sys\n{before}\nimport main\nfrom settings.terminal import run_script\n"
@@ -106,7 +106,7 @@ if __name__ == "__main__":
 
 
 def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, workdir, image_folder):
-    """With loader processes that are started, not forked; the bits are those of a run without any."""
+    """Loader processes are spawned, not forked; the bits are those of a run without them."""
     image_folder(side=80).rename(workdir / "images")
     fresh(f"{STREAMED} --rand --num-workers 2 --run-name spawned", WINDOWS)
     fresh(f"{STREAMED} --rand --num-workers 0 --run-name plain")
@@ -141,7 +141,7 @@ NAMES = ["Äpfel", "café", "zebra", "猫"]
 
 
 def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
-    """As for jobs whose locale is not set: the same classes in the same order, and files that can be read."""
+    """As in jobs without a locale: the same classes in the same order, and readable files."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("test", 3)):
         for name in NAMES:
@@ -165,7 +165,7 @@ def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
 
 @pytest.fixture
 def fonts(monkeypatch):
-    """Sets which of matplotlib's own fonts are installed, by family; the usual one always is."""
+    """Sets which of matplotlib's own fonts are installed, by family. DejaVu Sans always is."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -212,7 +212,7 @@ def test_characters_that_only_another_font_has_are_written_in_it(fonts):
 
 
 class RefuseFloat64(TorchDispatchMode):
-    """As MPS does, where a tensor of float64 is an error."""
+    """Raises TypeError for a float64 tensor, as MPS does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -224,7 +224,7 @@ class RefuseFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def like_mps(monkeypatch):
-    """The CPU plays the device: the suite takes it for one without float64, which is refused."""
+    """The CPU acts as MPS: the suite treats it as a device without float64, and a float64 tensor is an error."""
     real = utils.widest_float
     assert real(MPS) == torch.float32 and real(CPU) == torch.float64
     for module in ("training.metrics", "image_datasets.corruptions"):
@@ -263,7 +263,7 @@ def ready_for_evaluation() -> EvalBatches:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_corruptions_without_float64_are_those_with_it(monkeypatch, name):
-    """But for pixels that fall just to the other side of a half."""
+    """Except for pixels next to a half, which round to the other side."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8))
     exact = corrupt(images, [0, 1, 2], name, 3, 0)
     monkeypatch.setattr("image_datasets.corruptions.widest_float", lambda device: torch.float32)

@@ -1,5 +1,5 @@
-"""Every command in README.md, CONTRIBUTING.md and docs/ works: each is run, shortened to one epoch. test_main runs the
-CIFAR-100 lines."""
+"""Every command in README.md, CONTRIBUTING.md and docs/ works. Each is run here, shortened to one epoch; test_main runs
+the CIFAR-100 lines."""
 
 import importlib
 import os
@@ -78,7 +78,7 @@ def test_the_cifar_100_lines_are_those_that_are_tested():
 
 
 def shortened(line: str, path: str) -> list[str]:
-    """The words after the script's name, with this folder of data, for one epoch, of the digits on a fifth of them."""
+    """The words after the script's name, with this data folder, for one epoch (digits: on a fifth of the images)."""
     words = [path if word == "PATH" else word for word in shlex.split(line)[2:]]
     if "--epochs" in words:
         words[words.index("--epochs") + 1] = "1"
@@ -90,7 +90,7 @@ def shortened(line: str, path: str) -> list[str]:
 def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
-    # What `make train` leaves: a network that knows more than chance, and so may teach.
+    # The result of `make train`: above chance, so it may be a teacher.
     first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
     assert first.status == 0
     elsewhere = ("--wandb_run_name", "--pretrained", "--dataset cifar10 ", "--model perceptron")
@@ -102,7 +102,7 @@ def test_every_other_command_works(cli, workdir, image_folder):
 
 
 def test_the_menu_opens(workdir, monkeypatch, capsys):
-    """Its choices are run by test_menu."""
+    """test_menu runs its choices."""
     assert set(MENU) <= set(LINES)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -113,7 +113,7 @@ def test_the_menu_opens(workdir, monkeypatch, capsys):
 
 @pytest.fixture
 def cifar10_folder(tmp_path) -> Path:
-    """CIFAR-10's Python format with 5 + 2 images of each class, in files whose checksums are not the published ones."""
+    """CIFAR-10's Python format with 5 + 2 images per class. The checksums are not the published ones."""
     folder = tmp_path / "cifar10/cifar-10-batches-py"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def cifar10_folder(tmp_path) -> Path:
 
 
 def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
-    """At 32 px, where a step takes a thirtieth of the time."""
+    """At 32 px, which takes a thirtieth of the time per step."""
     lines = [line for line in COMMANDS if "--dataset cifar10 " in line]
     assert [shlex.split(line)[7] for line in lines] == ["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
     for line in lines:
@@ -141,7 +141,7 @@ def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
 
 
 def test_fine_tuning_works(cli, workdir, image_folder, publish):
-    """With random weights in the place of the published ones, and smaller images."""
+    """With random instead of published weights, and smaller images."""
     path = str(image_folder(side=32))
     lines = [line for line in COMMANDS if "--pretrained" in line]
     assert len(lines) >= 2
@@ -155,7 +155,7 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
 
 
 def test_a_model_is_added_as_documented(workdir):
-    """The file of docs/architecture.md, in a copy of the suite."""
+    """Adds the file from docs/architecture.md to a copy of the suite."""
     for part in REPO.iterdir():
         if (part / "__init__.py").is_file():
             shutil.copytree(part, workdir / part.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -172,7 +172,7 @@ def test_a_model_is_added_as_documented(workdir):
 
 
 def test_studies_start_as_documented(cli):
-    """Whole ones are run by test_study.py."""
+    """test_study.py runs whole studies."""
     assert len(STUDIES) >= 9
     for line in STUDIES:
         words = [str(REPO / word) if word.endswith(".toml") else word for word in shlex.split(line)[2:]]
@@ -197,7 +197,7 @@ def test_comparisons_work_as_documented(workdir):
 
 
 def test_several_processes_train_as_documented(workdir):
-    """A killed worker is the business of tests/training/test_distributed.py."""
+    """tests/training/test_distributed.py covers a killed worker."""
     (line,) = MANY
     words = shlex.split(line.replace("main.py", str(REPO / "main.py")).replace("--epochs 20", "--epochs 1"))
     command = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--wandb", "disabled"]
@@ -208,7 +208,7 @@ def test_several_processes_train_as_documented(workdir):
 
 
 def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
-    """What the batch scripts hand on to main.py and study.py; tests/slurm runs them on a cluster."""
+    """Runs the words that the batch scripts pass to main.py and study.py. tests/slurm runs the scripts on a cluster."""
     assert len(JOBS) >= 5
     handed_on = set()
     for line in JOBS:
@@ -229,8 +229,8 @@ def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
 
 
 def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):
-    """The whole chain, shortened to one epoch, with a random network that knows these images as the published one."""
-    root = shards(side=225, per_class=4)  # at 224 px, as the published network
+    """The whole chain, shortened to one epoch. The published network is a random one fitted to these images."""
+    root = shards(side=225, per_class=4)  # above 224 px, the size of the published network
     monkeypatch.chdir(root)
     files = sorted(root.glob("train.X*/*/*"))
     transform = image_transform(None, 224)
@@ -259,7 +259,7 @@ def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch
 
 @pytest.mark.parametrize("name", [line.split()[2] for line in BENCHMARKS])
 def test_every_benchmark_can_be_run(name, monkeypatch, capsys):
-    """Benchmarks themselves are run by tests/benchmarks."""
+    """tests/benchmarks runs the benchmarks themselves."""
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         importlib.import_module(name).main(["--help"])
@@ -268,7 +268,7 @@ def test_every_benchmark_can_be_run(name, monkeypatch, capsys):
 
 @pytest.mark.parametrize("line", MAKE)
 def test_make_knows_its_targets(line):
-    """`make train` and `make test` themselves are run by .ci/run."""
+    """.ci/run runs `make train` and `make test` themselves."""
     done = subprocess.run([*line.split(), "--dry-run"], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "python" in done.stdout, done.stderr
 
@@ -281,7 +281,7 @@ def test_the_tests_that_are_named_are_there(line):
 
 
 def test_two_commits_are_compared_as_documented(tmp_path):
-    """By what --help prints, which is the quickest; the tests of same_bits compare trainings."""
+    """By the text of --help, the quickest comparison. test_same_bits compares trainings."""
     here = tmp_path / "here"
     identity = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.invalid")
     subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", here], check=True)

@@ -1,4 +1,4 @@
-"""The script that compares two checkouts: it says same of one checkout twice, and it finds what differs."""
+"""The script that compares two checkouts: a checkout equals itself, and every difference is found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def runs(tmp_path) -> tuple[Path, Path]:
-    """Two folders that hold the same run, with nested tensors, a NaN and a negative zero."""
+    """Two folders with the same run, which holds nested tensors, a NaN and a negative zero."""
     run = tmp_path / "old" / "a"
     run.mkdir(parents=True)
     (run / "metrics.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
@@ -97,7 +97,7 @@ def test_folders_without_a_run_are_not_the_same(tmp_path):
 
 @pytest.fixture
 def checkouts(tmp_path) -> dict[str, Path]:
-    """Two folders in the place of checkouts, whose scripts print one line each."""
+    """Two fake checkouts. Each script in them prints one line."""
     for side in ("old", "new"):
         (tmp_path / side).mkdir()
         (tmp_path / side / "models.py").write_text("def list_models(): return ['vit_tiny']")

@@ -30,7 +30,7 @@ def test_a_shipped_study_passes_the_whole_check(cli, file):
 
 
 def test_a_real_run(cli, workdir):
-    """Has the flags that a study adds; the second call finds it finished."""
+    """It has the flags that a study adds; the second call finds it finished."""
     (workdir / "s.toml").write_text(
         "[base]\ndataset = 'digits'\ntrain-fraction = 0.2\nbatch-size = 32\nwandb = 'disabled'\nepochs = 1\n"
         "[variants]\ncnn = { model = 'resnet20' }\n"
@@ -47,7 +47,7 @@ def test_a_real_run(cli, workdir):
 
 
 def test_a_study_is_checked_without_loading_what_trains():
-    """Nor does the process that waits for the runs load a framework."""
+    """The process that waits for the runs loads no framework either."""
     code = (
         "import sys, study, experiments.execution; study.main(sys.argv[1:]);"
         " sys.exit(' '.join({'torch', 'timm', 'numpy', 'wandb', 'submitit'} & set(sys.modules)) or 0)"

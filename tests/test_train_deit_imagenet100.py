@@ -1,4 +1,4 @@
-"""The ImageNet-100 study on small shards: its commands, its recipes, its teachers, and what it refuses."""
+"""The ImageNet-100 study on small shards: its commands, recipes, teachers and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train(learns):
 
 @pytest.fixture
 def refused(cli, workdir):
-    """Runs what must be refused, in one line, with nothing written."""
+    """Runs a request that must be refused in one line, without writing a file."""
 
     def run(command: str, needle: str) -> None:
         before = sorted(workdir.rglob("*"))
@@ -106,7 +106,7 @@ def test_main_knows_recipes_too(learns, workdir):
 
 
 def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeypatch):
-    """Killed while it is, the run is resumed, and ends with the bits of one that was left alone."""
+    """A run killed while its teacher trains resumes, and ends with the bits of an uninterrupted one."""
     from training import loop
 
     line = f"--data-path {shards()} {SMALL} --model deit_tiny_distill --teacher resnet20 --teacher-epochs 8 --lr 0.01"
@@ -121,7 +121,7 @@ def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeyp
     train_all = loop.train
 
     def killed(state, forward, train_batches, val_batches, config, *others):
-        config = dataclasses.replace(config, epochs=3)  # three epochs, then the end of the process
+        config = dataclasses.replace(config, epochs=3)  # the process ends after three epochs
         train_all(state, forward, train_batches, val_batches, config, *others)
         raise SystemExit(137)
 
@@ -141,7 +141,7 @@ def test_the_teacher_is_trained_first_as_a_run_of_its_own(train, shards, monkeyp
 
 
 def test_cached_answers_are_those_that_the_teacher_would_give(learns, workdir):
-    """The same training, with the teacher asked once for each image instead of in each step."""
+    """The training is the same if the teacher runs once per image instead of in each step."""
     learns("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name teacher")
     line = "--dataset digits --model vit_tiny --depth 1 --embed-dim 24 --patch-size 2 --epochs 2 --crop none"
     line += " --train-fraction 0.2 --teacher resnet20 --teacher-weights runs/teacher/best.pth --distill soft"

@@ -1,4 +1,4 @@
-"""Seeds, messages, and files that are written whole or not at all."""
+"""Seeds, messages, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_file_is_replaced_only_when_its_new_content_is_complete(tmp_path):
         temporary.write_text("new")
         reader = path.open()
     with reader:
-        assert reader.read() == "old"  # whoever was reading the old file still has all of it
+        assert reader.read() == "old"  # a reader of the old file still has all of it
     assert path.read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
 

@@ -1,4 +1,4 @@
-"""The picture of two models' answers: the same images for both, what is said of them is true, and what is refused."""
+"""The picture of two models' predictions: the same images for both, true statements about them, and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = "--img-size 32 --patch-size 8 --depth 1 --embed-dim 24 --epochs 1 --batc
 
 @pytest.fixture
 def study(learns, shards) -> Path:
-    """The two runs that the script looks for, hardly trained; returns the data's folder."""
+    """Makes the two runs that the script looks for, barely trained. Returns the data folder."""
     root = shards(per_class=8)
     line = f"--data-path {root} {SMALL}"
     learns(f"{line} --model vit_tiny --run-name baseline_vit_tiny", script=train_deit_imagenet100)
@@ -32,7 +32,7 @@ def draw(learns):
 
 
 def answers(out: str) -> list[tuple[str, list[tuple[str, float, str]]]]:
-    """(image file, [(right or wrong, per cent, answer) of each model]) from what was printed."""
+    """Parses the output: (image file, [(right or wrong, per cent, prediction) per model])."""
     images = []
     for line in out.splitlines():
         if match := re.match(r" *\d+  .+  (\w+/\w+\.JPEG)$", line):
@@ -78,7 +78,7 @@ def test_disagreements_are_images_on_which_the_two_differ(draw, study):
 
 
 def test_any_two_models_with_what_their_answers_rest_on(draw, learns, study, workdir):
-    """A network in place of a Transformer, and a checkpoint in place of a run directory."""
+    """A CNN instead of a Transformer, and a checkpoint instead of a run directory."""
     learns(f"--dataset imagenet100 --data-path {study} --model resnet20 --epochs 1 --batch-size 8 --run-name cnn")
     draw("--first runs/cnn/last.pth --num-images 3 --attention --output why.png")
     assert (workdir / "why.png").is_file()

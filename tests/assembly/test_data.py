@@ -28,7 +28,7 @@ LINE = "--model resnet20 --img-size 32 --batch-size 5 --num-workers 0 --epochs"
 
 @pytest.fixture
 def large(image_folder) -> Path:
-    """24 training images and 12 test images that are streamed."""
+    """24 training images and 12 test images, large enough to be streamed."""
     return image_folder(side=80)
 
 
@@ -40,7 +40,7 @@ def test_one_command_makes_the_copy_of_the_training_images_and_trains_from_it(le
     line = f"--dataset folder --datapath {large} {LINE} 1 --cache-resized jpeg"
     told = learns(line, "--run-name", "a").out
     place = large / ".resized/jpeg-256"
-    assert f"copy          24 of 24 training images were copied to {place} (" in told  # and none of test/
+    assert f"copy          24 of 24 training images were copied to {place} (" in told  # and no test image
     assert files(place) == ["000001.data", "000001.index", "lock"]
     again = learns(line, "--run-name", "b").out
     assert f"copy          all 24 training images are in {place} (" in again
@@ -205,7 +205,7 @@ def test_squares_above_224_px_are_made_smaller(image_folder):
 
 @pytest.fixture
 def wide(tmp_path) -> Path:
-    """Two classes of images four times as wide as high, which differ at their left edge alone."""
+    """Two classes of images four times as wide as high. They differ only at their left edge."""
     rng = np.random.default_rng(0)
     root = tmp_path / "wide"
     for part, count in (("train", 6), ("test", 3)):
@@ -255,7 +255,7 @@ def test_a_run_is_evaluated_as_it_prepared_its_images(learns, workdir, wide, mod
 
 
 def test_resized_copies_serve_each_mode(learns, workdir, wide):
-    """They keep the images' shape, and here their size: each run learns the same with and without them."""
+    """Copies keep the shape of the images, and here their size: each run learns the same with and without them."""
     for mode in ("squeeze", "letterbox"):
         line = f"{WIDE} --datapath {wide} --resize-mode {mode} --val-fraction 0"
         learns(f"{line} --run-name {mode}")
@@ -352,7 +352,7 @@ def test_what_takes_squares_alone_is_refused_by_name(cli, workdir, wide):
 
 
 def test_position_embeddings_move_between_shapes(learns, workdir, wide):
-    """16 patches are 4 x 4 or 2 x 8: what they were is known by the size of the images."""
+    """16 patches are 4 x 4 or 2 x 8: the image size tells which."""
     learns(f"{STREAMED} {VIT} --datapath {wide} --run-name wide")
     start = f"{STREAMED} {VIT} --datapath {wide} --weights runs/wide/best.pth".replace("--img-size 16,64", "")
     assert "'pos_embed' interpolated from 2x8 to 4x4 patches" in learns(f"{start} --img-size 32 --run-name a").out

@@ -1,5 +1,5 @@
-"""The benchmarks as instruments: what they count, and that both ways do the same. No test looks at how fast anything
-is."""
+"""The benchmarks as instruments: they count correctly, and both implementations do the same work. No test checks a
+speed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ("input", "step", "epoch", "startup", "inference", "scaling")
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that advances only on request."""
 
     def __init__(self):
         self.now = 0.0
@@ -53,7 +53,7 @@ def ks_distance(a, b) -> float:
 
 
 def alike(n: int) -> float:
-    """A Kolmogorov-Smirnov distance that two samples of n of one distribution exceed in 1 of 10,000 cases."""
+    """The Kolmogorov-Smirnov distance that two samples of size n of one distribution exceed in 1 of 10,000 cases."""
     return math.sqrt(-math.log(0.5e-4) / n)
 
 
@@ -159,7 +159,7 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-ROWS = {  # rows of each benchmark with --quick, and the sides of the first
+ROWS = {  # rows of each benchmark with --quick, and the sides of the first row
     "input": (8, [USUAL, TIMM, SUITE]),
     "step": (4, [USUAL, TIMM, SUITE]),
     "epoch": (2, [USUAL, TIMM, SUITE]),
@@ -302,7 +302,7 @@ def test_crops_and_flips_are_drawn_alike(other):
         left = images[:, 0, 16, 16] - torch.where(flipped, 16, 17) + PADDING
         top = images[:, 1, 16, 16] - 17 + PADDING
         assert set(left.tolist()) == set(top.tolist()) == set(range(2 * PADDING + 1))
-        # The whole image is what is expected of these three numbers, zeros where the padding shows.
+        # These three numbers determine the whole expected image, with zeros in the padding.
         padded = torch.zeros(3, SIDE + 2 * PADDING, SIDE + 2 * PADDING, dtype=torch.long)
         padded[:, PADDING:-PADDING, PADDING:-PADDING] = torch.from_numpy(dataset.train.images[0]).permute(2, 0, 1)
         for i in range(50):
@@ -328,10 +328,10 @@ def test_rectangles_are_erased_alike():
     }
     rates, shares, aspects = {}, {}, {}
     for name, images in drawn.items():
-        erased = (images == 0).all(1)  # the mean colour; padding is black, and so far below
+        erased = (images == 0).all(1)  # the mean colour; padding is black, far below it
         hit = erased.flatten(1).any(1)
         height, width = (erased[hit].any(dim).sum(1) for dim in (2, 1))
-        assert torch.equal(height * width, erased[hit].flatten(1).sum(1))  # rectangles
+        assert torch.equal(height * width, erased[hit].flatten(1).sum(1))  # the erased areas are rectangles
         rates[name], shares[name], aspects[name] = hit.double().mean().item(), height * width, height / width
     for rate in rates.values():
         assert rate == pytest.approx(0.4, abs=0.04)
@@ -341,7 +341,7 @@ def test_rectangles_are_erased_alike():
 
 
 def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
-    """Red and green tell the place, so the edges of a crop tell where it was cut."""
+    """Red and green encode the position, so the edges of a crop tell its place."""
     draws, size = 600, 24
     x, y = np.meshgrid(np.arange(128) * 2, np.arange(96) * 2)
     pixels_of_file = np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8)
@@ -358,7 +358,7 @@ def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
     for name, images in drawn.items():
         assert images.shape == (draws, 3, size, size)
         values = (images * 0.25 + 0.5) * 255 / 2
-        columns, rows = values[:, 0].mean(1), values[:, 1].mean(2)  # (draws, size): where each column or row was
+        columns, rows = values[:, 0].mean(1), values[:, 1].mean(2)  # (draws, size): source of each column or row
         slope_x, slope_y = ((line[:, -4] - line[:, 3]) / (size - 7) for line in (columns, rows))
         left = columns.mean(1) - slope_x.abs() * size / 2
         top = rows.mean(1) - slope_y * size / 2

@@ -1,4 +1,4 @@
-"""The table of models and the layers of one: the numbers are those of models built for real, and of a hand count."""
+"""The table of models and the layers of one: the numbers match real models and a hand count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from settings import terminal
 
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
-    """main.py with a command line: its status and what it printed, of which nothing may be a traceback."""
+    """Runs main.py with a command line. Returns its status and output, which must not hold a traceback."""
     import main
 
     def run(line: str) -> tuple[int, str, str]:
@@ -38,7 +38,7 @@ def prints(command):
 
 
 def rows(table: str) -> dict[str, list[str]]:
-    """The columns of each line of a table of models, by the name of the model."""
+    """Maps each model's name to the columns of its line in a table of models."""
     lines = table.splitlines()
     assert lines[0].split() == ["name", "px", "parameters", "FLOPs", "year", "paper"]
     return {line.split()[0]: re.split(r"\s{2,}", line)[1:] for line in lines[1:-2]}
@@ -55,7 +55,7 @@ def test_parameters_are_those_of_models_built_for_the_data_set(prints):
     for flags, size in (
         ("--dataset cifar10 --img-size 96", (10, 96, 3)),
         ("--dataset digits", (10, 8, 1)),
-        ("--in-chans 1", (100, 32, 1)),  # cifar100, in grey
+        ("--in-chans 1", (100, 32, 1)),  # cifar100 in grey
     ):
         table = rows(prints(f"--list-models mobilenet_v3* {flags}"))
         assert list(table) == ["mobilenet_v3_large", "mobilenet_v3_small"]
@@ -65,7 +65,7 @@ def test_parameters_are_those_of_models_built_for_the_data_set(prints):
 
 
 def test_flops_are_those_counted_by_hand(prints):
-    """resnet20 for 100 classes at 32 px: of every convolution the products, of which each brings an addition."""
+    """resnet20 for 100 classes at 32 px: each product of a convolution comes with one addition."""
     products = 3 * 16 * 9 * 32**2 + 6 * 16 * 16 * 9 * 32**2
     products += (16 * 32 + 5 * 32 * 32) * 9 * 16**2
     products += (32 * 64 + 5 * 64 * 64) * 9 * 8**2
@@ -126,7 +126,7 @@ def test_what_cannot_be_shown_is_said_in_one_line(command, line, needle):
 
 
 def layers(summary: str) -> list[tuple[str, list[int], int]]:
-    """(kind and name, shape of the output, parameters) of the lines of a summary's table."""
+    """(kind and name, output shape, parameters) per line of a summary's table."""
     found = re.findall(r"^[│├└─ ]*(\w+ \(\w+\)) +\[([\d, ]+)\] +(--|[\d,]+)$", summary, re.MULTILINE)
     return [
         (name, [int(side) for side in shape.split(", ")], 0 if params == "--" else int(params.replace(",", "")))
@@ -140,7 +140,7 @@ def layers(summary: str) -> list[tuple[str, list[int], int]]:
         ("--model resnet20", (10, 8, 1), "Linear (fc)"),
         ("--model deit_tiny_distill --dataset cifar100", (100, 32, 3), "Linear (head_dist)"),
         ("--model timm/resnet10t --dataset cifar10", (10, 32, 3), "Linear (fc)"),
-        # its constructor computes with tensors, so that it cannot be built without data
+        # its constructor computes with tensors, so it cannot be built without data
         ("--model torchvision/regnet_y_400mf --dataset cifar10 --in-chans 1", (10, 32, 1), "Linear (fc)"),
     ],
 )
@@ -157,7 +157,7 @@ def test_the_summary_shows_shapes_and_all_parameters(prints, flags, size, last):
 
 
 def test_the_summary_shows_the_layers_inside_of_blocks(prints):
-    """Of 64 patches, class token and distillation token the queries, keys and values, in each of twelve blocks."""
+    """Queries, keys and values of 64 patches, class token and distillation token, in each of twelve blocks."""
     table = layers(prints("--summary --model deit_tiny_distill --dataset cifar10"))
     assert table.count(("Linear (qkv)", [1, 66, 3 * 192], 192 * 3 * 192 + 3 * 192)) == 12
 
@@ -170,7 +170,7 @@ def test_torchinfos_own_counts_are_left_out(prints):
 
 
 def test_arguments_change_the_summary(prints):
-    """The first convolution of a resnet18 for 32 px images: stride 1, or with ImageNet's stem stride 2."""
+    """The first convolution of a resnet18 for 32 px images has stride 1, or stride 2 with ImageNet's stem."""
     first = {}
     for flags in ("", "--stem imagenet", "--model-arg stem=imagenet"):
         out = prints(f"--summary --model resnet18 --dataset cifar10 {flags}")

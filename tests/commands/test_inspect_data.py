@@ -1,4 +1,4 @@
-"""--inspect-data: its numbers are the data's, and its picture shows what a training would see."""
+"""--inspect-data: its numbers describe the data, and its picture shows the images that a training sees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 @pytest.fixture
 def command(workdir, monkeypatch, capsys):
-    """main.py with a command line: its status and what it printed."""
+    """Runs main.py with a command line. Returns its status and output."""
     import main
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -40,7 +40,7 @@ def command(workdir, monkeypatch, capsys):
 
 @pytest.fixture
 def inspects(command):
-    """main.py --inspect-data x.png with more flags, which must succeed: what it printed."""
+    """Runs main.py --inspect-data x.png with more flags, which must succeed. Returns its output."""
 
     def run(*words: str) -> str:
         status, out, err = command("--inspect-data x.png", *words)
@@ -53,14 +53,14 @@ def inspects(command):
 
 @pytest.fixture
 def tells(inspects, monkeypatch):
-    """Like `inspects`, but without the second that the picture takes."""
+    """Like `inspects`, but skips the picture, which takes a second."""
     monkeypatch.setattr(plots, "plot_samples", lambda *args: None)
     return inspects
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[tuple[np.ndarray, list[str]]]:
-    """The images and their titles of each picture; the picture is made all the same."""
+    """Collects the images and titles of each picture, which is still written."""
     recorded = []
     draw = plots.plot_samples
 
@@ -73,7 +73,7 @@ def drawn(monkeypatch) -> list[tuple[np.ndarray, list[str]]]:
 
 
 def counts(out: str) -> tuple[list[str], dict[str, list[int]]]:
-    """The names of the splits, and the counts of each class (and of "all") in them."""
+    """The names of the splits, and their counts per class and in all ("all")."""
     lines = out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("class "))
     end = next(i for i, line in enumerate(lines) if line.startswith("all "))
@@ -88,7 +88,7 @@ def line_of(out: str, name: str) -> str:
 
 
 def plain_folder(root: Path, part: str, per_class: int, side: int) -> None:
-    """Images of one colour, which is the class."""
+    """Images of one colour per class."""
     for name, colour in COLOURS.items():
         folder = root / part / name
         folder.mkdir(parents=True)
@@ -97,7 +97,7 @@ def plain_folder(root: Path, part: str, per_class: int, side: int) -> None:
 
 
 def coloured_cells(path: Path) -> dict[str, tuple[int, int]]:
-    """How many patches of each colour a picture has, and the pixels of the smallest of them."""
+    """The number of patches of each colour in a picture, and the pixels of the smallest patch."""
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture.convert("RGB"))
@@ -170,7 +170,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_listed(tells, workdir)
 
 @pytest.mark.parametrize(("side", "size"), [(8, ""), (80, "--img-size 48")])
 def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspects, workdir, side, size):
-    """Of resident images, and of large ones that are streamed."""
+    """For resident images, and for large ones, which are streamed."""
     plain_folder(workdir / "set", "train", per_class=12, side=side)
     plain_folder(workdir / "set", "test", per_class=2, side=side)
     before = set(workdir.rglob("*"))
@@ -178,7 +178,7 @@ def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspec
     assert set(workdir.rglob("*")) - before == {
         workdir / "x.png",
         workdir / "set" / FILE,
-    }  # what the files hold is kept
+    }  # FILE caches facts about the images
     cells = coloured_cells(workdir / "x.png")
     assert sum(number for number, _ in cells.values()) == 25
     assert all(4 <= number <= 11 and smallest > 150**2 for number, smallest in cells.values())
@@ -208,7 +208,7 @@ def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn
 
 
 def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkeypatch):
-    """The first batch of a training with the same flags, whose model keeps it."""
+    """Its images are the first batch of a training with the same flags, recorded by the model."""
     seen = []
     monkeypatch.setattr(registry, "_CONSTRUCTORS", dict(registry._CONSTRUCTORS))
 
@@ -233,7 +233,7 @@ def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkey
 
 
 def test_26_training_images_make_a_picture_of_25(inspects, workdir, image_folder):
-    """As a last batch of one image is joined to the one before."""
+    """A last batch of one image is joined to the batch before it."""
     root = image_folder(classes=2, parts={"train": 13, "test": 1})
     inspects(f"--dataset folder --data-path {root}", "--val-fraction 0")
     with Image.open(workdir / "x.png") as picture:

@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, workdir):
-    """That run, at runs/a."""
+    """A copy of the trained run at runs/a."""
     return Path(shutil.copytree(trained, workdir / "runs/a"))
 
 
@@ -78,7 +78,7 @@ def test_a_run_is_measured_with_its_selected_weights_on_the_split_it_reported(le
     expected = {name: [right[name, strength] for strength in STRENGTHS] for name in CORRUPTIONS}
     assert set(found["corruptions"]) == set(expected)
     for name, top1 in found["corruptions"].items():
-        assert top1 == pytest.approx(expected[name], abs=1.5 / len(images))  # another batch size, another rounding
+        assert top1 == pytest.approx(expected[name], abs=1.5 / len(images))  # another batch size rounds differently
     errors = [1 - value for values in found["corruptions"].values() for value in values]
     assert found["mean_corruption_error"] == pytest.approx(np.mean(errors))
     assert f"mean corruption error {100 * np.mean(errors):.2f} % on 359 images of test" in out
@@ -93,7 +93,7 @@ def test_other_images_than_the_run_reported_on_are_noticed(learns, run):
 
 
 class Witness(nn.Module):
-    """Keeps what it is shown."""
+    """A model that keeps a copy of its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ def test_image_files_and_a_folder_that_has_moved(learns, workdir, image_folder):
 
 
 class Slow(nn.Module):
-    """Takes a millisecond an image, by a clock that nothing else moves."""
+    """A model that takes a millisecond per image, on a clock that only it advances."""
 
     now, head_names = 0.0, ("head",)
 
@@ -218,7 +218,7 @@ def test_peak_memory_is_the_most_that_tensors_take_at_once():
     def work() -> str:
         kept = torch.zeros(1000, 1000)
         for _ in range(3):
-            kept = kept + 1  # two of them at a time
+            kept = kept + 1  # two tensors are alive at a time
         return "done"
 
     peak, result = speed.peak_memory(CPU, work)
@@ -227,7 +227,7 @@ def test_peak_memory_is_the_most_that_tensors_take_at_once():
 
 
 def test_peak_memory_knows_nothing_of_what_was_measured_before():
-    """As where several runs are measured: of each the trainer lives on after its first step."""
+    """As if several runs are measured: each trainer stays alive after its first step."""
     peak, kept = speed.peak_memory(CPU, lambda: torch.zeros(3000, 1000))
     assert peak == pytest.approx(12e6, rel=0.01)
     again, more = speed.peak_memory(CPU, lambda: torch.zeros(1000, 1000))
@@ -243,7 +243,7 @@ def test_the_profiler_says_nothing(capfd):
 
 
 def test_the_timer_says_nothing():
-    """Importing it tells on stderr of a CUDA toolkit without a GPU."""
+    """On import it writes to stderr about a CUDA toolkit without a GPU."""
     code = "from analysis import speed; speed._seconds(lambda: None, 1)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
@@ -276,7 +276,7 @@ def test_what_is_measured_already_is_left_alone(learns, run, workdir, monkeypatc
     learns("--measure runs/a --corruptions --corrupt-images 20")
     files = [workdir / "runs/a/robustness.json", workdir / "runs/a/cost.json"]
     first = files[0].read_bytes()
-    result = learns("--measure runs runs/a runs/again --corrupt-images 30")  # each of them once
+    result = learns("--measure runs runs/a runs/again --corrupt-images 30")  # each once
     assert files[0].read_bytes() == first and files[1].is_file()
     assert "runs/a/robustness.json: is there already; --overwrite measures anew" in result.out
     assert result.out.count("images/s in training") == 2

@@ -1,4 +1,4 @@
-"""The menu as a user meets it: through a pseudo-terminal, with CIFAR-10's published format in small."""
+"""The menu through a pseudo-terminal, as a user sees it, with a small data set in CIFAR-10's published format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from settings.terminal import run_script
 from utils import RunFailed
 
 REPO = Path(__file__).resolve().parents[2]
-PATIENCE = 120  # seconds that a step may take
+PATIENCE = 120  # seconds for one step
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MENU = "5  Exit\nchoice: "
 
@@ -65,7 +65,7 @@ sys.exit(run_script(main.main))
 
 
 class Terminal:
-    """`python main.py` without flags at a terminal of its own."""
+    """Runs `python main.py` without flags in its own terminal."""
 
     def __init__(self, folder: Path, facts: dict | None = None):
         self.screen, side = pty.openpty()
@@ -79,11 +79,11 @@ class Terminal:
             start_new_session=True,
         )
         os.close(side)
-        self.shown = ""  # all of it
-        self.seen = 0  # how much of it was waited for
+        self.shown = ""  # all output
+        self.seen = 0  # length of the output already waited for
 
     def _read(self, timeout: float) -> bool:
-        """Whether something came; an OSError is the end of output."""
+        """Reads output; False after a timeout. Raises OSError at the end of output."""
         if not select.select([self.screen], [], [], max(0, timeout))[0]:
             return False
         text = os.read(self.screen, 65536)
@@ -93,7 +93,7 @@ class Terminal:
         return True
 
     def until(self, text: str, patience: float = PATIENCE) -> str:
-        """What is shown from where the last call ended up to `text`."""
+        """Waits for `text`. Returns the output from the end of the last call up to it."""
         end = time.monotonic() + patience
         while text not in self.shown[self.seen :]:
             try:
@@ -114,7 +114,7 @@ class Terminal:
         os.write(self.screen, key)
 
     def interrupt_question(self, answer: str) -> None:
-        """Ctrl-C, again where it came between the question and the wait for its answer, in which case Python goes on
+        """Presses Ctrl-C, and again if it came between the question and the wait for its answer: Python then keeps
         waiting."""
         for _ in range(PATIENCE):
             self.press(b"\x03")
@@ -126,7 +126,7 @@ class Terminal:
         raise AssertionError(self.shown)
 
     def end(self) -> int:
-        """The exit status."""
+        """Waits for the exit status."""
         stop = time.monotonic() + PATIENCE
         try:
             while time.monotonic() < stop and self._read(stop - time.monotonic()):
@@ -295,7 +295,8 @@ def test_an_error_of_the_program_is_not_taken_for_the_end_of_input(monkeypatch):
 
 
 def small_cifar10(root: Path) -> dict:
-    """CIFAR-10's archive with 5 + 2 images of each class. Returns what torchvision knows of the published one."""
+    """Writes CIFAR-10's archive with 5 + 2 images per class. Returns the attributes that torchvision stores for the
+    published one."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -317,15 +318,15 @@ def small_cifar10(root: Path) -> dict:
         "test_list": [["test_batch", md5(folder / "test_batch")]],
         "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5(folder / "batches.meta")},
         "tgz_md5": md5(archive),
-        "url": "file:///nowhere/cifar-10-python.tar.gz",  # stands for the lack of a network
+        "url": "file:///nowhere/cifar-10-python.tar.gz",  # as without a network
     }
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """A user's way through the menu: (folder, what torchvision takes for published, what each step showed, status).
+    """A user's session in the menu: (folder, torchvision's attributes of the archive, output of each step, status).
 
-    The folder "data" has the archive only; "elsewhere" is not there.
+    The folder "data" holds only the archive; "elsewhere" does not exist.
     """
     root = tmp_path_factory.mktemp("menu")
     facts = small_cifar10(root / "source")
@@ -368,7 +369,7 @@ def test_initialising_unpacks_and_counts(session):
     (line,) = commands(steps["initialize"])
     assert "--download" in line.split()
     assert (folder / "data/cifar-10-batches-py/batches.meta").is_file()
-    for name in ("initialize", "test"):  # of each class one image of five, as the trainings validate on
+    for name in ("initialize", "test"):  # one image of five per class, like the validation of the trainings
         for label in CLASSES:
             assert re.search(rf"^{label} +4 +1 +2$", steps[name], re.MULTILINE)
         assert re.search(r"^all +40 +10 +20$", steps[name], re.MULTILINE)
@@ -397,7 +398,7 @@ def test_training_does_what_it_says(session):
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["images"] == {"train": 40, "val": 10, "test": 20}
     assert summary["selected_by"] == "map" and (directory / "best.pth").is_file()
-    assert "mobilenet_v3_small: 1,528,106 parameters" in steps["train"]  # Howard et al.'s with a head for ten classes
+    assert "mobilenet_v3_small: 1,528,106 parameters" in steps["train"]  # Howard et al.'s, with a head for ten classes
     assert "colour images of 224 px (from 32 px)" in steps["train"]
     (line,) = commands(steps["train"])
     stored = json.loads((directory / "settings.json").read_text())

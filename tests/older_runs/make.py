@@ -1,9 +1,9 @@
-"""Makes run directories with one checkout of the suite, and records what that checkout makes of them.
+"""Makes run directories with one checkout of the suite, and records that checkout's results for them.
 
     .venv/bin/python tests/older_runs/make.py CHECKOUT tests/older_runs/COMMIT
 
-`tests/test_older_runs.py` then holds every later version to them. A folder that is committed is never made anew: its
-runs are what people have on their disks. A version that writes something new gets a folder of its own.
+`tests/test_older_runs.py` checks every later version against them. Never regenerate a committed folder: its runs are
+those on people's disks. A version that writes something new gets its own folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RUNS = {
     "folder": f"{VIT} --rand --precision fp32",
     "bf16": f"{CNN} --precision bf16",
 }
-STOPPED = {"digits-stopped": "digits", "folder-stopped": "folder"}  # within the second epoch, with another seed
+STOPPED = {"digits-stopped": "digits", "folder-stopped": "folder"}  # stopped within the second epoch; with another seed
 STUDY = """\
 seeds = [0, 1]
 
@@ -62,7 +62,7 @@ NOT_KEPT = ("*.png", "*.lock", "*.log", "previous.pth")
 
 
 def draw_images(root: Path) -> None:
-    """24 images for each of three classes: a square of the class's colour somewhere on noise, 24 to 28 px wide."""
+    """24 images for each of three classes, 24 to 28 px wide: a square of the class's colour anywhere on noise."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("red", "green", "blue")):
         folder = root / "train" / name
@@ -76,7 +76,7 @@ def draw_images(root: Path) -> None:
 
 
 class Checkout:
-    """Runs the scripts of the suite in `code`, in the folder `where`."""
+    """Runs the scripts of the suite at `code` in the folder `where`."""
 
     def __init__(self, code: Path, where: Path):
         self.code, self.where = code.resolve(), where
@@ -93,7 +93,7 @@ class Checkout:
         self.run("main.py", *words, "--wandb", "disabled")
 
     def train_and_stop(self, name: str, *words: str) -> None:
-        """A run that SIGTERM ends within its second epoch."""
+        """Trains a run and stops it with SIGTERM within its second epoch."""
         words = (*words, "--checkpoint-every", "1", "--run-name", name, "--wandb", "disabled")
         process = self.start("main.py", *words)
         metrics = self.where / "runs" / name / "metrics.csv"

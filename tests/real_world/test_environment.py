@@ -1,4 +1,4 @@
-"""What the surroundings of a command do to it: terminals, pipes, signals, packages, variables."""
+"""The environment of a command: terminals, pipes, signals, packages, variables."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ SHORT = f"{QUICK} --wandb disabled --run-name a"
 
 
 def start(folder: Path, script: str, *words: str, **how) -> subprocess.Popen:
-    """A script in a process of its own, with one thread, in `folder`."""
+    """Starts a script in a child process, with one thread, in `folder`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **how.pop("env", {})}
     return subprocess.Popen([sys.executable, str(REPO / script), *words], cwd=folder, env=environment, **how)
 
 
 def read_all(handle: int) -> str:
-    """What is printed to a terminal until nobody holds its other side."""
+    """Reads a terminal until no process holds its other end."""
     shown = b""
-    with contextlib.suppress(OSError):  # how the end of a terminal reads
+    with contextlib.suppress(OSError):  # a closed terminal raises OSError
         while part := os.read(handle, 4096):
             shown += part
     os.close(handle)
@@ -82,7 +82,7 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path, line):
 
 
 def own_terminal(follower: int) -> None:
-    """In a new process: it gets what the terminal's end does to those that run in it."""
+    """In a new process: makes the terminal its controlling one, so that closing it sends a signal."""
     os.setsid()
     fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
 
@@ -107,7 +107,7 @@ def test_a_run_whose_terminal_is_closed_is_saved_or_goes_on_under_nohup(tmp_path
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """Ctrl-C at the fifth call of a function, each of which takes so long. Returns the list of the calls."""
+    """Sends Ctrl-C at the fifth call of a function, and makes each call take `seconds`. Returns the list of calls."""
 
     def arrange(module, name: str, seconds: float = 0.01) -> list:
         calls, function = [], getattr(module, name)
@@ -122,7 +122,7 @@ def interrupted(monkeypatch):
         monkeypatch.setattr(module, name, calling)
         return calls
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     yield arrange
     signal.signal(signal.SIGINT, before)
 
@@ -163,7 +163,7 @@ def test_ctrl_c_acts_at_once_while_copies_are_made_and_what_is_made_is_kept(
 
 @pytest.fixture
 def run_with(tmp_path):
-    """A script behind lines of Python that take something away, in a process of its own: (status, its only line)."""
+    """Runs a script in a child process after lines of Python that remove something. Returns (status, its only line)."""
 
     def run(before: str, line: str, *python: str, **environment: str) -> tuple[int, str]:
         script, *words = line.split()
@@ -199,7 +199,7 @@ def test_outside_the_environment_each_script_says_in_one_line_what_is_missing(
     write_study(tmp_path / "runs/s", {"resnet20": 0.9, "vit": 0.8})
     before = sorted(tmp_path.rglob("*"))
     places = {"shards": shards(), "repo": REPO, "runs": tmp_path / "runs/s", "file": REPO / "main.py"}
-    status, said = run_with("", line.format(**places), "-S")  # Python without site-packages
+    status, said = run_with("", line.format(**places), "-S")  # -S: Python without site-packages
     assert status == 2 and said.startswith(f"{line.split()[0]}: error: {missing}") and ADVICE in said
     assert [path for path in sorted(tmp_path.rglob("*")) if "shards" not in path.parts] == before
 

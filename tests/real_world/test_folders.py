@@ -1,4 +1,4 @@
-"""What people's folders hold besides images in class folders, and what counts as an image and as a class."""
+"""Real folders hold more than images in class folders: what counts as an image, and what as a class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils import BadRequest
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """train/ with 10 and test/ with 4 images of 8 px in each of cat/ and dog/."""
+    """train/ with 10 and test/ with 4 images of 8 px per class, cat/ and dog/."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 10), ("test", 4)):
         for name in ("cat", "dog"):
@@ -148,14 +148,14 @@ def test_a_class_that_is_a_link_to_nowhere_is_refused(root, tmp_path):
 
 @pytest.mark.parametrize("side", [8, 70])
 def test_colour_is_decided_by_all_files(root, side):
-    """The first image of each class is grey."""
+    """Only the first image of each class is grey."""
     for part in ("train", "test"):
         for file in root.glob(f"{part}/*/*.png"):
             pixels = colour(side=side)
             save(file, pixels[..., 0] if file.stem == "0" else pixels)
     dataset = read(root)
     assert dataset.in_chans == 3 and told(dataset, "grey images: 4 of 28; all are read in colour")
-    assert read(root, rules=1).in_chans == 1  # as it was
+    assert read(root, rules=1).in_chans == 1  # the earlier rule
 
 
 def test_images_that_are_all_grey_are_grey_in_every_form(root):

@@ -1,4 +1,4 @@
-"""Checkpoints of other training scripts, which hold averaged weights beside raw ones: one rule says which are taken."""
+"""Checkpoints of other training scripts, which hold averaged and raw weights: one rule chooses between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def state(value: float, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def averaged_model(value: float) -> dict[str, torch.Tensor]:
-    """As torch's own class saves it."""
+    """An averaged model as torch's own class saves it."""
     model = nn.Module()
     model.fc = nn.Linear(3, 2)
     average = torch.optim.swa_utils.AveragedModel(model)
@@ -93,7 +93,7 @@ def test_of_this_suites_checkpoints_those_are_taken_that_were_selected(selected,
 
 @pytest.fixture
 def foreign(learns, workdir) -> Path:
-    """A checkpoint whose averaged weights know the digits, and whose raw ones have gone astray."""
+    """A checkpoint whose averaged weights classify the digits and whose raw weights have diverged."""
     learns("--dataset digits --model resnet20 --batch-size 32 --epochs 2 --lr 0.05 --run-name t")
     good = torch.load(workdir / "runs/t/best.pth", weights_only=True)["model"]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A run knows its images: what people do to a data folder while a run lives, and what becomes of its numbers."""
+"""A run knows its images: its numbers stay right, whatever people do to the data folder meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUN = "--dataset folder --datapath images --model resnet9 --widths 8,8,8 --depth
 
 @pytest.fixture
 def noise(workdir):
-    """noise(train=20, ...) makes images/<part>/{cat,dog}/*.png of noise: nothing but the images themselves is learnt.
+    """noise(train=20, ...) writes images/<part>/{cat,dog}/*.png of noise, so a model can only memorise the images.
     A side above 64 px makes a streamed set."""
 
     def make(side: int = 16, classes=("cat", "dog"), root: str = "images", seed: int = 0, **parts: int) -> Path:
@@ -43,7 +43,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def add(root: Path, name: str = "000.png", seed: int = 9) -> None:
-    """One more image for each class, which comes first in its folder."""
+    """Adds one image to each class, first in its folder."""
     rng = np.random.default_rng(seed)
     for folder in sorted(root.glob("train/*")):
         with Image.open(next(folder.iterdir())) as image:
@@ -66,7 +66,7 @@ def listed(run: str) -> list[dict]:
 
 
 def stop_after(epochs: int, monkeypatch) -> None:
-    """The next training ends as if it were killed after so many epochs."""
+    """Makes the next training end after `epochs` epochs, as if killed."""
     from training import loop
 
     train = loop.train
@@ -80,7 +80,7 @@ def stop_after(epochs: int, monkeypatch) -> None:
 
 @pytest.mark.parametrize("side", [16, 70])
 def test_images_that_are_added_move_nothing(cli, learns, noise, monkeypatch, side):
-    """Without a test/ the split is a fixed fifth of the folder: another image per class would make it another fifth."""
+    """Without test/ the split is a fixed fifth of the folder; one more image per class would make it another fifth."""
     root = noise(side, train=20)
     line = f"{RUN} --epochs 3 {'' if side == 16 else '--img-size 16 --num-workers 0'}"
     learns(f"{line} --run-name whole")
@@ -100,7 +100,7 @@ def test_images_that_are_added_move_nothing(cli, learns, noise, monkeypatch, sid
     assert found["clean"]["top1"] == summary("whole")["top1"]
     out = learns("--first runs/whole --second runs/stopped --num-images 8", script=viz_random_10_vit_vs_deit).out
     assert "000.png" not in out
-    learns(f"{line} --run-name new")  # a new run has them
+    learns(f"{line} --run-name new")  # a new run includes them
     assert sum(summary("new")["images"].values()) == 42
 
 
@@ -150,7 +150,7 @@ def test_a_class_that_is_added_moves_no_label(learns, cli, noise, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         assert cli(f"{RUN} --epochs 2 --run-name a").status == 130
-    noise_in(root / "train/bird")  # before cat and dog
+    noise_in(root / "train/bird")  # sorts before cat and dog
     learns("--resume --run-name a")
     learns("--evaluate runs/whole/best.pth --run-name scored")
     for run in ("a", "scored"):
@@ -162,7 +162,7 @@ def test_scoring_changed_test_images_takes_a_word_and_is_told(cli, learns, noise
     for seed in (0, 1):
         learns(f"{RUN} --epochs 1 --seed {seed} --run-name s{seed}")
     (root / "test/cat/00.png").unlink()
-    (root / "train/cat/00.png").unlink()  # of no importance for a score
+    (root / "train/cat/00.png").unlink()  # does not matter for a score
     result = cli("--evaluate runs/s0/best.pth --run-name e")
     assert result.status == 2 and "images missing: 1 (test/cat/00.png)" in result.err
     assert "--accept-changed-data" in result.err and not Path("runs/e").exists()
@@ -308,7 +308,7 @@ def test_where_the_data_cannot_be_written_the_users_cache_keeps_what_is_known(le
     from image_datasets import facts
 
     root = noise(70, train=20, test=5)
-    (root / FILE).mkdir()  # so that nothing can take its place, for root, too
+    (root / FILE).mkdir()  # a folder cannot be replaced, not even by root
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     line = f"{RUN} --img-size 16 --num-workers 0 --epochs 1"
     learns(f"{line} --run-name a")
@@ -329,7 +329,7 @@ def test_the_sheet_of_images_shows_those_that_were_scored(learns, cli, noise):
     assert result.status == 2 and "is not what the runs were scored on" in result.err
 
 
-# ------------------------------------------------------------------------------------------------- what a review found
+# ---------------------------------------------------------------------------------------------------------- regressions
 
 
 def test_pixels_in_memory_are_the_same_in_grey_and_colour(learns, workdir):

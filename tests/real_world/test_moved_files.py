@@ -1,5 +1,5 @@
-"""Data, weights and devices that a run was made with and that are gone: what the run stored is told as that, and not as
-a flag of the command line at hand."""
+"""Data, weights and devices of a run that are gone: the message says that the run stored them. It does not blame a flag
+of the current command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = "--dataset folder --datapath images --model resnet20 --batch-size 8"
 
 @pytest.fixture
 def moved(learns, image_folder, workdir) -> Path:
-    """Two finished runs whose data have moved from images/ to elsewhere/."""
+    """Two finished runs whose data moved from images/ to elsewhere/."""
     image_folder(parts={"train": 12, "test": 4}).rename(workdir / "images")
     for seed in (0, 1):
         learns(FOLDER, "--epochs", "1", "--seed", str(seed), "--run-name", f"{'ab'[seed]}")

@@ -1,7 +1,7 @@
-"""Images as cameras, scanners, microscopes and web sites store them: each kind becomes the colours that it stands for,
-or is refused by name.
+"""Images as cameras, scanners, microscopes and web sites store them: each kind is decoded to the right colours, or is
+refused by name.
 
-A new kind is one line in KINDS (what the file holds, and the colours that it must become) or in REFUSED.
+A new kind is one line in KINDS (the content of the file and the expected colours) or in REFUSED.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def row(mode: str, *pixels) -> Image.Image:
 
 
 def png(bits: int, colour: int, samples: list[int], **chunks: bytes) -> bytes:
-    """A PNG file one pixel high, from its samples, by no library. Args: colour: PNG's colour type."""
+    """A PNG file one pixel high, written from its samples without a library. Args: colour: PNG's colour type."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -62,7 +62,7 @@ def png(bits: int, colour: int, samples: list[int], **chunks: bytes) -> bytes:
 
 def tiff(bits: int, data: bytes, width: int, kind: int = UNSIGNED, photometric: int = BLACK_IS_ZERO, samples: int = 1,
          order: str = "<", more: dict[int, float] | None = None) -> bytes:  # fmt: skip
-    """A TIFF file one pixel high, from its bytes, by no library. Args: more: floats by tag."""
+    """A TIFF file one pixel high, written from its bytes without a library. Args: more: floats by tag."""
     tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: samples, 278: 1, 279: len(data),
             339: kind}  # fmt: skip
     body, extra = data + b"\0" * (len(data) % 2), b""
@@ -83,7 +83,7 @@ def tiff(bits: int, data: bytes, width: int, kind: int = UNSIGNED, photometric: 
 
 
 def cmyk_jpeg(inks: tuple[int, int, int, int], adobe: bool = True) -> bytes:
-    """Of one colour. Pillow writes the inks inverted with Adobe's marker, as Photoshop does."""
+    """A JPEG of one colour. Pillow inverts the inks and writes Adobe's marker, as Photoshop does."""
     inks = inks if adobe else tuple(255 - ink for ink in inks)
     content = encoded(Image.new("CMYK", (8, 8), inks), "JPEG", quality=100, subsampling=0)
     if not adobe:
@@ -93,23 +93,23 @@ def cmyk_jpeg(inks: tuple[int, int, int, int], adobe: bool = True) -> bytes:
 
 
 def ycck_jpeg(luma: int, blue: int, red: int, black: int) -> bytes:
-    """Of one colour, its inks stored as YCbCr and black, inverted as Adobe does."""
+    """A JPEG of one colour. The inks are stored as YCbCr and black, inverted as Adobe does."""
     content = cmyk_jpeg(tuple(255 - value for value in (luma, blue, red, black)))
     at = content.index(b"Adobe")
     return content[: at + 11] + b"\x02" + content[at + 12 :]
 
 
 def lab_tiff(*colours: tuple[int, int, int]) -> bytes:
-    """Args: colours: L from 0 to 255, a and b from -128."""
+    """A TIFF file in CIELAB. Args: colours: L from 0 to 255, a and b from -128."""
     return tiff(8, b"".join(struct.pack("<Bbb", *colour) for colour in colours), len(colours), photometric=8, samples=3)
 
 
 FRAMES = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
 SEVERAL = {"save_all": True, "append_images": FRAMES[1:]}
 HALF = 128  # opacity: 128 / 255 of the colour, the rest white
-STEPS = (0, 1, 128, 254, 255)  # in 16 bits 257 times as much
+STEPS = (0, 1, 128, 254, 255)  # times 257 in 16 bits
 
-# What the file holds: its bytes, and the colours that its first pixels must become.
+# Description of the file: its bytes, and the expected colours of its first pixels.
 KINDS = {
     "PNG, 1 bit": (png(1, 0, [0, 1, 1, 0]), grey(0, 255, 255, 0)),
     "PNG, 2 bits": (png(2, 0, [0, 1, 2, 3]), grey(0, 85, 170, 255)),
@@ -175,7 +175,7 @@ REFUSED = {
 
 
 def read(path: str, chans: int, reading: Reading) -> np.ndarray:
-    """(H, W, C), which both readers agree on."""
+    """Reads (H, W, C) and asserts that both readers agree."""
     pixels = as_array(read_pixels(path, chans, reading))
     again = np.asarray(read_image(path, chans, reading)).reshape(pixels.shape)
     assert np.array_equal(pixels, again)
@@ -207,7 +207,7 @@ def test_what_does_not_tell_its_colours_is_refused_by_name(store, kind, chans):
 
 
 def srgb(lightness: int, a: int, b: int) -> np.ndarray:
-    """Of 8-bit CIELAB with the white D50, by the formulas of CIE 15, Bradford's adaptation and IEC 61966-2-1."""
+    """sRGB of 8-bit CIELAB with white point D50, by CIE 15, Bradford adaptation and IEC 61966-2-1."""
     y = (lightness * 100 / 255 + 16) / 116
     f = np.array([y + a / 500, y, y - b / 200])
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9642, 1, 0.8249)
@@ -239,14 +239,14 @@ def test_under_the_oldest_rules_pixels_are_what_pillows_convert_makes_of_them(st
             with Image.open(path) as image:
                 try:
                     expected = np.asarray(image.convert(mode))
-                except ValueError:  # of CIELAB
+                except ValueError:  # CIELAB
                     continue
             assert np.array_equal(read(path, chans, Reading(rules=1)), expected.reshape(*expected.shape[:2], chans))
 
 
 # --------------------------------------------------------------------------------------------------------- orientation
 
-# Where the top left, top right, bottom left and bottom right of the stored image lie when it is upright.
+# Upright positions of the stored image's top left, top right, bottom left and bottom right.
 UPRIGHT = {1: "abcd", 2: "badc", 3: "dcba", 4: "cdab", 5: "acbd", 6: "cadb", 7: "dbca", 8: "bdac"}
 COLOURS = dict(zip("abcd", (RED, GREEN, BLUE, WHITE), strict=True))
 
@@ -271,7 +271,7 @@ def test_a_photograph_is_turned_upright(decoder, store, orientation, form):
     upright = quarters(UPRIGHT[orientation], *size).astype(int)
     assert np.abs(read(path, 3, Reading()) - upright).max() <= 2
     assert file_orientation(path) == (orientation if form != "TIFF" else 1)
-    if form != "TIFF":  # whose orientation Pillow itself follows
+    if form != "TIFF":  # Pillow itself applies a TIFF's orientation
         for reading in (Reading(exif_orientation=False), Reading(rules=1)):
             assert np.abs(read(path, 3, reading) - quarters("abcd", 48, 32).astype(int)).max() <= 2
 
@@ -325,7 +325,7 @@ def test_metadata_behind_the_frame_header_count_too(decoder, store):
 
 @pytest.fixture
 def album(tmp_path) -> Path:
-    """Two classes of photographs that lie on their side but for one each, in train/ and test/."""
+    """Two classes of photographs in train/ and test/. All lie on their side, except one per class."""
     root = tmp_path / "album"
     for part, count in (("train", 5), ("test", 2)):
         for name, orientation in (("left", 6), ("right", 8)):
@@ -340,7 +340,7 @@ LINE = "--dataset folder --model resnet20 --img-size 32 --batch-size 8 --epochs 
 
 
 def test_a_run_keeps_how_it_turns_photographs(learns, workdir, album):
-    """Both classes are one image turned to either side: stored as they are nothing tells them apart."""
+    """The classes are one image turned left and right: as stored, nothing distinguishes them."""
 
     def logits(name: str) -> np.ndarray:
         return np.load(workdir / f"runs/{name}/predictions.npz")["logits"]
@@ -398,11 +398,11 @@ def test_pillows_own_bound_follows_the_flag(store, monkeypatch):
     assert read(path, 3, Reading(max_pixels=2400)).shape == (60, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 2400
     with pytest.raises(BadImage, match="40 x 60 pixels are more than --max-pixels 900 allows"):
-        read_image(path, 3, Reading(max_pixels=900))  # the bound of a run holds, however high another's was
+        read_image(path, 3, Reading(max_pixels=900))  # a run's limit holds even after a run with a higher one
 
 
 def test_check_images_lists_every_image_that_is_refused_and_counts_them(cli, learns, workdir, image_folder):
-    """Among them the first of a class, by which the data set is looked at before."""
+    """Among them the first image of a class, which is probed when the data set is located."""
     root = image_folder(side=80, parts={"train": 5, "test": 2})
     large = [root / name for name in ("train/class0/0.png", "train/class1/3.png", "test/class2/1.png")]
     for file in large:
@@ -431,7 +431,7 @@ def test_check_images_lists_every_image_that_is_refused_and_counts_them(cli, lea
     assert "class" in learns(f"--predict runs/a/best.pth {large[0]}").out
 
 
-# --------------------------------------------------------------------------------------------------- nothing to be seen
+# ------------------------------------------------------------------------------------------------------ constant images
 
 
 def warnings_of(out: str) -> list[str]:
@@ -446,12 +446,12 @@ def test_inspecting_the_data_warns_of_images_that_show_nothing(learns, workdir, 
 
     noise = np.random.default_rng(0).integers(0, 2, (side, side, 3), dtype=np.uint8)
     white, black, blue = (np.full((side, side, 3), colour, np.uint8) for colour in ((254, 254, 254), BLACK, BLUE))
-    for i, pixels in enumerate((white + noise, white, black, black + noise)):  # a whole class
+    for i, pixels in enumerate((white + noise, white, black, black + noise)):  # the whole class
         Image.fromarray(pixels).save(root / f"train/class1/{i}.png")
     Image.fromarray(blue).save(root / "train/class2/3.png")
     Image.fromarray(black).save(root / "test/class0/1.png")
     dim = black + noise
-    dim[: side // 2] += 5  # deviates by 2.5
+    dim[: side // 2] += 5  # standard deviation 2.5
     Image.fromarray(dim).save(root / "test/class2/0.png")
     assert warnings_of(learns(line).out) == [
         "train: 5 of 12 images are nearly constant (2 white, 2 black, 1 of one colour)",
@@ -463,7 +463,7 @@ def test_inspecting_the_data_warns_of_images_that_show_nothing(learns, workdir, 
 
 
 def test_a_set_that_older_rules_read_as_white_is_warned_of_and_seen_by_the_newer_ones(learns, workdir, tmp_path):
-    """Scans of 16 bits, of which Pillow's convert makes white images."""
+    """16-bit scans, which Pillow's convert turns white."""
     root, rng = tmp_path / "scans", np.random.default_rng(0)
     for part in ("train", "test"):
         for label in range(2):

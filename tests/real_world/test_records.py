@@ -1,4 +1,4 @@
-"""What a run directory tells of how it came about: the code, the machine, the attempts, and all that was said."""
+"""A run directory records its origin: the code, the machine, the attempts, and all printed lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    """A checkout of something with a package, a script and a data folder."""
+    """A git checkout with a package, a script and a data folder."""
     root = tmp_path / "suite"
     (root / "models").mkdir(parents=True)
     for name in ("models/__init__.py", "models/a.py", "main.py", "README.md"):
@@ -59,7 +59,7 @@ def test_the_commit_is_that_of_the_checkout(repository):
      ("picture.png", False), ("notes.py", False)],
 )  # fmt: skip
 def test_a_changed_file_and_new_code_in_a_package_are_changes(repository, file, changed):
-    """What a run leaves in the folder, and scripts that it does not import, are none."""
+    """The files of a run and scripts that it does not import do not count as changes."""
     (repository / file).parent.mkdir(exist_ok=True)
     (repository / file).write_text("x = 1\n")
     assert checkout(repository)["changed"] is changed
@@ -76,7 +76,7 @@ UNKNOWN = {"commit": None, "changed": None}
 
 
 def test_outside_git_the_commit_is_unknown(repository, tmp_path, monkeypatch):
-    copy = repository / "unpacked"  # within a repository that is another project's
+    copy = repository / "unpacked"  # inside another project's repository
     (copy / "models").mkdir(parents=True)
     (copy / "models/__init__.py").write_text("")
     assert checkout(copy) == UNKNOWN
@@ -88,7 +88,7 @@ def test_outside_git_the_commit_is_unknown(repository, tmp_path, monkeypatch):
 
 
 def test_without_the_git_program_or_its_answer_the_commit_is_unknown(repository, tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a hook; it is not meant for us
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a git hook; it is not meant for the suite
     assert checkout(repository)["commit"]
     program = tmp_path / "bin/git"
     program.parent.mkdir()
@@ -105,7 +105,7 @@ def test_without_the_git_program_or_its_answer_the_commit_is_unknown(repository,
 
 @pytest.fixture
 def two_attempts(cli, learns, workdir, monkeypatch) -> Path:
-    """A run that began with one commit and was resumed with another, whose files had changes."""
+    """A run that began with one commit and was resumed with another that had uncommitted changes."""
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         patch.setattr(run_directory, "checkout", lambda: {"commit": "a" * 40, "changed": False})
@@ -231,8 +231,8 @@ def test_the_log_holds_all_that_was_said_over_all_attempts(cli, learns, workdir,
     assert first.endswith("--run-name a --wandb disabled") and second.endswith(
         "main.py --resume --run-name a --wandb disabled"
     )
-    assert "warning: --gpu 3: there are 0 GPUs here" in stopped.out  # said before there was a directory
-    assert stopped.err == "\nmain.py: stopped\n"  # behind the ^C of a terminal
+    assert "warning: --gpu 3: there are 0 GPUs here" in stopped.out  # printed before the directory existed
+    assert stopped.err == "\nmain.py: stopped\n"  # after the ^C of a terminal
     assert log == f"{first}\n{stopped.out}main.py: stopped\n\n{second}\n{resumed.out}"
     assert "epoch 2/2: lr" in log and "result        top-1" in log
 
@@ -316,7 +316,7 @@ def test_a_line_that_a_dead_machine_left_half_written_is_not_joined_with_the_nex
 
 
 def test_a_log_that_cannot_be_written_stops_no_run(learns, workdir, monkeypatch):
-    """As on a full disk; checkpoints have their own say about that."""
+    """As on a full disk. Checkpoints handle a full disk themselves."""
     write = os.write
 
     def full(file, data):

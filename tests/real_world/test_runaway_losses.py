@@ -1,4 +1,4 @@
-"""Trainings whose loss runs away: what is left of the run and why it ended are told as they are."""
+"""Trainings that diverge: the messages are right about what the run keeps and why it ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE = "--dataset digits --train-fraction 0.2 --model resnet20 --batch-size 64 -
 
 
 def explode(monkeypatch, steps: int, rate: float = 1e30) -> None:
-    """The learning rate is `rate` from this step on."""
+    """Sets the learning rate to `rate` from this step on."""
     usual = trainee.learning_rate
     monkeypatch.setattr(trainee, "learning_rate", lambda step, **more: usual(step, **more) if step < steps else rate)
 

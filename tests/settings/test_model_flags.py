@@ -1,4 +1,4 @@
-"""Flags that architectures declare: one meaning each, a help text each, and none that hides another flag."""
+"""Flags declared by architectures: each has one meaning and a help text, and none hides another flag."""
 
 import argparse
 

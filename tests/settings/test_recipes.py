@@ -1,4 +1,4 @@
-"""The recipe cifar-fast: what it sets, what wins over it, and what is told of it."""
+"""The recipe cifar-fast: the values it sets, the flags that override it, and its printed lines."""
 
 from __future__ import annotations
 
