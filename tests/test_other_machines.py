@@ -103,6 +103,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, workdir, image_folder):
     """With loader processes that are started, not forked; the bits are those of a run without any."""
     image_folder(side=80).rename(workdir / "images")
@@ -138,6 +139,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAMES = ["Äpfel", "café", "zebra", "猫"]
 
 
+@pytest.mark.slow
 def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
     """As for jobs whose locale is not set: the same classes in the same order, and files that can be read."""
     rng = np.random.default_rng(0)

@@ -87,6 +87,7 @@ def shortened(line: str, path: str) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
@@ -126,6 +127,7 @@ def cifar10_folder(tmp_path) -> Path:
     return folder.parent
 
 
+@pytest.mark.slow
 def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
     """At 32 px, where a step takes a thirtieth of the time."""
     lines = [line for line in COMMANDS if "--dataset cifar10 " in line]
@@ -140,6 +142,7 @@ def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
     assert all(name in report for name in ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s", "airplane", "truck"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_works(cli, workdir, image_folder, publish):
     """With random weights in the place of the published ones, and smaller images."""
     path = str(image_folder(side=32))
@@ -154,6 +157,7 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
         assert ("interpolated from 14x14 to 4x4 patches" in result.out) == ("vit_b_16" in line)
 
 
+@pytest.mark.slow
 def test_a_model_is_added_as_documented(workdir):
     """The file of docs/architecture.md, in a copy of the suite."""
     for part in REPO.iterdir():
@@ -184,6 +188,7 @@ def test_studies_start_as_documented(cli):
         assert result.status == 0 and f"{runs} runs" in result.out, result.err
 
 
+@pytest.mark.slow
 def test_comparisons_work_as_documented(workdir):
     models = {"quick_digits": {"resnet20": 0.95, "vit": 0.8}, "mobilenet_v2_ablation": {"baseline": 0.9, "silu": 0.95}}
     for name, accuracies in models.items():
@@ -196,6 +201,7 @@ def test_comparisons_work_as_documented(workdir):
         assert (workdir / "runs" / name / "comparison/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_several_processes_train_as_documented(workdir):
     """A killed worker is the business of tests/training/test_distributed.py."""
     (line,) = MANY
@@ -207,6 +213,7 @@ def test_several_processes_train_as_documented(workdir):
     assert "processes     2: batches of 64 images each, 128 in all" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
     """What the batch scripts hand on to main.py and study.py; tests/slurm runs them on a cluster."""
     assert len(JOBS) >= 5
@@ -228,6 +235,7 @@ def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
         assert result.status == 0, " ".join(words) + "\n" + result.err
 
 
+@pytest.mark.slow
 def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):
     """The whole chain, shortened to one epoch, with a random network that knows these images as the published one."""
     root = shards(side=225, per_class=4)  # at 224 px, as the published network
@@ -273,6 +281,7 @@ def test_make_knows_its_targets(line):
     assert done.returncode == 0 and "python" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", TESTS)
 def test_the_tests_that_are_named_are_there(line):
     command = [sys.executable, *line.split()[1:], "--collect-only", "-p", "no:cacheprovider"]
@@ -280,6 +289,7 @@ def test_the_tests_that_are_named_are_there(line):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_two_commits_are_compared_as_documented(tmp_path):
     """By what --help prints, which is the quickest; the tests of same_bits compare trainings."""
     here = tmp_path / "here"

@@ -167,6 +167,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_listed(tells, workdir)
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "size"), [(8, ""), (80, "--img-size 48")])
 def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspects, workdir, side, size):
     """Of resident images, and of large ones that are streamed."""
@@ -185,6 +186,7 @@ def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspec
     assert f"images of {size.split()[1] if size else side} px" in out
 
 
+@pytest.mark.slow
 def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn):
     plain_folder(workdir / "set", "train", per_class=20, side=32)
     plain_folder(workdir / "set", "test", per_class=2, side=32)
@@ -206,6 +208,7 @@ def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn
     assert patches[0] <= {0, 1} and not patches[1] <= {0, 1}  # cutmix keeps the pixels, mixup does not
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkeypatch):
     """The first batch of a training with the same flags, whose model keeps it."""
     seen = []
@@ -231,6 +234,7 @@ def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkey
     assert torch.allclose(torch.from_numpy(images), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_26_training_images_make_a_picture_of_25(inspects, workdir, image_folder):
     """As a last batch of one image is joined to the one before."""
     root = image_folder(classes=2, parts={"train": 13, "test": 1})
