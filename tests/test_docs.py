@@ -1,20 +1,17 @@
 """README.md, CONTRIBUTING.md, docs/ and results/ tell the truth: links, pictures, names, flags, the table of models."""
 
-import contextlib
-import functools
-import io
 import re
 from pathlib import Path
 
 import pytest
 
 import compare
-import main
 import models
 import study
-import train_deit_imagenet100
-import viz_random_10_vit_vs_deit
-from benchmarks import step
+from benchmarks import common
+from training import model_flags
+from training.flags import FLAGS
+from viz_random_10_vit_vs_deit import GROUPS
 
 REPO = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -77,28 +74,18 @@ def test_every_model_is_named():
     assert not missing
 
 
-def help_of(script, *words: str) -> str:
-    """What --help prints."""
-    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
-        script.main([*words, "--help"])
-    return shown.getvalue()
-
-
-@functools.cache
-def flags() -> set[str]:
-    """All flags of all scripts and architectures, with their hyphens."""
-    texts = [help_of(script) for script in (compare, study, train_deit_imagenet100, viz_random_10_vit_vs_deit, step)]
-    texts += [help_of(main, "--model", name) for name in models.list_models()]
-    lines = [line for text in texts for line in text.splitlines() if line.startswith("  -")]
-    return {flag for line in lines for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)}
-
-
-MENTIONED = sorted({flag for page in PAGES.values() for flag in re.findall(r"`(--[a-z-]+)", page)})
-
-
-@pytest.mark.parametrize("flag", MENTIONED)
+@pytest.mark.parametrize(
+    "flag", sorted({flag for text in PAGES.values() for flag in re.findall(r"`(--[a-z-]+)", text)})
+)
 def test_every_flag_that_is_mentioned_exists(flag):
-    assert flag in flags()
+    flags = [
+        *FLAGS.values(),
+        *model_flags.flags_of(None).values(),
+        *(flag for groups in (GROUPS, compare.GROUPS, study.GROUPS) for group in groups.values() for flag in group),
+        *common.HOW,
+    ]
+    names = {name for f in flags for name in (f.name, *f.aliases, *([f"no-{f.name}"] if f.negatable else []))}
+    assert flag.removeprefix("--") in names | {"help"}
 
 
 # Files and folders in backticks, in the text and in the drawings of the house.
