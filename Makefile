@@ -1,4 +1,5 @@
-# `make train` trains on the embedded data set; `make test` runs every check. Both set up what they need, once.
+# `make train` trains on the embedded data set; `make test` runs every check, `make quick` those that are not slow. All set
+# up what they need, once.
 
 PYTHON ?= python3
 # Test processes, of one thread each: small models keep two threads less busy than two processes. The largest models
@@ -7,7 +8,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test clean
+.PHONY: train test quick clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py --dataset digits --model resnet20 --batch-size 32 --lr 0.05 --warmup-epochs 3 --label-smoothing 0.1 --epochs 25 --run-name digits --overwrite
@@ -17,6 +18,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
 
 clean:
 	rm -rf $(VENV)

@@ -33,6 +33,18 @@ NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-dat
 torch.backends.mps.is_available = lambda: False
 
 
+# Fixtures that train, by a command line, in several processes, from the menu or on a cluster, or write a whole report.
+SLOW_FIXTURES = {"learns", "trained", "together", "session", "cluster", "sbatch", "reported"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m "not slow" selects
+def pytest_collection_modifyitems(items):
+    """Marks the tests that train as slow; other slow tests carry the mark themselves."""
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
+
+
 @dataclass
 class Result:
     status: int

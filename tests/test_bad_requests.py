@@ -234,6 +234,7 @@ def test_a_val_fraction_beside_a_validation_split_is_refused(cli, workdir, image
     assert_refused(result, "--val-fraction has no effect", workdir, [])
 
 
+@pytest.mark.slow
 def test_changed_cifar_files_are_refused_unless_checksums_are_off(cli, workdir, cifar100_folder):
     file = cifar100_folder / "cifar-100-python/test"
     file.write_bytes(file.read_bytes() + b" ")

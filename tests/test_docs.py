@@ -60,6 +60,7 @@ def test_every_picture_is_there():
     assert not [picture.name for picture in (REPO / "docs").glob("*.png") if picture.name not in shown]
 
 
+@pytest.mark.slow
 def test_the_table_of_models_is_right(cli):
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) / ([\d,]+) \| ([\d.]+ [MG]) / ([\d.]+ [MG]) \|", MODELS, re.MULTILINE)
     assert len(rows) >= 17

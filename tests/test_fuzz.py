@@ -128,6 +128,7 @@ def place(workdir, image_folder, shards, monkeypatch) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 @fuzz(2000)
 @given(st.sampled_from(SCRIPTS), command_lines())
 def test_command_lines(place, script, argv):
@@ -189,6 +190,7 @@ WHERE = st.floats(0, 1, exclude_max=True)
 HOW = st.sampled_from(["cut", *"01234567"])
 
 
+@pytest.mark.slow
 @fuzz(300)
 @given(damages(), st.sampled_from([[], ["--batch-size", "8"], ["--model", "resnet18"], ["--depth", "3"]]))
 def test_stored_settings_with_other_values(place, damaged, more):
@@ -266,6 +268,7 @@ def use_it(file: Path, resumed: bool) -> int:
 STATE: dict[str, RunState] = {}
 
 
+@pytest.mark.slow
 @fuzz(150)
 @given(damages(), st.booleans())
 def test_checkpoints_with_other_values(place, whole, damaged, resumed):
@@ -290,6 +293,7 @@ class Payload:
         return os.mkdir, ("pwned",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch", "old torch", "pickle"])
 def test_a_pickle_that_would_run_code_is_refused_wherever_it_is_given(place, monkeypatch, form):
     monkeypatch.undo()

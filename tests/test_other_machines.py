@@ -105,6 +105,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, workdir, image_folder):
     """Loader processes are spawned, not forked; the bits are those of a run without them."""
     image_folder(side=80).rename(workdir / "images")
@@ -140,6 +141,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAMES = ["Äpfel", "café", "zebra", "猫"]
 
 
+@pytest.mark.slow
 def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
     """As in jobs without a locale: the same classes in the same order, and readable files."""
     rng = np.random.default_rng(0)

@@ -87,6 +87,7 @@ def shortened(line: str, path: str) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
@@ -126,6 +127,7 @@ def cifar10_folder(tmp_path) -> Path:
     return folder.parent
 
 
+@pytest.mark.slow
 def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
     """At 32 px, which takes a thirtieth of the time per step."""
     lines = [line for line in COMMANDS if "--dataset cifar10 " in line]
@@ -140,6 +142,7 @@ def test_mobilevit_is_compared_by_class(cli, workdir, cifar10_folder):
     assert all(name in report for name in ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s", "airplane", "truck"))
 
 
+@pytest.mark.slow
 def test_fine_tuning_works(cli, workdir, image_folder, publish):
     """With random instead of published weights, and smaller images."""
     path = str(image_folder(side=32))
@@ -154,6 +157,7 @@ def test_fine_tuning_works(cli, workdir, image_folder, publish):
         assert ("interpolated from 14x14 to 4x4 patches" in result.out) == ("vit_b_16" in line)
 
 
+@pytest.mark.slow
 def test_a_model_is_added_as_documented(workdir):
     """Adds the file from docs/architecture.md to a copy of the suite."""
     for part in REPO.iterdir():
@@ -184,6 +188,7 @@ def test_studies_start_as_documented(cli):
         assert result.status == 0 and f"{runs} runs" in result.out, result.err
 
 
+@pytest.mark.slow
 def test_comparisons_work_as_documented(workdir):
     models = {"quick_digits": {"resnet20": 0.95, "vit": 0.8}, "mobilenet_v2_ablation": {"baseline": 0.9, "silu": 0.95}}
     for name, accuracies in models.items():
@@ -196,6 +201,7 @@ def test_comparisons_work_as_documented(workdir):
         assert (workdir / "runs" / name / "comparison/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_several_processes_train_as_documented(workdir):
     """tests/training/test_distributed.py covers a killed worker."""
     (line,) = MANY
@@ -207,6 +213,7 @@ def test_several_processes_train_as_documented(workdir):
     assert "processes     2: batches of 64 images each, 128 in all" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
     """Runs the words that the batch scripts pass to main.py and study.py. tests/slurm runs the scripts on a cluster."""
     assert len(JOBS) >= 5
@@ -228,6 +235,7 @@ def test_the_jobs_of_a_cluster_train_as_documented(cli, cifar100_folder):
         assert result.status == 0, " ".join(words) + "\n" + result.err
 
 
+@pytest.mark.slow
 def test_the_imagenet_100_study_works(cli, workdir, shards, publish, monkeypatch):
     """The whole chain, shortened to one epoch. The published network is a random one fitted to these images."""
     root = shards(side=225, per_class=4)  # above 224 px, the size of the published network
@@ -273,6 +281,7 @@ def test_make_knows_its_targets(line):
     assert done.returncode == 0 and "python" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", TESTS)
 def test_the_tests_that_are_named_are_there(line):
     command = [sys.executable, *line.split()[1:], "--collect-only", "-p", "no:cacheprovider"]
@@ -280,6 +289,7 @@ def test_the_tests_that_are_named_are_there(line):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_two_commits_are_compared_as_documented(tmp_path):
     """By the text of --help, the quickest comparison. test_same_bits compares trainings."""
     here = tmp_path / "here"

@@ -29,6 +29,7 @@ def test_a_shipped_study_passes_the_whole_check(cli, file):
     assert len({line[line.index("--run-name") + 1] for line in runs}) == len(runs) == int(lines[0].split()[2])
 
 
+@pytest.mark.slow
 def test_a_real_run(cli, workdir):
     """It has the flags that a study adds; the second call finds it finished."""
     (workdir / "s.toml").write_text(

@@ -169,6 +169,7 @@ ROWS = {  # rows of each benchmark with --quick, and the sides of the first row
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_writes_what_it_measured(name, workdir, capsys):
     benchmark = importlib.import_module(f"benchmarks.{name}")
@@ -289,6 +290,7 @@ def other(request, monkeypatch) -> str:
     return request.param
 
 
+@pytest.mark.slow
 def test_crops_and_flips_are_drawn_alike(other):
     y, x = np.meshgrid(np.arange(1, SIDE + 1), np.arange(1, SIDE + 1), indexing="ij")
     dataset = copies(np.stack([x, y, np.full_like(x, 200)], -1).astype(np.uint8))

@@ -51,6 +51,7 @@ def count(name: str, *size: int, **model_args) -> int:
 # -------------------------------------------------------------------------------------------------------- --list-models
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_models_built_for_the_data_set(prints):
     for flags, size in (
         ("--dataset cifar10 --img-size 96", (10, 96, 3)),

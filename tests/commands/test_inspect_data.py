@@ -168,6 +168,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_listed(tells, workdir)
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "size"), [(8, ""), (80, "--img-size 48")])
 def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspects, workdir, side, size):
     """For resident images, and for large ones, which are streamed."""
@@ -186,6 +187,7 @@ def test_the_picture_shows_25_training_images_and_nothing_else_is_written(inspec
     assert f"images of {size.split()[1] if size else side} px" in out
 
 
+@pytest.mark.slow
 def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn):
     plain_folder(workdir / "set", "train", per_class=20, side=32)
     plain_folder(workdir / "set", "test", per_class=2, side=32)
@@ -207,6 +209,7 @@ def test_mixed_images_carry_the_shares_of_their_classes(inspects, workdir, drawn
     assert patches[0] <= {0, 1} and not patches[1] <= {0, 1}  # cutmix keeps the pixels, mixup does not
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkeypatch):
     """Its images are the first batch of a training with the same flags, recorded by the model."""
     seen = []
@@ -232,6 +235,7 @@ def test_the_picture_shows_what_a_training_sees(inspects, command, drawn, monkey
     assert torch.allclose(torch.from_numpy(images), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_26_training_images_make_a_picture_of_25(inspects, workdir, image_folder):
     """A last batch of one image is joined to the batch before it."""
     root = image_folder(classes=2, parts={"train": 13, "test": 1})

@@ -196,6 +196,7 @@ def test_rates_count_images_and_latency_is_of_one(slow):
     assert all(torch.equal(before[name], value) for name, value in slow.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_where_memory_is_short_the_batch_is_halved(slow, monkeypatch):
     sizes = []
 

@@ -105,6 +105,7 @@ def test_error_consistency_follows_geirhos():
 # ------------------------------------------------------------------------------------- simulations with a known truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds):
     values = np.random.default_rng(seeds).normal(0.9, 0.02, (SIMULATIONS, seeds))
@@ -112,6 +113,7 @@ def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds):
     assert ((intervals[:, 0] <= 0.9) & (intervals[:, 1] >= 0.9)).mean() == COVERED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 100], ids=["paired", "not paired"])
 def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(shift):
     """Paired: a seed's effect on both models is larger than all else, and cancels."""
@@ -138,6 +140,7 @@ def test_intervals_over_images_hold_the_truth_as_often_as_they_say(kind):
     assert ((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).mean() == COVERED
 
 
+@pytest.mark.slow
 def test_among_equal_models_differences_are_seldom_found(monkeypatch):
     """The probability of calling any of three pairs different is below 5 %."""
     monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it in every correction: minutes here

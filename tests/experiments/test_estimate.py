@@ -16,6 +16,7 @@ def test_a_run_is_its_start_its_epochs_and_the_test_images():
     assert estimate.seconds(found, epochs=3, share=0.5) == pytest.approx((3.0, 7 + 3 * 3.0 + 2))
 
 
+@pytest.mark.slow
 def test_the_measurement_is_of_the_run_and_writes_nothing(workdir, capsys):
     flags = "--dataset digits --model resnet20 --batch-size 16 --accumulate 2 --train-fraction 0.5 --ema 0.9"
     assert dry_run.main(["main.py", *flags.split(), "--wandb", "disabled"]) == 0

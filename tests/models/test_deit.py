@@ -136,6 +136,7 @@ def test_every_parameter_learns_from_the_two_heads_also_in_bfloat16():
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 def test_it_compiles_into_one_graph_that_trains_both_heads():
     model = models.create_model("deit_tiny_distill", 10, 32, depth=2, drop_path=0.2)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

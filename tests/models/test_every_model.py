@@ -35,6 +35,7 @@ def loss_of(outputs, targets: torch.Tensor) -> torch.Tensor:
     return sum(torch.nn.functional.cross_entropy(logits.float(), targets) for logits in heads(outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("img_size", [32, 224])
 @pytest.mark.parametrize("name", models.list_models())
 def test_forward_and_backward_are_finite_in_fp32_and_bf16(name, img_size):
@@ -68,6 +69,7 @@ def assert_same_after_a_file(model: torch.nn.Module, name: str, images: torch.Te
     assert torch.equal(again.eval()(images), model.eval()(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_compiles_into_one_graph_with_the_same_logits_and_gradients(name):
     torch.manual_seed(0)
@@ -89,6 +91,7 @@ def test_it_compiles_into_one_graph_with_the_same_logits_and_gradients(name):
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("img_size", [28, 33, 63, 97])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_odd_image_sizes_work_or_are_refused_with_sizes_that_work(name, img_size):

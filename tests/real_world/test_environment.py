@@ -73,6 +73,7 @@ def test_help_fits_the_terminal_and_is_always_alike_elsewhere(tmp_path, script):
     assert 100 < max(map(len, piped.splitlines())) <= 110
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [*(f"{script} --help" for script in SCRIPTS), "main.py --list-models resnet20"])
 def test_a_reader_that_leaves_is_no_failure(tmp_path, line):
     writer = pipe_without_a_reader()
@@ -87,6 +88,7 @@ def own_terminal(follower: int) -> None:
     fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_run_whose_terminal_is_closed_is_saved_or_goes_on_under_nohup(tmp_path, nohup):
     leader, follower = pty.openpty()
@@ -276,6 +278,7 @@ def test_a_run_of_an_earlier_version_that_stored_the_sign_itself_can_be_resumed(
     assert "finished already" in learns("--resume --runs-dir ./~/runs --run-name a").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_training_that_nobody_listens_to_goes_on(tmp_path, closed):
     """`| head`, and `>&-`."""

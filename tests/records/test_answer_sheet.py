@@ -40,6 +40,7 @@ def texts(figure) -> list[str]:
     return [text.get_text() for text in drawn(figure)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("with_maps", [False, True])
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (3, 3), (10, 5)])
@@ -140,6 +141,7 @@ def assert_nothing_overlaps(figure) -> None:
             assert apart, f"{name} over {other}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_maps", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ sys.exit(run_script(main.main))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["killed", "hung", "full", "silence"])
 def test_a_run_outlives_the_real_package_in_trouble(tmp_path, trouble):
     """Its process is killed, does not go on, or cannot write; or the server takes connections and never answers."""
@@ -267,6 +268,7 @@ def test_a_log_tells_once_a_minute_how_long_the_epoch_and_the_run_will_take(monk
     assert shown[1][2].endswith("25 s left of the epoch, 6.2 min of the run")  # 25 + 50 + 250 + 50 s
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_bars_and_ctrl_c_leaves_cleanly(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))

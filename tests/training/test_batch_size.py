@@ -23,6 +23,7 @@ def bounded(most: int):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "found"), [(5000, 1024), (1024, 1024), (1023, 512), (3, 2), (1, 1), (0, None)])
 def test_a_gpu_is_tried_with_half_as_many_until_they_fit(most, found):
     assert largest_that_fits(bounded(most), 1024, GPU) == found

@@ -17,6 +17,7 @@ STREAMED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "varied"), [
     (RESIDENT, ()),
     (STREAMED, (["--num-workers", "0"], ["--num-workers", "2"], ["--num-workers", "1"])),

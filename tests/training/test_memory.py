@@ -44,6 +44,7 @@ main.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_memory_does_not_keep_growing(workdir, precision):

@@ -146,6 +146,7 @@ def test_a_frozen_backbone_leaves_the_head_and_keeps_its_statistics():
     assert all(module.training for module in whole.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["vit_scratch", "timm/vit_tiny_patch16_224", "mobilenet_v3_small", "deit_tiny_distill"]
 )

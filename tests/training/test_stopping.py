@@ -94,6 +94,7 @@ def test_a_signal_while_validating_loses_no_step(cli, learns, workdir, monkeypat
     assert_same_run(workdir / "runs/whole", workdir / "runs/left")
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once_and_harms_nothing(workdir):
     log = workdir / "log"
     process = start([*LONG.split(), "--checkpoint-every", "1", "--run-name", "a"], workdir, log)
@@ -238,6 +239,7 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
     assert_same_run(workdir / "runs/whole", workdir / "runs/hurt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_loader_workers_ignore_signals_to_the_whole_group(workdir, image_folder, number, status):
     words = f"--dataset folder --datapath {image_folder(side=80)} --img-size 32 --model resnet20 --batch-size 4"
