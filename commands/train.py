@@ -96,7 +96,7 @@ def _run_training(
     directory = RunDirectory(Path(s.runs_dir) / s.run_name)
     if s.resume and is_main_process():
         holding.enter_context(lock.locked(directory.path))
-        directory.sweep()
+        directory.remove_leftovers()
     state, flops, continued = make_state(s, data, device, directory)
     if s.resume and not continued and is_main_process():
         data.write_list(directory.images)  # the run may have been killed before it wrote that
@@ -116,7 +116,7 @@ def _run_training(
             return ""
         attempt = this_attempt(devices.device_name(device))
         if s.resume:
-            own_id = directory.add(attempt)
+            own_id = directory.add_attempt(attempt)
         else:
             holding.enter_context(lock.locked(directory.path))
             run_directory.check_run_directory(

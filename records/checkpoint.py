@@ -36,34 +36,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this suite, or one of the earlier form in its shape; class names that it does not hold are None.
     Raises BadRequest, naming the file, for anything else."""
     content = read_checkpoint(path)
-    if legacy_checkpoint.is_earlier(content):
+    if legacy_checkpoint.is_legacy(content):
         return legacy_checkpoint.convert(path, content)
-    needed = (
-        "format",
-        "model",
-        "settings",
-        "class_names",
-        "mean",
-        "std",
-        "img_size",
-        "in_chans",
-        "eval_crop",
-        "selected_on",
-        "best",
-    )
-    missing = [key for key in needed if key not in content]
+    missing = [key for key in ("format", *CONTENT) if key not in content]
     if missing:
         raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
-    check_content(content, path)
+    _check_content(content, path)
     return {**content, "settings": complete_older(content["settings"])}
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether the file says how its model was trained: it is more than weights. Raises BadRequest for a damaged one."""
     content = read_checkpoint(path)
-    return "settings" in content or legacy_checkpoint.is_earlier(content)
+    return "settings" in content or legacy_checkpoint.is_legacy(content)
 
 
 def match_classes(path: str, content: dict[str, Any], class_names: list[str], name: str) -> None:
@@ -124,17 +111,17 @@ CONTENT: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: isinstance(value, dict),
     "settings": lambda value: isinstance(value, dict),
     "class_names": lambda value: _are(str)(value) and len(value) > 1,
-    "in_chans": lambda value: _is_count(value) and value in (1, 3),
     "mean": _are(float),
     "std": lambda value: _are(float)(value) and 0 not in value,
     "img_size": lambda value: _is_count(value) or (_are(int)(value) and len(value) == 2 and all(map(_is_count, value))),
+    "in_chans": lambda value: _is_count(value) and value in (1, 3),
     "eval_crop": lambda value: _is_number(value) and 0 < value <= 1,
     "selected_on": lambda value: isinstance(value, str),
     "best": lambda value: isinstance(value, dict),
 }
 
 
-def check_content(content: dict[str, Any], source: object) -> None:
+def _check_content(content: dict[str, Any], source: object) -> None:
     """The same for what a checkpoint holds besides: raises BadRequest, naming `source`, for what using it would trip
     over."""
     for key, is_right in CONTENT.items():

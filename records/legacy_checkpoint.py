@@ -22,7 +22,7 @@ from utils import BadRequest
 TINY, SMALL = 192, 384  # width of the tokens
 
 
-def is_earlier(content: dict[str, Any]) -> bool:
+def is_legacy(content: dict[str, Any]) -> bool:
     return "model_state" in content and "settings" not in content
 
 
@@ -35,7 +35,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     args = dict(vars(args) if isinstance(args, argparse.Namespace) else args)
     states = find_state_dicts(path, content)
     averaged = states.get("ema")
-    state = states.get("raw", averaged)
+    state = states["raw"] if "raw" in states else states["ema"]
     name = _model_name(path, args, state)
     layers = [value for key, value in state.items() if key.endswith(".weight") and value.ndim == 2]
     if not layers:
@@ -46,8 +46,8 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         in_chans = state["patch_embed.proj.weight"].shape[1]
     mean, std = statistics_for(in_chans)
     entry = models.find_model(name)
-    settled = models.default_arguments(name)
-    settled.update({key: value for key, value in model_args.items() if entry is not None and entry.argument(key)})
+    resolved = models.default_arguments(name)
+    resolved.update({key: value for key, value in model_args.items() if entry is not None and entry.argument(key)})
     names = content.get("class_names")
     return {
         "model": state,
@@ -59,7 +59,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         },
         "settings": {
             "model": name,
-            "model_args": settled,
+            "model_args": resolved,
             "dataset": "imagenet100",
             **OLDER,
             "data_path": args.get("data_path"),

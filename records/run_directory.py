@@ -53,7 +53,7 @@ class RunDirectory:
             else:
                 entry.unlink()
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Deletes the half-written files that a killed process left."""
         stems = {file.stem for file in vars(self).values() if file != self.path}
         for leftover in self.path.glob(".*-*"):
@@ -87,7 +87,7 @@ class RunDirectory:
             raise BadRequest(f"{self.path}: cannot be written ({error.strerror})") from None
         return run_id
 
-    def add(self, attempt: dict[str, Any]) -> str:
+    def add_attempt(self, attempt: dict[str, Any]) -> str:
         """Adds an attempt to settings.json. Returns the run's id at wandb. Raises BadRequest where that cannot be
         written."""
         stored = read_json(self.settings)
