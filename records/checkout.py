@@ -14,14 +14,16 @@ SECONDS = 2.0  # that git may take, on a slow file system, before a run goes on 
 def checkout(root: Path = ROOT) -> dict[str, Any]:
     """{"commit", "changed"} of the suite's files: the full hash, and whether they differ from it, or a package holds
     code that git does not know. Both are None where `root` is no checkout, or git does not answer."""
-    unknown = {"commit": None, "changed": None}
+    unknown: dict[str, Any] = {"commit": None, "changed": None}
     if not (root / ".git").exists():  # a repository further up merely holds a copy
         return unknown
     status = _git(root, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
     packages = sorted(file.parent.name for file in root.glob("*/__init__.py"))
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *packages)
-    commit = next((line.split()[-1] for line in status or () if line.startswith("# branch.oid ")), "(initial)")
-    if commit == "(initial)" or new is None:
+    if status is None or new is None:
+        return unknown
+    commit = next((line.split()[-1] for line in status if line.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)":
         return unknown
     changed = any(not line.startswith("#") for line in status) or any(name.endswith(".py") for name in new)
     return {"commit": commit, "changed": changed}

@@ -65,8 +65,8 @@ def _read(directory: RunDirectory) -> FinishedRun:
         )
     content = read_json(directory.summary)
     content = content if isinstance(content, dict) else {}
-    settings = content.get("settings") if isinstance(content.get("settings"), dict) else {}
-    settings = complete_older(settings)
+    settings = content.get("settings")
+    settings = complete_older(settings if isinstance(settings, dict) else {})
     kinds = {"dataset": str, "data_path": str | None, "evaluated": str | None}
     wrong = [key for key, kind in kinds.items() if not isinstance(settings.get(key), kind)]
     if wrong or not isinstance(content.get("top1"), float):

@@ -8,12 +8,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils import is_main_process, last_line
-
-if TYPE_CHECKING:
-    pass
 
 
 class Log:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TRAIN_COLOUR, VAL_COLOUR, EMA_COLOUR, MUTED = "#4269d0", "#e4572e", "#3ca951", "#6b7280"
 ANNOTATED = 20  # classes up to which every cell of the confusion matrix carries its number
 
 
-def new_figure(*args, **kwargs):
+def new_figure(**kwargs: Any) -> Figure:
     """A figure that needs no display and leaves matplotlib's global state alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(*args, layout="constrained", **kwargs)
+    figure = Figure(layout="constrained", **kwargs)
     FigureCanvasAgg(figure)
     return figure
 
@@ -63,16 +67,17 @@ def _families() -> dict[int, str]:
     return found
 
 
-def _charmap(file: str) -> dict[int, int]:
+def _charmap(file: str) -> Collection[int]:
+    """Code points that the font has."""
     from matplotlib.font_manager import get_font
 
     try:
         return get_font(file).get_charmap()
     except (OSError, RuntimeError):  # a damaged font
-        return {}
+        return ()
 
 
-def save(figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Writes a PNG; `path` keeps its old content until the new is complete."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

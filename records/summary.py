@@ -56,7 +56,7 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
             means = summary[name]
             say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {decimal(means['loss'])}")
     accuracy = {name: value for name, value in summary["per_class_accuracy"].items() if value is not None}
-    worst = sorted(accuracy, key=accuracy.get)[:3]
+    worst = sorted(accuracy, key=accuracy.__getitem__)[:3]
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
     by = f" by {summary['selected_by']}" if summary["selected_by"] else ""
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"

@@ -8,13 +8,10 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from records.log import say
 from utils import is_main_process
-
-if TYPE_CHECKING:
-    pass
 
 # Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
 INIT_SECONDS = 60
@@ -47,20 +44,8 @@ class Wandb:
             named: the name is the user's, and wins over WANDB_NAME.
         """
         self.run = None
-        asked = f"--wandb {mode}"
-        if mode == "auto" and os.environ.get("WANDB_MODE"):
-            mode = os.environ["WANDB_MODE"]
-            asked = f"WANDB_MODE={mode}"
-            mode = FORMER_MODES.get(mode, mode)
-        if mode == "disabled" or not is_main_process():
-            return
-        if mode == "auto":
-            mode = "online" if has_credentials() else "offline"
-        if mode not in ("online", "offline", "shared"):
-            say(f"wandb         given up: {asked} is none of online, offline, disabled")
-            return
-        if mode != "offline" and not has_credentials():
-            say(f"wandb         given up: {asked} needs credentials (wandb login, or WANDB_API_KEY)")
+        chosen = _choose_mode(mode)
+        if chosen is None:
             return
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
@@ -72,13 +57,10 @@ class Wandb:
         settings = wandb.Settings(**bounds, **_unless_set(silent=True, console="off"))
         ours = {**_unless_set(dir=str(directory), resume="allow", name=name), **({"name": name} if named else {})}
 
-        def init():
-            return wandb.init(project=project, group=group, id=run_id, config=config, mode=mode, settings=settings,
-                              **ours)  # fmt: skip
-
+        ours.update(project=project, group=group, id=run_id, config=config, mode=chosen, settings=settings)
         try:
-            self.run = _within(INIT_SECONDS, init)
-            say(f"wandb         {mode}, project {project}, run {run_id}")
+            self.run = _within(INIT_SECONDS, lambda: wandb.init(**ours))
+            say(f"wandb         {chosen}, project {project}, run {run_id}")
         except Exception as error:  # network, login, disk: none of it concerns the training
             self._give_up(error)
 
@@ -95,7 +77,7 @@ class Wandb:
 
         self._try(FINISH_SECONDS + LOG_SECONDS, publish)
 
-    def publish(self, page: Path, tables: dict[str, tuple[list[str], list[list[str]]]], files: dict[str, Path]) -> None:
+    def publish(self, page: Path, tables: dict[str, tuple[list[Any], list[Any]]], files: dict[str, Path]) -> None:
         """A finished report: the page, tables as (columns, rows), and all its files as an artifact, by name there."""
 
         def send(run) -> None:
@@ -141,6 +123,24 @@ class Wandb:
             _within(LOG_SECONDS, _end_service)
 
 
+def _choose_mode(mode: str) -> str | None:
+    """The mode to start wandb in, from --wandb and WANDB_MODE. None for none; a line says why, unless it was asked."""
+    asked = f"--wandb {mode}"
+    if mode == "auto" and (variable := os.environ.get("WANDB_MODE")):
+        asked, mode = f"WANDB_MODE={variable}", FORMER_MODES.get(variable, variable)
+    if mode == "disabled" or not is_main_process():
+        return None
+    if mode == "auto":
+        return "online" if has_credentials() else "offline"
+    if mode not in ("online", "offline", "shared"):
+        say(f"wandb         given up: {asked} is none of online, offline, disabled")
+        return None
+    if mode != "offline" and not has_credentials():
+        say(f"wandb         given up: {asked} needs credentials (wandb login, or WANDB_API_KEY)")
+        return None
+    return mode
+
+
 def _unless_set(**values: Any) -> dict[str, Any]:
     """Without those that one of wandb's variables holds: it reads that itself."""
     return {key: value for key, value in values.items() if not os.environ.get(f"WANDB_{key.upper()}")}
@@ -173,7 +173,8 @@ def _end_service() -> None:
     import wandb
 
     with contextlib.suppress(Exception):  # there is no public way to the process, for whose end the next call waits
-        wandb.setup().assert_service()._proc._process.kill()
+        service: Any = wandb.setup().assert_service()._proc
+        service._process.kill()
     with contextlib.suppress(Exception, SystemExit):  # it leaves with the exit status of the process that was killed
         wandb.teardown()
 
