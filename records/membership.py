@@ -1,4 +1,4 @@
-"""Whether the images are those that a run had: it goes on with these and is scored on these, or says what changed."""
+"""Which images a run has: it resumes with these and is scored on these, and says what has changed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ OTHER_IMAGES = "these are other images than those that the run was tested on"
 
 
 def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Found, list[str]]:
-    """(what `check_dataset` found, without the images that were added since the run began; notes).
+    """Returns (`found` without images added since the run began, notes).
 
-    Raises:
-        BadRequest: images or classes of the run are missing or changed.
+    Raises BadRequest if images or classes of the run are missing or changed.
     """
     if not directory.images.is_file():
         return found, [NO_LIST] if found.reading.rules == OLDEST else []
@@ -40,7 +39,7 @@ def of_resumed(found: Found, directory: RunDirectory, workers: int) -> tuple[Fou
 
 
 def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], digests: dict[str, str]) -> None:
-    """Raises BadRequest where the checkpoint `content`, read from `path`, was trained with other classes or images."""
+    """Raises BadRequest if the checkpoint `content`, read from `path`, was trained on other classes or images."""
     if list(content["class_names"]) != list(class_names):
         lost = [name for name in content["class_names"] if name not in class_names]
         new = [name for name in class_names if name not in content["class_names"]]
@@ -55,7 +54,7 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
 
 @dataclass
 class _ScoredRun:
-    """The run whose checkpoint is scored; the attributes are the arguments of `load_scored`."""
+    """A run whose checkpoint is scored. The attributes are the arguments of `load_scored`."""
 
     checkpoint: str
     content: dict[str, Any]
@@ -67,24 +66,27 @@ class _ScoredRun:
 
     @functools.cached_property
     def listed(self) -> dict[str, manifest.Listed] | None:
-        """Its list of images; None where it has none."""
+        """The run's list of images, or None if it stores none."""
         return manifest.read(self.directory.images) if self.directory.images.is_file() else None
 
 
 def load_scored(
     found: Found, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
 ) -> tuple[Dataset, dict[str, Any]]:
-    """(the data set that a checkpoint is scored on, facts for the summary: "notes", "image_digests", and with `accept`
-    "changed_data", the number of images by what has become of them).
+    """Loads the data set that a checkpoint is scored on, with the test images of its run.
 
     Args:
-        checkpoint: the file that `content` was read from. The run's list of images lies beside it, and decides which
-            are its test images.
-        named: the data set was named on the command line. Where it holds none of the run's test images it is another.
-        accept: go on where images are missing or changed.
+        checkpoint: the file that `content` was read from. The run's list of images beside it decides which are its test
+            images.
+        named: the command line names the data set. If it has none of the run's test images, it is another data set.
+        accept: continue if images are missing or changed.
+
+    Returns:
+        (data set, facts for the summary): "notes", "image_digests" and, with `accept`, "changed_data", the number of
+        missing and of changed images.
 
     Raises:
-        BadRequest: the test images are not the run's, and nothing said that others were meant.
+        BadRequest: the test images are not the run's, and no flag said that others are meant.
     """
     run = _ScoredRun(checkpoint, content, named, accept)
     found, facts = _restrict_to_tested(found, run, workers)
@@ -94,7 +96,7 @@ def load_scored(
 
 
 def _restrict_to_tested(found: Found, run: _ScoredRun, workers: int) -> tuple[Found, dict[str, Any]]:
-    """What `check_dataset` found, with the test images of the run's list as its test split."""
+    """Makes the test images in the run's list the test split of `found`. Returns it with facts for the summary."""
     if not run.content.get("image_digests") or not hasattr(found.layout, "splits") or run.listed is None:
         return found, {"notes": []}
     tested = {name: item for name, item in run.listed.items() if item.split == "test"}
@@ -108,7 +110,7 @@ def _restrict_to_tested(found: Found, run: _ScoredRun, workers: int) -> tuple[Fo
         raise BadRequest(f"{run.checkpoint}: none of the images that the run was tested on is there")
     paths = [path for files, _ in inside.layout.splits.values() for path in files]
     classes = [inside.layout.class_names[label] for _, labels in inside.layout.splits.values() for label in labels]
-    # Classes that were added since are none of the model's.
+    # The model does not know classes that were added later.
     known = set(run.content["class_names"])
     names = [name for name in found.layout.class_names if name in known]
     index = {name: i for i, name in enumerate(names)}
@@ -128,6 +130,7 @@ def _restrict_to_tested(found: Found, run: _ScoredRun, workers: int) -> tuple[Fo
 
 
 def _check_scored(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
+    """Compares the test split with the run's by its digest, and adds to `facts`."""
     digests = manifest.digests({"test": dataset.test}, dataset.class_names)
     facts["image_digests"] = digests
     theirs = run.content.get("image_digests")
@@ -142,7 +145,7 @@ def _check_scored(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> N
 
 
 def _check_older(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
-    """Of a run without a list: by the classes of its predictions, where they lie beside the checkpoint."""
+    """For a run without a list: compares with the targets in predictions.npz, if that lies beside the checkpoint."""
     facts["notes"].append(NO_LIST)
     file = run.directory.predictions
     if run.named or not file.is_file():
@@ -150,11 +153,11 @@ def _check_older(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> No
     try:
         with np.load(file, allow_pickle=False) as stored:
             targets = stored["targets"]
-    except Exception:  # damaged: numpy and zipfile raise many kinds
+    except Exception:  # a damaged file: numpy and zipfile raise many kinds
         return
     ours = dataset.test.targets
     if len(ours) == len(targets) + len(unreadable(run.directory.bad_images, "test")) != len(targets):
-        return  # predictions lack the images that could not be read
+        return  # predictions leave out unreadable images
     if len(ours) != len(targets):
         difference = f"{len(ours):,} images, then {len(targets):,}"
     elif not np.array_equal(ours, targets):
@@ -168,6 +171,7 @@ def _check_older(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> No
 
 
 def _note_trained_on(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
+    """Notes how many of the test images the run trained on or validated with."""
     if dataset.test.facts is None or run.listed is None:
         return
     trained = {item.digest for item in run.listed.values() if item.split in ("train", "val")}
