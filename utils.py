@@ -132,7 +132,7 @@ def require(*modules: str) -> None:
         raise BadRequest(f"{shorten(missing, 3)} {be} not installed for {sys.executable}; {SET_UP}")
 
 
-def package_at_fault(error: Exception) -> str | None:
+def package_at_fault(error: BaseException) -> str | None:
     """What to say of an error that comes of a package that is missing or older than requirements.txt asks for; None
     where no package is to blame."""
     if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in _requirements():

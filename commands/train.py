@@ -120,7 +120,7 @@ class Record:
         if self.run.resume:
             if is_main_process():
                 resources.enter_context(lock.locked(self.directory.path))
-                self.directory.sweep()
+                self.directory.remove_leftovers()
             self.continued = self.directory.last.is_file() or self.directory.previous.is_file()
             if is_main_process() and not self.continued:
                 data.write_list(self.directory.images)  # the run may have been killed before it wrote that
@@ -135,7 +135,7 @@ class Record:
         directory, run = self.directory, self.run
         attempt = this_attempt(devices.device_name(self.device))
         if run.resume:
-            run_id = directory.add(attempt)
+            run_id = directory.add_attempt(attempt)
         else:
             self.resources.enter_context(lock.locked(directory.path))
             check_run_directory(directory.path, run.resume, run.overwrite)  # it may have come into being since

@@ -1,1 +1,1 @@
-"""What lies in a run directory, the interface between scripts."""
+"""The run directory: its files are the interface between scripts."""

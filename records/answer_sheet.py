@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 Answer = tuple[str, float, bool]  # class name, its probability, whether it is right
-Maps = Sequence[tuple[str, np.ndarray]]  # of each model: what its heat maps are, and (N, h, w) from 0 to 1
+Maps = Sequence[tuple[str, np.ndarray]]  # for each model, the method and its heat maps (N, h, w) from 0 to 1
 
 RIGHT, WRONG, INK, FRAME = "#0f766e", "#c2410c", "#111827", "#d1d5db"
 NOTE = "✓ right and ✗ wrong answers with their probabilities."
-COLUMNS = 5  # cards in a row; with heat maps of one or two models 2
+COLUMNS = 5  # cards in a row; 2 with heat maps of one or two models, 1 with more
 # In inches.
 MARGIN, GAP, PAD = 0.27, 0.3, 0.05  # around the page, between cards, around an image
-SIDE, LINE = 2.6, 0.19  # of an image, and of a line of text below it
-MARK, NUMBER = 0.2, 0.48  # what stands before and behind an answer
+SIDE, LINE = 2.6, 0.19  # side of an image, height of a line of text below it
+MARK, NUMBER = 0.2, 0.48  # width of the mark before an answer and of the probability after it
 
 
 def plot_answers(
@@ -37,7 +37,7 @@ def plot_answers(
     path: Path,
     maps: Maps | None = None,
 ) -> None:
-    """Writes the figure of `draw_answers` as a PNG; `path` keeps its old content until the new is complete."""
+    """Writes the figure of `draw_answers` as a PNG. `path` keeps its old content until the new file is complete."""
     plots.save(draw_answers(images, truths, models, answers, title, maps), path)
 
 
@@ -55,10 +55,10 @@ def draw_answers(
 
     Args:
         images: (H, W, 3) or (H, W, 1) from 0 to 1, of any sizes.
-        truths: the true class of each image.
-        models: the models' names.
-        answers: of each model, (class name, probability from 0 to 1, whether it is right) for each image.
-        maps: of each model, what its heat maps are, and the maps: (N, h, w) from 0 to 1.
+        truths: name of the true class of each image.
+        models: names of the models.
+        answers: for each model and image, (class name, probability from 0 to 1, whether it is right).
+        maps: for each model, the method and its heat maps, (N, h, w) from 0 to 1.
     """
     tiles = 1 if maps is None else 1 + len(models)
     names = max(_width(name, fontsize=9) for name in models) + 0.12
@@ -83,11 +83,11 @@ def draw_answers(
 def _lay_out(
     title: str, note: str, rows: int, columns: int, tiles: int, lines: float
 ) -> tuple[Figure, list[SubFigure]]:
-    """A new figure with title and note, and its cards, row by row.
+    """Returns a new figure with title and note, and its cards, row by row.
 
     Args:
-        tiles: images on a card, side by side.
-        lines: of text below them.
+        tiles: images side by side on a card.
+        lines: lines of text below the images.
     """
     card_width, card_height = tiles * (SIDE + 2 * PAD), SIDE + 0.26 + lines * LINE + 2 * PAD
     width, below = columns * (card_width + GAP) - GAP, rows * (card_height + GAP) - GAP
@@ -106,7 +106,7 @@ def _lay_out(
 
 
 def _note(models: Sequence[str], maps: Maps | None) -> str:
-    """What the picture shows."""
+    """The line that explains the picture."""
     if maps is None:
         return f"Bold: the true class. {NOTE}"
     kinds: dict[str, list[str]] = {}
@@ -118,7 +118,7 @@ def _note(models: Sequence[str], maps: Maps | None) -> str:
 
 
 def _show(axes: Axes, image: np.ndarray, name: str, heat: np.ndarray | None = None, **style: Any) -> None:
-    """The image in a square below `name`; with `heat` (h, w), in grey under a heat map."""
+    """Draws the image in a square below `name`; with `heat` (h, w), in grey under that heat map."""
     axes.set_title(_fit(name, SIDE - PAD, ends=heat is not None, **style), loc="left", pad=4, **style)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=FRAME, linewidth=0.6)
@@ -135,11 +135,11 @@ def _show(axes: Axes, image: np.ndarray, name: str, heat: np.ndarray | None = No
 
 
 def _list_answers(axes: Axes, answers: Iterable[tuple[str, Answer]], indent: float) -> None:
-    """A line below the image for each answer: the mark, the model's name, the class, and its probability.
+    """Writes a line below the image for each answer: mark, model, class, probability.
 
     Args:
-        answers: (model, answer) each; the model may have no name.
-        indent: width of the column of names. Where it is 0, a name stands above its answer.
+        answers: (name of the model, answer); an empty name is left out.
+        indent: width of the column of names in inches, or 0 to put a name above its answer.
     """
 
     def write(x: float, words: str, **style: Any) -> None:
@@ -169,7 +169,7 @@ def _percent(probability: float) -> str:
 
 
 def _fit(words: str, room: float, ends: bool = False, **style: Any) -> str:
-    """`words` on one line, shortened to `room` inches: at the end, or in the middle if both `ends` tell names apart."""
+    """`words` on one line, shortened to `room` inches: at the end, or with `ends` in the middle."""
     words = " ".join(words.split())
     length = min(len(words), 80)
     shown = words if length == len(words) else _shortened(words, length, ends)
@@ -186,6 +186,6 @@ def _shortened(words: str, length: int, ends: bool) -> str:
 
 @functools.cache
 def _width(words: str, **style: Any) -> float:
-    """Inches."""
+    """Width of a line in inches."""
     figure = plots.new_figure(figsize=(1, 1), dpi=150)  # as it is saved: hinting depends on it
     return figure.text(0, 0, plots.plain(words, len(words)), **style).get_window_extent().width / figure.dpi

@@ -1,4 +1,4 @@
-"""The state of a run is one object; a checkpoint is that object, the settings and the class names."""
+"""Checkpoint files: the state of a run, its settings and its class names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from records.run_directory import RunDirectory
 from records.stored_settings import check_needed, complete_older
 from utils import BadRequest, replacing
 
-FORMAT = 2  # 2: the settings hold all of the model's arguments
+FORMAT = 2  # since 2 the settings hold all arguments of the model
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """`target` becomes a second name of the same file, where the file system has that, else a copy. Checkpoints are
-    replaced, never changed, so the two cannot get mixed up."""
+    """Makes `target` a hard link to `source`, or a copy if the file system has no links.
+
+    A link is safe: checkpoints are replaced, never modified in place.
+    """
     with replacing(target) as temporary:
         temporary.unlink()
         try:
@@ -33,43 +35,35 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of this suite, or one of the earlier form in its shape; class names that it does not hold are None.
-    Raises BadRequest, naming the file, for anything else."""
+    """Reads a checkpoint of this suite; a legacy one is converted, its class names are None if it has none.
+
+    Raises BadRequest, naming the file, for anything else.
+    """
     content = read_checkpoint(path)
-    if legacy_checkpoint.is_earlier(content):
+    if legacy_checkpoint.is_legacy(content):
         return legacy_checkpoint.convert(path, content)
-    needed = (
-        "format",
-        "model",
-        "settings",
-        "class_names",
-        "mean",
-        "std",
-        "img_size",
-        "in_chans",
-        "eval_crop",
-        "selected_on",
-        "best",
-    )
-    missing = [key for key in needed if key not in content]
+    missing = [key for key in ("format", *CONTENT) if key not in content]
     if missing:
         raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
-    check_content(content, path)
+    _check_content(content, path)
     return {**content, "settings": complete_older(content["settings"])}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether the file says how its model was trained: it is more than weights. Raises BadRequest for a damaged one."""
+    """Whether the file also says how its model was trained, rather than holding weights alone.
+
+    Raises BadRequest if it is damaged.
+    """
     content = read_checkpoint(path)
-    return "settings" in content or legacy_checkpoint.is_earlier(content)
+    return "settings" in content or legacy_checkpoint.is_legacy(content)
 
 
 def match_classes(path: str, content: dict[str, Any], class_names: list[str], name: str) -> None:
-    """Checks that a checkpoint has these classes, of the data set `name`; one without names gets them.
+    """Checks that a checkpoint has the classes of the data set `name`; one without class names gets them.
 
-    Raises BadRequest that tells what differs.
+    Raises BadRequest, saying what differs.
     """
     theirs, count = content["class_names"], num_classes(content)
     if count != len(class_names):
@@ -82,19 +76,23 @@ def match_classes(path: str, content: dict[str, Any], class_names: list[str], na
 
 
 def num_classes(content: dict[str, Any]) -> int:
+    """Number of classes of a checkpoint."""
     return content["num_classes"] if content["class_names"] is None else len(content["class_names"])
 
 
 def selected_weights(content: dict[str, Any], kind: str | None = None) -> dict[str, torch.Tensor]:
-    """The state dict, raw or averaged, that a checkpoint was selected for; or that of a kind, "raw" or "ema", None
-    where there is none."""
+    """The state dict that was selected, raw or averaged.
+
+    Args:
+        kind: "raw" or "ema" for that one instead, None if the checkpoint lacks it.
+    """
     return content["ema"] if (kind or content["best"].get("weights")) == "ema" else content["model"]
 
 
 def load_newest(directory: RunDirectory) -> dict[str, Any]:
-    """The checkpoint in last.pth; where that is damaged the one before it, which takes its place, and a line says so.
+    """Reads last.pth. If it is damaged, previous.pth takes its place, and a line says so.
 
-    Raises BadRequest where neither can be read.
+    Raises BadRequest if neither can be read.
     """
     try:
         return load_checkpoint(directory.last)
@@ -120,23 +118,22 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 16
 
 
-CONTENT: dict[str, Callable[[Any], bool]] = {
+CONTENT: dict[str, Callable[[Any], bool]] = {  # what a checkpoint needs besides its format, and checks of the values
     "model": lambda value: isinstance(value, dict),
     "settings": lambda value: isinstance(value, dict),
     "class_names": lambda value: _are(str)(value) and len(value) > 1,
-    "in_chans": lambda value: _is_count(value) and value in (1, 3),
     "mean": _are(float),
     "std": lambda value: _are(float)(value) and 0 not in value,
     "img_size": lambda value: _is_count(value) or (_are(int)(value) and len(value) == 2 and all(map(_is_count, value))),
+    "in_chans": lambda value: _is_count(value) and value in (1, 3),
     "eval_crop": lambda value: _is_number(value) and 0 < value <= 1,
     "selected_on": lambda value: isinstance(value, str),
     "best": lambda value: isinstance(value, dict),
 }
 
 
-def check_content(content: dict[str, Any], source: object) -> None:
-    """The same for what a checkpoint holds besides: raises BadRequest, naming `source`, for what using it would trip
-    over."""
+def _check_content(content: dict[str, Any], source: object) -> None:
+    """Raises BadRequest, naming `source`, if a value would break what uses the checkpoint."""
     for key, is_right in CONTENT.items():
         if not is_right(content[key]):
             raise BadRequest(f"{source}: damaged (its {key} is {content[key]!r:.80})")

@@ -1,4 +1,4 @@
-"""Which runs can be measured. Nothing heavy is imported here: the flag checks use it."""
+"""Finding finished runs, which can be measured. Imports nothing heavy: the flag checks use it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from utils import BadRequest, read_json
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run.
+    """A run that has written its summary.
 
     Attributes:
-        checkpoint: holds the selected weights.
-        dataset, data_path: what it reported on, and the folder that this was read from.
-        reading: the settings by which its image files were found and read.
-        top1: what it reported.
-        is_evaluation: it scored a checkpoint, perhaps on other data than that was trained on.
+        checkpoint: file with the selected weights.
+        dataset, data_path: the data set it reported on, and the folder it was read from.
+        reading: settings by which its image files were found and read.
+        top1: the top-1 accuracy it reported, from 0 to 1.
+        is_evaluation: the run scored a checkpoint, perhaps on other data than the model was trained on.
     """
 
     directory: RunDirectory
@@ -34,11 +34,13 @@ class FinishedRun:
 
 
 def find(paths: list[str]) -> list[FinishedRun]:
-    """The runs in these folders, each once: run directories, and folders that hold some at any depth, of which the
-    unfinished ones are left out.
+    """Returns the finished runs in these folders, each once.
 
-    Raises BadRequest, naming the folder or file, where there is none, or a run that is named is not finished or has
-    lost its checkpoint.
+    Args:
+        paths: run directories, or folders that hold some at any depth. Unfinished runs in the latter are left out.
+
+    Raises BadRequest, naming the folder or file, if there is no run, if a run directory given directly is not finished,
+    or if a run has lost its checkpoint.
     """
     found: dict[Path, FinishedRun] = {}
     for path in map(Path, paths):
@@ -65,13 +67,13 @@ def _read(directory: RunDirectory) -> FinishedRun:
         )
     content = read_json(directory.summary)
     content = content if isinstance(content, dict) else {}
-    settings = content.get("settings") if isinstance(content.get("settings"), dict) else {}
-    settings = complete_older(settings)
+    settings = content.get("settings")
+    settings = complete_older(settings if isinstance(settings, dict) else {})
     kinds = {"dataset": str, "data_path": str | None, "evaluated": str | None}
     wrong = [key for key, kind in kinds.items() if not isinstance(settings.get(key), kind)]
     if wrong or not isinstance(content.get("top1"), float):
         raise BadRequest(f"{directory.summary}: damaged (no {wrong[0] if wrong else 'top1'} of a run)")
-    checkpoint = Path(settings.get("evaluated") or directory.best)  # of an evaluation: the file that it scored
+    checkpoint = Path(settings.get("evaluated") or directory.best)  # an evaluation names the file that it scored
     if not checkpoint.is_file():
         where = "" if checkpoint.is_absolute() else f", relative to {Path.cwd()}, the current folder"
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")

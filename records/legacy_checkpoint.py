@@ -1,7 +1,7 @@
-"""Checkpoints of the earlier form: `model_state`, `val_acc1`, `epoch` and the training script's `args`.
+"""Legacy checkpoints: `model_state`, `val_acc1`, `epoch` and the `args` of another training script.
 
-They hold neither the classes' names nor how the images were prepared: names are those of the data set that they are
-used on, whose classes follow the sorted WNIDs, and images are normalised with ImageNet's statistics.
+They hold neither class names nor how the images were prepared. The names come from the data set they are used on, whose
+classes follow the sorted WNIDs; images are normalised with ImageNet's statistics.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from models.weights import find_state_dicts
 from records.stored_settings import OLDER
 from utils import BadRequest
 
-TINY, SMALL = 192, 384  # width of the tokens
+TINY, SMALL = 192, 384  # token widths
 
 
-def is_earlier(content: dict[str, Any]) -> bool:
+def is_legacy(content: dict[str, Any]) -> bool:
+    """Whether what a file holds is a legacy checkpoint."""
     return "model_state" in content and "settings" not in content
 
 
 def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of the earlier form as one of this suite's, as far as using the model goes.
+    """Converts a legacy checkpoint to this suite's form, as far as using the model needs it.
 
-    Raises BadRequest, naming the file, where its architecture cannot be told.
+    Raises BadRequest, naming the file, if its architecture cannot be determined.
     """
     args = content.get("args") or {}
     args = dict(vars(args) if isinstance(args, argparse.Namespace) else args)
     states = find_state_dicts(path, content)
     averaged = states.get("ema")
-    state = states.get("raw", averaged)
+    state = states["raw"] if "raw" in states else states["ema"]
     name = _model_name(path, args, state)
     layers = [value for key, value in state.items() if key.endswith(".weight") and value.ndim == 2]
     if not layers:
@@ -46,8 +47,8 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         in_chans = state["patch_embed.proj.weight"].shape[1]
     mean, std = statistics_for(in_chans)
     entry = models.find_model(name)
-    settled = models.default_arguments(name)
-    settled.update({key: value for key, value in model_args.items() if entry is not None and entry.argument(key)})
+    resolved = models.default_arguments(name)
+    resolved.update({key: value for key, value in model_args.items() if entry is not None and entry.argument(key)})
     names = content.get("class_names")
     return {
         "model": state,
@@ -59,7 +60,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         },
         "settings": {
             "model": name,
-            "model_args": settled,
+            "model_args": resolved,
             "dataset": "imagenet100",
             **OLDER,
             "data_path": args.get("data_path"),
@@ -82,7 +83,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_name(path: Path, args: dict[str, Any], state: dict) -> str:
-    """The name in args, of this suite or of timm; without one, what the token's width and number say."""
+    """The name in args, of this suite or timm; without one, a guess from the width and number of the tokens."""
     name = args.get("model")
     if name is None and "patch_embed.proj.weight" in state:
         size = {TINY: "tiny", SMALL: "small"}.get(state["patch_embed.proj.weight"].shape[0], "tiny")
@@ -99,7 +100,7 @@ def _model_name(path: Path, args: dict[str, Any], state: dict) -> str:
 
 
 def _shape(path: Path, name: str, state: dict) -> tuple[dict[str, Any], int]:
-    """(the arguments of a Vision Transformer, its image size), from the shapes of its weights."""
+    """Returns (arguments, image size) of a Vision Transformer, from the shapes of its weights."""
     weight = state["patch_embed.proj.weight"]
     width, patch_size = weight.shape[0], weight.shape[-1]
     blocks = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}

@@ -1,4 +1,4 @@
-"""One process for one run directory: a second one is refused while the first lives."""
+"""The lock of a run directory: one process at a time works on a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder`, which is made if need be, for the time of the block.
+    """Locks `folder`, creating it if needed, for the duration of the block.
 
-    Where there are no locks (see `utils.take_lock`) the block runs without.
+    Without support for locks (see `utils.take_lock`) the block runs unlocked.
 
-    Raises BadRequest, naming the process, where another one holds the folder, or where it cannot be made.
+    Raises BadRequest if another process, which it names, holds the lock, or if the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise BadRequest(f"{folder}: cannot be written ({error.strerror})") from None
     with file:
         if take_lock(file) is False:
-            raise BadRequest(f"{folder}: {_name(file)} is at work on this run; wait for it, stop it, or choose another"
-                             " --run-name") from None  # fmt: skip
+            raise BadRequest(f"{folder}: {_holder_of(file)} is at work on this run; wait for it, stop it, or choose"
+                             " another --run-name") from None  # fmt: skip
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -38,15 +38,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """The other process that holds `folder`, as `process N on HOST`; None where there is none. Not for a process that
-    holds it itself, which would let go of it."""
+    """The other process that holds `folder`, as `process N on HOST`, or None.
+
+    Must not be called by the holder: closing the file would release its lock.
+    """
     try:
         with (folder / NAME).open("r+", encoding="utf-8") as file:
-            return _name(file) if take_lock(file) is False else None
+            return _holder_of(file) if take_lock(file) is False else None
     except OSError:
         return None
 
 
-def _name(file: IO[str]) -> str:
+def _holder_of(file: IO[str]) -> str:
     file.seek(0)
     return file.read().strip() or "another process"

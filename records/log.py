@@ -1,4 +1,4 @@
-"""What a run says: on the terminal, and in log.txt of its run directory."""
+"""The lines that a run prints: on the terminal, and in log.txt of its run directory."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils import BadRequest, RunFailed, Stopped, is_main_process, package_at_fault
 
-if TYPE_CHECKING:
-    pass
-
 
 class Log:
-    """log.txt of a run: what was said, over all of its attempts. Lines wait until its directory is known.
+    """log.txt of a run: its printed lines, over all attempts. Lines are held back until the file is known.
 
-    A line is in the file, whole, as soon as it is written. One that cannot be written is left out: no run stops for it.
+    Every line is written at once and whole. One that cannot be written is dropped: a log must not stop a run.
     """
 
     def __init__(self):
         self.waiting: list[str] = []
         self.file: int | None = None
-        self.torn = False  # whether the file ends within a line
+        self.torn = False  # whether the file ends in an unfinished line
 
     def open(self, path: Path, attempt: dict[str, Any]) -> None:
-        """Goes on with `path`, under the attempt's time and command."""
+        """Appends to `path` from now on, beginning with the attempt's time and command."""
         with contextlib.suppress(OSError):
             self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             if os.fstat(self.file).st_size:
@@ -41,6 +38,7 @@ class Log:
                 self.write(line)
 
     def write(self, text: str = "") -> None:
+        """Writes a line, or holds it back while there is no file."""
         if self.file is None:
             self.waiting.append(text)
             return
@@ -49,18 +47,21 @@ class Log:
             self.torn = os.write(self.file, data) < len(data)
 
     def close(self) -> None:
+        """Closes the file, if there is one."""
         if self.file is not None:
             with contextlib.suppress(OSError):
                 os.close(self.file)
 
 
-_logs: list[Log] = []  # of the runs that are at work: a student's, and that of the teacher which it trains first
+_logs: list[Log] = []  # of the active runs: a student's, then that of the teacher it trains first
 
 
 @contextlib.contextmanager
 def logged() -> Iterator[None]:
-    """Within the block `say` also writes to the log of a run, which `open_log` names; so does an exception that ends
-    it."""
+    """Within the block `say` also writes to the log of a run, at the path given to `open_log`.
+
+    An exception that leaves the block is logged, too.
+    """
     log = Log()
     _logs.append(log)
     try:
@@ -75,7 +76,7 @@ def logged() -> Iterator[None]:
 
 
 def open_log(path: Path, attempt: dict[str, Any]) -> None:
-    """The log of the run that is at work is this file.
+    """Makes `path` the log of the active run.
 
     Args:
         attempt: see `run_directory.this_attempt`.
@@ -85,8 +86,7 @@ def open_log(path: Path, attempt: dict[str, Any]) -> None:
 
 
 def say(text: str = "") -> None:
-    """A line in the run's log.txt, and on the terminal, where it does not tear a progress bar; of several processes the
-    first one speaks."""
+    """Prints a line, without tearing a progress bar, and logs it. Only the main process does."""
     if not is_main_process():
         return
     if _logs:

@@ -1,8 +1,9 @@
-"""Whether the images are those that a run had: it goes on with these and is scored on these, or says what changed."""
+"""Which images a run has: it resumes with these and is scored on these, and says what has changed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ OTHER_IMAGES = "these are other images than those that the run was tested on"
 
 
 def of_resumed(found: LocatedDataset, directory: RunDirectory, workers: int) -> tuple[LocatedDataset, list[str]]:
-    """(what `locate_dataset` found, without the images that were added since the run began; notes).
+    """Returns (`found` without images added since the run began, notes).
 
-    Raises:
-        BadRequest: images or classes of the run are missing or changed.
+    Raises BadRequest if images or classes of the run are missing or changed.
     """
     if not directory.images.is_file():
         return found, [NO_LIST] if found.reading.rules == OLDEST else []
@@ -39,7 +39,7 @@ def of_resumed(found: LocatedDataset, directory: RunDirectory, workers: int) -> 
 
 
 def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], digests: dict[str, str]) -> None:
-    """Raises BadRequest where the checkpoint `content`, read from `path`, was trained with other classes or images."""
+    """Raises BadRequest if the checkpoint `content`, read from `path`, was trained on other classes or images."""
     if list(content["class_names"]) != list(class_names):
         lost = [name for name in content["class_names"] if name not in class_names]
         new = [name for name in class_names if name not in content["class_names"]]
@@ -52,27 +52,66 @@ def check_resumed(content: dict[str, Any], path: Path, class_names: list[str], d
                              f" start a new run with --weights {path}")  # fmt: skip
 
 
-def _of_scored(
+@dataclass
+class _ScoredRun:
+    """A run whose checkpoint is scored. The attributes are the arguments of `load_scored`."""
+
+    checkpoint: str
+    content: dict[str, Any]
+    named: bool
+    accept: bool
+
+    def __post_init__(self):
+        self.directory = RunDirectory(Path(self.checkpoint).parent)
+
+    @functools.cached_property
+    def listed(self) -> dict[str, manifest.Listed] | None:
+        """The run's list of images, or None if it stores none."""
+        return manifest.read(self.directory.images) if self.directory.images.is_file() else None
+
+
+def load_scored(
     found: LocatedDataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
-) -> tuple[LocatedDataset, dict[str, Any]]:
-    """What `locate_dataset` found, with the test images of the run's list as its test split."""
-    file = RunDirectory(Path(checkpoint).parent).images
-    if not content.get("image_digests") or not hasattr(found.layout, "splits") or not file.is_file():
+) -> tuple[Dataset, dict[str, Any]]:
+    """Loads the data set that a checkpoint is scored on, with the test images of its run.
+
+    Args:
+        checkpoint: the file that `content` was read from. The run's list of images beside it decides which are its test
+            images.
+        named: the command line names the data set. If it has none of the run's test images, it is another data set.
+        accept: continue if images are missing or changed.
+
+    Returns:
+        (data set, facts for the summary): "notes", "image_digests" and, with `accept`, "changed_data", the number of
+        missing and of changed images.
+
+    Raises:
+        BadRequest: the test images are not the run's, and no flag said that others are meant.
+    """
+    run = _ScoredRun(checkpoint, content, named, accept)
+    found, facts = _restrict_to_tested(found, run, workers)
+    dataset = image_datasets.load_dataset(found, workers=workers)
+    _check_scored(dataset, run, facts)
+    return dataset, facts
+
+
+def _restrict_to_tested(found: LocatedDataset, run: _ScoredRun, workers: int) -> tuple[LocatedDataset, dict[str, Any]]:
+    """Makes the test images in the run's list the test split of `found`. Returns it with facts for the summary."""
+    if not run.content.get("image_digests") or not hasattr(found.layout, "splits") or run.listed is None:
         return found, {"notes": []}
-    listed = manifest.read(file)
-    tested = {name: item for name, item in listed.items() if item.split == "test"}
+    tested = {name: item for name, item in run.listed.items() if item.split == "test"}
     inside, changes = manifest.restrict(found, tested, workers)
-    if named and len(changes.missing) + len(changes.changed) == len(tested):
+    if run.named and len(changes.missing) + len(changes.changed) == len(tested):
         return found, {"notes": [OTHER_IMAGES]}
-    if changes and not accept:
-        raise BadRequest(f"{checkpoint}: the images that the run was tested on have changed ({changes}); put them back,"
-                         " or score it all the same with --accept-changed-data")  # fmt: skip
+    if changes and not run.accept:
+        raise BadRequest(f"{run.checkpoint}: the images that the run was tested on have changed ({changes}); put them"
+                         " back, or score it all the same with --accept-changed-data")  # fmt: skip
     if not inside.layout.splits:
-        raise BadRequest(f"{checkpoint}: none of the images that the run was tested on is there")
+        raise BadRequest(f"{run.checkpoint}: none of the images that the run was tested on is there")
     paths = [path for files, _ in inside.layout.splits.values() for path in files]
     classes = [inside.layout.class_names[label] for _, labels in inside.layout.splits.values() for label in labels]
-    # Classes that were added since are none of the model's.
-    known = set(content["class_names"])
+    # The model does not know classes that were added later.
+    known = set(run.content["class_names"])
     names = [name for name in found.layout.class_names if name in known]
     index = {name: i for i, name in enumerate(names)}
     taken, train = set(paths), ([], [])
@@ -83,82 +122,59 @@ def _of_scored(
     reported = "val" if [*inside.layout.splits] == ["val"] else "test"
     splits = {"train": train, reported: (paths, [index[name] for name in classes])}
     layout = found.layout.with_splits(splits, names)
-    facts: dict[str, Any] = {"notes": _added([name for name in changes.added if name not in listed])}
+    facts: dict[str, Any] = {"notes": _added([name for name in changes.added if name not in run.listed])}
     if changes:
         facts["changed_data"] = changes.counts()
         facts["notes"].append(f"the test images are not all those that the run was tested on: {changes}")
     return replace(found, layout=layout, has_val=False), facts
 
 
-def load_scored(
-    found: LocatedDataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, workers: int
-) -> tuple[Dataset, dict[str, Any]]:
-    """(the data set that a checkpoint is scored on, facts for the summary: "notes", "image_digests", and with `accept`
-    "changed_data", the number of images by what has become of them).
-
-    Args:
-        checkpoint: the file that `content` was read from. The run's list of images lies beside it, and decides which
-            are its test images.
-        named: the data set was named on the command line. Where it holds none of the run's test images it is another.
-        accept: go on where images are missing or changed.
-
-    Raises:
-        BadRequest: the test images are not the run's, and nothing said that others were meant.
-    """
-    found, facts = _of_scored(found, checkpoint, content, named, accept, workers)
-    dataset = image_datasets.load_dataset(found, workers=workers)
-    _check_scored(dataset, checkpoint, content, named, accept, facts)
-    return dataset, facts
-
-
-def _check_scored(
-    dataset: Dataset, checkpoint: str, content: dict[str, Any], named: bool, accept: bool, facts: dict[str, Any]
-) -> None:
+def _check_scored(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
+    """Compares the test split with the run's by its digest, and adds to `facts`."""
     digests = manifest.digests({"test": dataset.test}, dataset.class_names)
     facts["image_digests"] = digests
-    theirs = content.get("image_digests")
+    theirs = run.content.get("image_digests")
     if not theirs:
-        _check_older(dataset, checkpoint, named, accept, facts)
+        _check_older(dataset, run, facts)
     elif digests and digests["test"] != theirs.get("test") and not facts["notes"]:
-        if not (named or accept):
+        if not (run.named or run.accept):
             images = f"the {dataset.test_name} images of {dataset.name} are not those that the run was tested on"
-            raise BadRequest(f"{checkpoint}: {images}; --datapath names others, --accept-changed-data scores these")
+            raise BadRequest(f"{run.checkpoint}: {images}; --datapath names others, --accept-changed-data scores these")
         facts["notes"].append(OTHER_IMAGES)
-    _note_trained_on(dataset, checkpoint, facts)
+    _note_trained_on(dataset, run, facts)
 
 
-def _check_older(dataset: Dataset, checkpoint: str, named: bool, accept: bool, facts: dict[str, Any]) -> None:
-    """Of a run without a list: by the classes of its predictions, where they lie beside the checkpoint."""
+def _check_older(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
+    """For a run without a list: compares with the targets in predictions.npz, if that lies beside the checkpoint."""
     facts["notes"].append(NO_LIST)
-    directory = RunDirectory(Path(checkpoint).parent)
-    file = directory.predictions
-    if named or not file.is_file():
+    file = run.directory.predictions
+    if run.named or not file.is_file():
         return
     try:
         with np.load(file, allow_pickle=False) as stored:
             targets = stored["targets"]
-    except Exception:  # damaged: numpy and zipfile raise many kinds
+    except Exception:  # a damaged file: numpy and zipfile raise many kinds
         return
     ours = dataset.test.targets
-    if len(ours) == len(targets) + len(unreadable(directory.bad_images, "test")) != len(targets):
-        return  # predictions lack the images that could not be read
+    if len(ours) == len(targets) + len(unreadable(run.directory.bad_images, "test")) != len(targets):
+        return  # predictions leave out unreadable images
     if len(ours) != len(targets):
         difference = f"{len(ours):,} images, then {len(targets):,}"
     elif not np.array_equal(ours, targets):
         difference = "the same number, but of other classes or in another order"
     else:
         return
-    if not accept:
-        raise BadRequest(f"{checkpoint}: the {dataset.test_name} images of {dataset.name} are not those that the run"
-                         f" was tested on ({difference}); --accept-changed-data scores these")  # fmt: skip
+    if not run.accept:
+        raise BadRequest(f"{run.checkpoint}: the {dataset.test_name} images of {dataset.name} are not those that the"
+                         f" run was tested on ({difference}); --accept-changed-data scores these")  # fmt: skip
     facts["notes"].append(f"the test images are not those that the run was tested on ({difference})")
 
 
-def _note_trained_on(dataset: Dataset, checkpoint: str, facts: dict[str, Any]) -> None:
-    file = RunDirectory(Path(checkpoint).parent).images
-    if dataset.test.facts is None or not file.is_file():
+def _note_trained_on(dataset: Dataset, run: _ScoredRun, facts: dict[str, Any]) -> None:
+    """Notes how many of the test images the run trained on or validated with."""
+    if dataset.test.facts is None or run.listed is None:
         return
-    trained = {item.digest for item in manifest.read(file).values() if item.split in ("train", "val")}
+    trained = {item.digest for item in run.listed.values() if item.split in ("train", "val")}
     count = sum(digest in trained for digest in hexadecimal(dataset.test.facts["digest"]))
     if count:
         facts["notes"].append(f"of these images the run trained on or validated with: {count:,}")

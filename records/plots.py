@@ -1,32 +1,38 @@
-"""The pictures: curves, confusion matrix, samples of a data set."""
+"""Pictures: learning curves, confusion matrix, samples of a data set."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TRAIN_COLOUR, VAL_COLOUR, EMA_COLOUR, MUTED = "#4269d0", "#e4572e", "#3ca951", "#6b7280"
-ANNOTATED = 20  # classes up to which every cell of the confusion matrix carries its number
+ANNOTATED = 20  # up to so many classes the cells of the confusion matrix show their numbers
 
 
-def new_figure(*args, **kwargs):
-    """A figure that needs no display and leaves matplotlib's global state alone."""
+def new_figure(**kwargs: Any) -> Figure:
+    """A figure with constrained layout that needs no display and leaves matplotlib's global state alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(*args, layout="constrained", **kwargs)
+    figure = Figure(layout="constrained", **kwargs)
     FigureCanvasAgg(figure)
     return figure
 
 
 def plain(name: str, most: int = 60) -> str:
-    """`name`, shortened, without what matplotlib would read as a formula, and with ``U+732B`` in place of a character
-    that no font on this machine has."""
+    """`name` as matplotlib can draw it: shortened to `most` characters and with ``$`` escaped.
+
+    A character that no font on this machine has becomes its code point, such as ``U+732B``.
+    """
     name = name if len(name) <= most else f"{name[: most - 3]}..."
     name = "".join(c if (c.isascii() and c.isprintable()) or _has_glyph(c) else f"U+{ord(c):04X}" for c in name)
     return name.replace("$", r"\$")
@@ -34,7 +40,7 @@ def plain(name: str, most: int = 60) -> str:
 
 @functools.cache
 def _has_glyph(character: str) -> bool:
-    """Whether a font has it. If that is not matplotlib's usual one, figures fall back to it from now on."""
+    """Whether any font has the character. A font other than the default becomes a fallback of later figures."""
     import matplotlib
     from matplotlib.font_manager import FontProperties, findfont
 
@@ -51,29 +57,30 @@ def _has_glyph(character: str) -> bool:
 
 @functools.cache
 def _families() -> dict[int, str]:
-    """For each code point that an installed font has, the first such font's family."""
+    """Maps each code point to the family of the first installed font that has it."""
     from matplotlib.font_manager import fontManager
 
     found: dict[int, str] = {}
     for font in fontManager.ttflist:
-        if font.name.startswith("Last Resort"):  # matplotlib's own, whose glyphs are boxes
+        if font.name.startswith("Last Resort"):  # matplotlib's placeholder font: every glyph is a box
             continue
         for code in _charmap(font.fname):
             found.setdefault(code, font.name)
     return found
 
 
-def _charmap(file: str) -> dict[int, int]:
+def _charmap(file: str) -> Collection[int]:
+    """The code points that a font file has."""
     from matplotlib.font_manager import get_font
 
     try:
         return get_font(file).get_charmap()
     except (OSError, RuntimeError):  # a damaged font
-        return {}
+        return ()
 
 
-def save(figure, path: Path) -> None:
-    """Writes a PNG; `path` keeps its old content until the new is complete."""
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG. `path` keeps its old content until the new file is complete."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -83,10 +90,13 @@ def _column(history: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str, result: str, path: Path) -> None:
-    """Loss, accuracy and learning rate over the epochs, the selected epoch marked.
+    """Plots loss, accuracy and learning rate over the epochs, and marks the selected epoch.
 
     Args:
-        title: what was trained; result: one line on what came out.
+        history: a row of numbers for each epoch, as in metrics.csv.
+        best: the selected epoch, as in `RunState.best`.
+        title: what was trained.
+        result: one line about the scores.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -109,7 +119,7 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
         left.plot(epochs, _column(history, f"{prefix}loss"), label=label, **options)
         middle.plot(epochs, accuracy, label=name, **options)
     right.plot(epochs, _column(history, "lr"), color=MUTED, linewidth=1.8)
-    left.set_yscale("log")  # the first epochs' losses would hide all that follows
+    left.set_yscale("log")  # on a linear axis the first epochs hide the others
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
@@ -136,10 +146,10 @@ def plot_curves(history: list[dict[str, Any]], best: dict[str, Any], title: str,
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
-    """The confusion matrix in per cent of each true class, and the pairs that are confused most.
+    """Plots the confusion matrix in per cent of each true class, and lists the pairs confused most often.
 
     Args:
-        confusion: counts (K, K), the true class in rows.
+        confusion: counts (K, K), one row per true class.
     """
     k = len(class_names)
     class_names = [plain(name) for name in class_names]
@@ -148,7 +158,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
     side = min(12.0, max(4.5, 0.55 * k)) if k <= ANNOTATED else 9.0
     figure = new_figure(figsize=(side + 4.2, side + 0.6))
     axis, notes = figure.subplots(1, 2, width_ratios=(side, 2.6))
-    # The square root keeps the rare confusions visible beside a strong diagonal.
+    # The square root keeps rare confusions visible beside a strong diagonal.
     picture = axis.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
     bar = figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02)
     bar.set_ticks([0, 1, 10**0.5, 5, 50**0.5, 10], labels=["0", "1", "10", "25", "50", "100 %"])
@@ -187,10 +197,10 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str, pa
 
 
 def plot_samples(images: np.ndarray, titles: list[str], title: str, path: Path) -> None:
-    """A square grid of images with a title each.
+    """Plots a square grid of images, each with a title.
 
     Args:
-        images: (N, H, W, C) from 0 to 1, grey or colour.
+        images: (N, H, W, C) from 0 to 1, in grey or colour.
     """
     side = int(np.ceil(len(images) ** 0.5))
     figure = new_figure(figsize=(1.7 * side, 1.9 * side + 0.4))

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and the only thing that other scripts read of it."""
+"""The run directory: the files of a run. Other scripts read nothing else of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from records import lock
 from records.checkout import checkout
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
-TEACHER = "-teacher"  # what the name of a teacher's run has behind that of its student
+TEACHER = "-teacher"  # suffix of the run name of a student's teacher
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-learn", "wandb")
 
 
 class RunDirectory:
-    """runs/<run-name>/ with settings.json, log.txt, metrics.csv, last.pth, previous.pth, best.pth, predictions.npz,
-    summary.json and plots; robustness.json and cost.json where they were measured."""
+    """Paths of the files in runs/<run-name>/, and how to write them.
+
+    robustness.json and cost.json exist only once they have been measured.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -44,7 +46,7 @@ class RunDirectory:
         self.cost = path / "cost.json"
 
     def clear(self, keep: tuple[str, ...] = ()) -> None:
-        """Deletes what lies in the folder, but for the names to keep."""
+        """Deletes everything in the folder, except for the names to keep."""
         for entry in sorted(self.path.iterdir()):
             if entry.name in keep:
                 continue
@@ -53,26 +55,27 @@ class RunDirectory:
             else:
                 entry.unlink()
 
-    def sweep(self) -> None:
-        """Deletes the half-written files that a killed process left."""
+    def remove_leftovers(self) -> None:
+        """Deletes half-written files of a killed process."""
         stems = {file.stem for file in vars(self).values() if file != self.path}
         for leftover in self.path.glob(".*-*"):
             if leftover.name[1:].rpartition("-")[0] in stems:
                 leftover.unlink()
 
     def create(self, settings: dict[str, Any], overwrite: bool, attempt: dict[str, Any]) -> str:
-        """Makes the folder and writes settings.json. Returns the run's id at wandb.
-
-        With `overwrite` an existing run is deleted first. Raises BadRequest where the folder cannot be made.
+        """Creates the folder and writes settings.json. Returns the run's id at wandb.
 
         Args:
+            overwrite: delete an existing run first.
             attempt: see `this_attempt`.
+
+        Raises BadRequest if the folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 self.clear(keep=(lock.NAME,))
-            # WANDB_RUN_ID is that of one run: a teacher that is trained in the same process has its own.
+            # WANDB_RUN_ID belongs to one run: a teacher trained in the same process gets its own.
             run_id = os.environ.pop("WANDB_RUN_ID", None) or uuid.uuid4().hex[:8]
             write_json(
                 self.settings,
@@ -87,9 +90,11 @@ class RunDirectory:
             raise BadRequest(f"{self.path}: cannot be written ({error.strerror})") from None
         return run_id
 
-    def add(self, attempt: dict[str, Any]) -> str:
-        """Adds an attempt to settings.json. Returns the run's id at wandb. Raises BadRequest where that cannot be
-        written."""
+    def add_attempt(self, attempt: dict[str, Any]) -> str:
+        """Adds an attempt to settings.json. Returns the run's id at wandb.
+
+        Raises BadRequest if the file cannot be written.
+        """
         stored = read_json(self.settings)
         try:
             write_json(self.settings, {**stored, "attempts": [*attempts(stored), attempt]})
@@ -98,14 +103,14 @@ class RunDirectory:
         return stored["wandb_run_id"]
 
     def commits(self) -> list[dict[str, Any]]:
-        """{"commit", "changed"} of the attempts, each once."""
+        """{"commit", "changed"} of the attempts, without repetitions."""
         found = [
             {key: attempt.get(key) for key in ("commit", "changed")} for attempt in attempts(read_json(self.settings))
         ]
         return [one for i, one in enumerate(found) if one not in found[:i]]
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """metrics.csv: a row an epoch; what an epoch has not is left empty."""
+        """Writes metrics.csv: a row for each epoch, with missing values empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
@@ -113,14 +118,14 @@ class RunDirectory:
         write_text(self.metrics, text.getvalue())
 
     def write_predictions(self, logits, targets, class_names: list[str]) -> None:
-        """predictions.npz: logits float32 (N, K), targets int64 (N,) and class_names (K,), in the split's order."""
+        """Writes predictions.npz: logits float32 (N, K), targets int64 (N,), class_names (K,), in the split's order."""
         import numpy as np
 
         with replacing(self.predictions) as temporary:
             np.savez(temporary, logits=logits, targets=targets, class_names=np.array(class_names, dtype=np.str_))
 
     def write_confusion(self, confusion, class_names: list[str]) -> None:
-        """confusion.csv: counts, the true class in rows, the answer in columns."""
+        """Writes confusion.csv: counts, one row per true class, one column per prediction."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["true \\ answer", *class_names])
@@ -130,7 +135,7 @@ class RunDirectory:
 
 
 def this_attempt(device: str) -> dict[str, Any]:
-    """What is to be known of a process that works on a run: time, command, commit, changed, device, versions."""
+    """Describes this process as it works on a run: time, command, commit, changed, device, versions."""
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
@@ -141,14 +146,14 @@ def this_attempt(device: str) -> dict[str, Any]:
 
 
 def attempts(stored: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those in a settings.json, by time. Earlier versions told of the first one alone, and less of it."""
+    """The attempts in a settings.json, oldest first. Earlier versions stored less, and of the first attempt only."""
     first = {"time": None, "command": stored.get("command"), "commit": None, "changed": None, "device": None,
              "versions": stored.get("versions")}  # fmt: skip
     return stored.get("attempts") or [first]
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results may depend on."""
+    """Versions of Python and of the packages that results may depend on."""
     from importlib import metadata
 
     found = {"python": sys.version.split()[0]}
@@ -161,11 +166,11 @@ def versions() -> dict[str, str]:
 
 
 def check_run_directory(path: Path, resume: bool | None, overwrite: bool, needed: str | None = None) -> None:
-    """Raises BadRequest where the run directory cannot be made, or is there and may not be touched. Writes nothing.
+    """Raises BadRequest if the run directory cannot be created, or exists and must not be touched. Writes nothing.
 
     Args:
-        resume: None where there is nothing that could be resumed.
-        needed: a file that the run reads, so that it must not be deleted with the directory.
+        resume: None for a command that cannot resume.
+        needed: a file that the run reads, which must not be deleted with the directory.
     """
     if path.exists() and not path.is_dir():
         raise BadRequest(f"{path}: is a file, not a run directory; choose another --run-name")

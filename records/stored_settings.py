@@ -1,4 +1,4 @@
-"""The settings that a run stores, as far as a run directory can be read without knowing the flags."""
+"""The settings that a run stores, as far as they can be read without knowing the flags."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from image_datasets import reading
 from utils import BadRequest
 
-OLDER = {**reading.OLDER, "resize_mode": "crop"}  # what runs did before there was a flag for it
+OLDER = {**reading.OLDER, "resize_mode": "crop"}  # behaviour of runs from before these flags
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")
 
 
 def check_needed(settings: Any, source: object) -> None:
-    """Raises BadRequest, naming `source`, if the settings are no object or lack a key that every run stores."""
+    """Raises BadRequest, naming `source`, if the settings are no dict or lack a key that every run stores."""
     if not isinstance(settings, dict):
         raise BadRequest(f"{source}: damaged (its settings are no object)")
     missing = [key for key in NEEDED if key not in settings]
@@ -21,5 +21,5 @@ def check_needed(settings: Any, source: object) -> None:
 
 
 def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, with the former behaviour for flags that are newer than the run."""
+    """Fills in the former behaviour for flags that are newer than the run."""
     return {**OLDER, **settings}

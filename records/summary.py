@@ -1,4 +1,4 @@
-"""What comes out of a run: the test split's scores, the summary, predictions and plots."""
+"""The results of a run: summary, predictions and plots of the scores on the test split."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from utils import decimal, human, write_json
 
 
 def precisions(train: str | None, selected: bool, test: str) -> dict[str, str | None]:
-    """What a summary says of precision: of training, of the validation that selected the weights, of the test split.
+    """The precisions in a summary: of training, of the validation that selected the weights, and of the test split.
 
     Args:
-        train: None where it is not known; validation uses it, too.
+        train: precision of training and validation, or None if unknown.
         selected: whether validation selected the weights.
     """
     return {"train_precision": train, "select_precision": train if selected else None, "test_precision": test}
 
 
 def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_names: list[str]) -> dict[str, Any]:
-    """Writes predictions, confusion matrix and summary.json, the summary last, and prints the short form of it."""
+    """Writes predictions, confusion matrix and summary.json, in this order, and prints a short summary.
+
+    Args:
+        scores: see `training.evaluation.score`.
+        facts: what the summary says besides; it needs "settings", "split" and "selected_on".
+
+    Returns the summary.
+    """
     confusion = scores["confusion"].numpy()
     directory.write_predictions(scores["logits"], scores["targets"], class_names)
     directory.write_confusion(confusion, class_names)
@@ -44,7 +51,7 @@ def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_na
 
 
 def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
-    """The last lines of a run."""
+    """Prints the last lines of a run."""
     top5 = "" if summary["top5"] is None else f", top-5 {100 * summary['top5']:.2f} %"
     say()
     loss = decimal(summary["loss"])
@@ -56,7 +63,7 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
             means = summary[name]
             say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {decimal(means['loss'])}")
     accuracy = {name: value for name, value in summary["per_class_accuracy"].items() if value is not None}
-    worst = sorted(accuracy, key=accuracy.get)[:3]
+    worst = sorted(accuracy, key=accuracy.__getitem__)[:3]
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
     by = f" by {summary['selected_by']}" if summary["selected_by"] else ""
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"
@@ -81,10 +88,12 @@ def plot_history(
     scores: dict[str, Any],
     selected_there: bool,
 ) -> None:
-    """curves.png, which also says what the selected weights score on the reported split.
+    """Writes curves.png, with the score of the selected weights on the reported split.
 
     Args:
-        selected_there: the reported split is also the one that selected the weights.
+        history, best: see `plots.plot_curves`.
+        split: name of the reported split.
+        selected_there: the reported split also selected the weights.
     """
     how = "the split that selected the weights, too" if selected_there else "measured once, selected weights"
     result = f"{split} top-1 {100 * scores['top1']:.2f} %, loss {decimal(scores['loss'])}: {how}"
@@ -92,5 +101,5 @@ def plot_history(
 
 
 def scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """The numbers at the summary's top level, for wandb."""
+    """The numbers at the top level of the summary, for wandb."""
     return {name: value for name, value in summary.items() if isinstance(value, (int, float))}

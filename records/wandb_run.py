@@ -1,4 +1,4 @@
-"""What a user sees of a run while it goes on: progress on the terminal, and Weights & Biases."""
+"""A run at Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from records.log import say
 from utils import is_main_process
 
-if TYPE_CHECKING:
-    pass
-
-# Seconds that wandb gets for a thing at most; after that the run goes on, or ends, without it.
+# Timeouts in seconds; after one the run continues, or ends, without wandb.
 INIT_SECONDS = 60
 LOG_SECONDS = 30
-FINISH_SECONDS = 300  # the upload of all that has not been uploaded yet
-FORMER_MODES = {"run": "online", "dryrun": "offline"}  # words that WANDB_MODE may hold, too
-STOP_SECONDS = 15  # the same, where a scheduler kills the process before long
+FINISH_SECONDS = 300  # for uploading everything that is left
+STOP_SECONDS = 15  # the same when a scheduler is about to kill the process
+FORMER_MODES = {"run": "online", "dryrun": "offline"}  # other values that WANDB_MODE may have
 
 
 class Wandb:
-    """Weights & Biases, where it is installed and wanted. It never asks, never stops a run, and holds none up for long:
-    whatever goes wrong is said once, and the run goes on without it."""
+    """Weights & Biases, if it is installed and wanted.
+
+    It never prompts, never stops a run and never delays one for long. After the first failure, which is printed, the
+    run continues without wandb.
+    """
 
     def __init__(
         self,
@@ -39,28 +39,15 @@ class Wandb:
         group: str | None = None,
         named: bool = True,
     ):
-        """wandb's own variables win over what is given here, but for project, group and mode, which are flags.
+        """wandb's environment variables override the arguments, except for project, group and mode, which are flags.
 
         Args:
-            mode: auto (what WANDB_MODE says, else online with credentials and offline without), online, offline or
-                disabled.
-            named: the name is the user's, and wins over WANDB_NAME.
+            mode: online, offline, disabled, or auto: WANDB_MODE, else online with credentials and offline without.
+            named: the user chose the name, which then overrides WANDB_NAME.
         """
         self.run = None
-        asked = f"--wandb {mode}"
-        if mode == "auto" and os.environ.get("WANDB_MODE"):
-            mode = os.environ["WANDB_MODE"]
-            asked = f"WANDB_MODE={mode}"
-            mode = FORMER_MODES.get(mode, mode)
-        if mode == "disabled" or not is_main_process():
-            return
-        if mode == "auto":
-            mode = "online" if has_credentials() else "offline"
-        if mode not in ("online", "offline", "shared"):
-            say(f"wandb         given up: {asked} is none of online, offline, disabled")
-            return
-        if mode != "offline" and not has_credentials():
-            say(f"wandb         given up: {asked} needs credentials (wandb login, or WANDB_API_KEY)")
+        chosen = _choose_mode(mode)
+        if chosen is None:
             return
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
@@ -72,20 +59,20 @@ class Wandb:
         settings = wandb.Settings(**bounds, **_unless_set(silent=True, console="off"))
         ours = {**_unless_set(dir=str(directory), resume="allow", name=name), **({"name": name} if named else {})}
 
-        def init():
-            return wandb.init(project=project, group=group, id=run_id, config=config, mode=mode, settings=settings,
-                              **ours)  # fmt: skip
-
+        ours.update(project=project, group=group, id=run_id, config=config, mode=chosen, settings=settings)
         try:
-            self.run = _within(INIT_SECONDS, init)
-            say(f"wandb         {mode}, project {project}, run {run_id}")
-        except Exception as error:  # network, login, disk: none of it concerns the training
+            self.run = _within(INIT_SECONDS, lambda: wandb.init(**ours))
+            say(f"wandb         {chosen}, project {project}, run {run_id}")
+        except Exception as error:  # network, login, disk: no reason to stop training
             self._give_up(error)
 
     def log(self, values: dict[str, Any], step: int) -> None:
+        """Logs the numbers of a step."""
         self._try(LOG_SECONDS, lambda run: run.log(values, step=step))
 
     def finish(self, summary: dict[str, Any], pictures: dict[str, Path]) -> None:
+        """Uploads the summary and those pictures that exist, and ends the run."""
+
         def publish(run) -> None:
             import wandb
 
@@ -95,8 +82,14 @@ class Wandb:
 
         self._try(FINISH_SECONDS + LOG_SECONDS, publish)
 
-    def publish(self, page: Path, tables: dict[str, tuple[list[str], list[list[str]]]], files: dict[str, Path]) -> None:
-        """A finished report: the page, tables as (columns, rows), and all its files as an artifact, by name there."""
+    def publish(self, page: Path, tables: dict[str, tuple[list[Any], list[Any]]], files: dict[str, Path]) -> None:
+        """Uploads a report.
+
+        Args:
+            page: HTML file.
+            tables: (columns, rows) by name.
+            files: the report's files by their names in the artifact.
+        """
 
         def send(run) -> None:
             import wandb
@@ -111,15 +104,15 @@ class Wandb:
         self._try(LOG_SECONDS, send)
 
     def stop(self, failed: bool, preempted: bool = False) -> None:
-        """Closes a run that has not come to its end.
+        """Ends a run that is not finished.
 
         Args:
-            preempted: it will be resumed: it was left because of a signal or a time limit.
+            preempted: a signal or a time limit stopped the run, and it will be resumed.
         """
 
         def close(run) -> None:
             if preempted:
-                run.mark_preempting()  # with an exit code other than 0 the run counts as preempted
+                run.mark_preempting()  # takes effect with an exit code other than 0
             run.finish(exit_code=1 if failed or preempted else 0)
 
         self._try(STOP_SECONDS, close)
@@ -141,13 +134,31 @@ class Wandb:
             _within(LOG_SECONDS, _end_service)
 
 
+def _choose_mode(mode: str) -> str | None:
+    """The mode to start wandb in, or None not to start it; unless that was asked for, a line says why."""
+    asked = f"--wandb {mode}"
+    if mode == "auto" and (variable := os.environ.get("WANDB_MODE")):
+        asked, mode = f"WANDB_MODE={variable}", FORMER_MODES.get(variable, variable)
+    if mode == "disabled" or not is_main_process():
+        return None
+    if mode == "auto":
+        return "online" if has_credentials() else "offline"
+    if mode not in ("online", "offline", "shared"):
+        say(f"wandb         given up: {asked} is none of online, offline, disabled")
+        return None
+    if mode != "offline" and not has_credentials():
+        say(f"wandb         given up: {asked} needs credentials (wandb login, or WANDB_API_KEY)")
+        return None
+    return mode
+
+
 def _unless_set(**values: Any) -> dict[str, Any]:
-    """Without those that one of wandb's variables holds: it reads that itself."""
+    """Drops values that one of wandb's environment variables sets: wandb reads those itself."""
     return {key: value for key, value in values.items() if not os.environ.get(f"WANDB_{key.upper()}")}
 
 
 def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """What `action` gives. Raises what it raises, and TimeoutError where it takes longer; it goes on then, unheeded."""
+    """Returns `action()`. Raises TimeoutError after `seconds`; the thread is then abandoned, not stopped."""
     result: list[Any] = []
 
     def act() -> None:
@@ -168,18 +179,21 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
 
 
 def _end_service() -> None:
-    """Ends the process that wandb sends its data through. When Python exits wandb would wait for it without limit, and
-    print a traceback where it is gone already."""
+    """Ends wandb's service process.
+
+    At exit wandb would wait for it without limit, and print a traceback if it is already gone.
+    """
     import wandb
 
-    with contextlib.suppress(Exception):  # there is no public way to the process, for whose end the next call waits
-        wandb.setup().assert_service()._proc._process.kill()
-    with contextlib.suppress(Exception, SystemExit):  # it leaves with the exit status of the process that was killed
+    with contextlib.suppress(Exception):  # not public; without it the next call waits for the process
+        service: Any = wandb.setup().assert_service()._proc
+        service._process.kill()
+    with contextlib.suppress(Exception, SystemExit):  # exits with the status of the killed process
         wandb.teardown()
 
 
 def has_credentials() -> bool:
-    """Whether wandb could log in without asking: a key or token in the environment, or a key in the netrc file."""
+    """Whether wandb can log in without prompting: by a key or token in the environment, or a key in netrc."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
