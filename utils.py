@@ -29,18 +29,18 @@ SET_UP = "run .venv/bin/python, which `make train` sets up, or install requireme
 
 
 class BadRequest(Exception):
-    """What was asked for cannot be done: the scripts print it as one line and leave with status 2."""
+    """A request that cannot be met. Scripts print it as one line and exit with status 2."""
 
 
 class RunFailed(Exception):
-    """A run that had started could not go on: the scripts print it as one line and leave with status 1."""
+    """A run that started and failed. Scripts print it as one line and exit with status 1."""
 
 
 class Stopped(Exception):
-    """A run was told to leave before its end, and can be continued: the scripts print it as one line.
+    """A run that stopped early and can be continued. Scripts print it as one line.
 
     Args:
-        status: the exit status that they leave with.
+        status: exit status of the script.
     """
 
     def __init__(self, message: str, status: int):
@@ -49,9 +49,9 @@ class Stopped(Exception):
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part and nothing else.
+    """Returns a seed in [0, 2**63) that depends on every part and nothing else.
 
-    It makes each random draw a function of where it happens, e.g. ``derive_seed(seed, "augment", epoch, step)``.
+    It makes a random draw a function of its position, e.g. ``derive_seed(seed, "augment", epoch, step)``.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -64,12 +64,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) in pixels of what is a square where one number is given."""
+    """(height, width) in pixels. One number is the side of a square."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def in_px(size: int | Sequence[int]) -> str:
-    """Such as `224 px`, or `96 x 160 px`, the height first."""
+    """A size as text: `224 px`, or `96 x 160 px` with the height first."""
     return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
 
 
@@ -80,8 +80,10 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def thread_pool(count: int) -> Iterator[ThreadPool]:
-    """A pool of threads. Leaving the block early, by Ctrl-C for example, waits for the calls that have begun and for no
-    other: a thread that is inside torch when Python ends would abort the process."""
+    """A pool of threads. Leaving the block early, by Ctrl-C for example, waits only for calls that have begun.
+
+    A thread inside torch at the end of Python would abort the process.
+    """
     from multiprocessing.pool import ThreadPool
 
     with ThreadPool(max(1, count)) as pool:
@@ -125,7 +127,7 @@ def noting_signals(
 
 
 def require(*modules: str) -> None:
-    """Raises BadRequest where a package cannot be imported. Nothing is imported to know that."""
+    """Raises BadRequest if a package is not installed. Imports nothing."""
     missing = [_requirement(module) for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         be = "is" if len(missing) == 1 else "are"
@@ -133,8 +135,7 @@ def require(*modules: str) -> None:
 
 
 def package_at_fault(error: BaseException) -> str | None:
-    """What to say of an error that comes of a package that is missing or older than requirements.txt asks for; None
-    where no package is to blame."""
+    """The message for an error of a package that is missing, or older than in requirements.txt; else None."""
     if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in _requirements():
         try:
             require(module)
@@ -156,19 +157,19 @@ def _requirement(module: str) -> str:
 
 
 def _requirements() -> dict[str, tuple[str, str]]:
-    """(package, its least version) of requirements.txt by the name that it is imported by."""
+    """(package, least version) in requirements.txt, by import name."""
     text = (Path(__file__).parent / "requirements.txt").read_text(encoding="utf-8")
     pairs = re.findall(r"^([\w-]+)>=([\d.]+)", text, re.MULTILINE)
     return {IMPORTED_AS.get(package, package): (package, least) for package, least in pairs}
 
 
 def _numbers(version: str) -> list[int]:
-    """2.11.0+cu128 as [2, 11, 0]."""
+    """Splits 2.11.0+cu128 into [2, 11, 0]."""
     return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Raises ValueError that names the line where it is no TOML."""
+    """Parses TOML. Raises ValueError, naming the line, for other text."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -198,7 +199,7 @@ def decimal(value: float, places: int = 4) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time as `42 s`, `7 min` or `3.5 h`, with a digit more while there are few of them."""
+    """Time as `42 s`, `7 min` or `3.5 h`; small numbers have one more digit."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -215,7 +216,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def replacing(path: Path):
-    """Yields a temporary path beside `path`; it takes the place of `path` only when the block has ended without error.
+    """Yields a temporary path beside `path`, which replaces `path` if the block ends without error.
 
     Its content is on disk before the rename, so a reader (or the machine after a power cut) sees either the old file
     or the whole new one.
@@ -237,7 +238,7 @@ def replacing(path: Path):
 
 
 def _flush_names(folder: Path) -> None:
-    """Puts a rename on disk too, where folders can be opened for that."""
+    """Writes a rename to disk, on systems that can open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -247,7 +248,7 @@ def _flush_names(folder: Path) -> None:
 
 
 def in_utf8(name: str) -> str:
-    """A name of a file as Python reads it where file names are UTF-8, whatever their encoding is here.
+    """A file name as Python reads it on a machine with UTF-8 file names, whatever their encoding is here.
 
     Sorted by this, files have the same order on every machine. Bytes that are not UTF-8 stay surrogates.
     """
@@ -255,19 +256,20 @@ def in_utf8(name: str) -> str:
 
 
 def readable(name: str) -> str:
-    """A name of a file as text that can be written anywhere: bytes that are not UTF-8 become ``\\xe9``."""
+    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xe9``."""
     return in_utf8(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_text(path: Path, text: str) -> None:
-    """In UTF-8. `text` may hold names of files that are not (see `readable`)."""
+    """Replaces a file by `text` in UTF-8, which may hold file names of other encodings (see `readable`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode())
 
 
 def take_lock(file: IO, wait: bool = False) -> bool | None:
-    """Locks an open file for this process. False where another one holds it, unless `wait`; None where locks are not
-    known: to Windows, and to some file systems.
+    """Locks an open file for this process. Returns False if another process holds it and `wait` is off.
+
+    Returns None on systems without such locks: Windows, and some file systems.
 
     The lock is the kernel's (a POSIX record lock, which NFS hands to its server). It ends with the process, however
     that dies, and child processes have no part in it.
@@ -286,7 +288,7 @@ def take_lock(file: IO, wait: bool = False) -> bool | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: a NaN or an infinity becomes null, which every reader understands."""
+    """Writes strict JSON: NaN and infinity become null, which every reader understands."""
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False, default=str) + "\n")
 
 
@@ -301,7 +303,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Raises BadRequest, naming the file, where it is missing or damaged."""
+    """Reads JSON. Raises BadRequest, naming the file, if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -330,7 +332,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Its number on this machine."""
+    """The number of this process on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", rank()))
 
 
@@ -343,5 +345,5 @@ def is_main_process() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started the processes again, after one of them had died."""
+    """Whether torchrun has restarted the processes after one died."""
     return is_distributed() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -25,7 +25,7 @@ from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
 from utils import BadRequest, in_px, rank, shorten, world_size
 
-LOOKED_AT = 256  # images, evenly spread over the training set, whose shape tells whether the crop hides much
+LOOKED_AT = 256  # training images, evenly spread, whose shapes show whether the crop hides much
 
 
 @dataclass
@@ -65,14 +65,14 @@ class RunData:
         return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
 
     def sizes(self) -> str:
-        """That of the images that the model gets, and where they were stored in another, that."""
+        """The size of the model's images as text, with the stored size if that differs."""
         side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
         if side == self.img_size or (side is None and unknown):
             return in_px(self.img_size)
         return f"{in_px(self.img_size)} (from {'several sizes' if side is None else f'{side} px'})"
 
     def for_checkpoint(self) -> dict[str, Any]:
-        """What using the model on other images takes."""
+        """What a checkpoint has to hold so that the model can be used on other images."""
         return {
             "class_names": self.dataset.class_names,
             "wnids": self.dataset.wnids,
@@ -87,12 +87,12 @@ class RunData:
 
     @functools.cached_property
     def image_digests(self) -> dict[str, str]:
-        """By split, see `manifest.digest`."""
+        """Digests of the images by split, see `manifest.digest`."""
         splits = {"train": self.train, "val": self.val, "test": self.dataset.test}
         return manifest.digests(splits, self.dataset.class_names)
 
     def write_list(self, file: Path) -> None:
-        """The list of the run's images, for data sets of image files whose content is known."""
+        """Writes the list of the run's images, for data sets of image files whose content is known."""
         if self.root is not None and self.train.facts is not None:
             splits = {"train": [self.train], "test": [self.dataset.test], "unused": self.unused}
             if self.val is not None and self.val is not self.dataset.test:
@@ -205,7 +205,7 @@ def _selecting(group: Data, dataset: Dataset, carved: Split | None, split_seed: 
 
 
 def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
-    """The images of `whole`, files, that are in none of its parts."""
+    """The image files of `whole` that are in none of its parts."""
     if whole.paths is None:
         return []
     taken = {path for part in parts if part is not None for path in part.paths or ()}
@@ -214,8 +214,10 @@ def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
 
 
 def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop: bool, unused: list[Split]) -> Split:
-    """Tells how many training images also stand in the other splits, and how many stand under two classes; with `drop`
-    leaves the former out, and adds them to `unused`. Of files by older rules nothing is known."""
+    """Notes how many training images are also in other splits, and how many images are in two classes.
+
+    With `drop` it leaves the former out and adds them to `unused`. Files read by older rules have unknown content.
+    """
     if train.facts is None:
         if drop:
             raise BadRequest("--drop-duplicates has no effect with --data-rules 1, which look at no file's content")
@@ -249,7 +251,7 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
 
 
 def _check_shape(group: Data, dataset: Dataset) -> None:
-    """Notes where the centre crop hides much. Raises BadRequest where --resize-mode has no effect."""
+    """Notes if the centre crop hides much. Raises BadRequest if --resize-mode has no effect."""
     square = dataset.natural_side is not None and isinstance(group.img_size, int)
     if group.resize_mode != "crop":
         if square and (dataset.side is not None or dataset.streamed_side == group.img_size):

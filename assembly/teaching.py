@@ -141,14 +141,14 @@ def _knows_validation(teacher: Teacher, data: RunData) -> bool:
 
 
 def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
-    """The trained model `name` as a teacher of `dataset`'s classes.
+    """Loads the trained model `name` as a teacher of `dataset`'s classes.
 
     Args:
         file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's; None: the
             published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
         kind: of the file's weights, "raw" or "ema", see `models.weights.read_weights`.
 
-    Raises BadRequest where the weights or the classes do not fit.
+    Raises BadRequest if the weights or the classes do not fit.
     """
     if file is not None and is_checkpoint(Path(file)):
         return _trained_here(name, file, dataset, kind)
@@ -183,7 +183,7 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
 
 
 def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> Teacher:
-    """The model of a checkpoint of this suite."""
+    """The teacher in a checkpoint of this suite."""
     model, content = read_trained(file, None, kind)
     if content["settings"]["model"] != name:
         raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
@@ -199,7 +199,7 @@ def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> T
 
 
 def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:
-    """For each class of the data set the index of its WNID among ImageNet-1k's classes."""
+    """The index of each class's WNID among ImageNet-1k's classes, in the order of the data set's classes."""
     from timm.data import ImageNetInfo
 
     index = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}

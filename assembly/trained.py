@@ -56,7 +56,7 @@ def read_trained(
 
 
 def read_alike(group: Data, stored: dict[str, Any]) -> Data:
-    """The group with the rules by which the run that stored these settings read its images.
+    """The group with the rules by which the run of these stored settings read its images.
 
     Another --max-pixels may be asked for.
     """

@@ -1,4 +1,4 @@
-"""What a script can be asked to do: a file for each request, imported when it is asked for, as it brings torch."""
+"""What a script can be asked to do, a file each. A file is imported when it is needed, because it imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to train: the table of models, and the layers of one of them."""
+"""The table of models, and the layers of one model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from utils import BadRequest, human, in_px, sides
 def build(
     name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, **model_args: Any
 ) -> tuple[nn.Module, int]:
-    """(a model, its FLOPs per image). Where it can be it is built without memory for its weights, in no time.
+    """Returns (a model, its FLOPs per image). If possible it builds the model on the meta device, without weights.
 
-    Raises BadRequest where it does not work with such images.
+    Raises BadRequest if the model does not take such images.
     """
 
     def create() -> tuple[nn.Module, int]:
@@ -80,7 +80,7 @@ def print_summary(asked: Asked) -> None:
     table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,
                               verbose=0, depth=4, col_names=("output_size", "num_params"),
                               row_settings=("var_names",))  # fmt: skip
-    # Not its mult-adds and megabytes: they leave out what is no layer of its own, such as attention's parameters.
+    # Without its mult-adds and megabytes, which miss parameters outside of layers, such as attention's.
     print(str(table).partition("Total params:")[0], end="")
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
     colour = "grey" if chans == 1 else "colour"

@@ -27,7 +27,12 @@ from utils import RunFailed, derive_seed, sides
 
 @dataclass
 class TrainedModel:
-    """A trained model and how it wants its images."""
+    """A trained model, with the batches that it takes.
+
+    Attributes:
+        name: in the text and the picture.
+        path: its checkpoint, and `content` what that holds.
+    """
 
     name: str
     path: str
@@ -36,7 +41,7 @@ class TrainedModel:
     request: TwoModels
 
     def batches(self, dataset: Dataset, index: torch.Tensor, device: torch.device) -> EvalBatches:
-        """Some images of the test split, by their index (N,), as the model wants them."""
+        """Batches of the test images with indices `index` (N,), as the model takes them."""
         machine = self.request.hardware
         workers = (
             machine.num_workers if len(index) >= machine.batch_size else 0
@@ -45,12 +50,12 @@ class TrainedModel:
 
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:
-        """(N, K), on the CPU."""
+        """Class probabilities (N, K), on the CPU."""
         with devices.autocast(batches.device, self.request.hardware.eval_precision):
             return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
 
     def maps(self, batches: EvalBatches, classes: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """(what they are, (N, H, W) from 0 to 1): what the answers `classes` (N,) rest on."""
+        """Returns (the kind of heat map, heat maps (N, H, W) in [0, 1]) for the predictions `classes` (N,)."""
         found, kind = [], ""
         for part, (images, _) in zip(classes.split(batches.batch_size), batches, strict=True):
             maps, kind = explain.explain(self.model, images, part.to(images.device))
@@ -116,7 +121,7 @@ def _show(request: TwoModels, given: dict[str, Any]) -> None:
 
 
 def _load(pair: list[TrainedModel], request: TwoModels, given: dict[str, Any]) -> Dataset:
-    """The data set that is named, or else that of the first model's run."""
+    """Loads the data set that the command line names, else that of the first model's run."""
     first = pair[0]
     data, found = locate_stored(request.data(), given, first.content["settings"], first.path)
     named = "dataset" in given or "data_path" in given
@@ -129,7 +134,7 @@ def _load(pair: list[TrainedModel], request: TwoModels, given: dict[str, Any]) -
 
 
 def _name(pair: list[TrainedModel]) -> None:
-    """By model; where that is the same, by run; where that is the same too, by file."""
+    """Names the two by model. If that is the same, by run, and then by file."""
     for key in ("model", "run_name", None):
         names = [one.content["settings"][key] if key else one.path for one in pair]
         if names[0] != names[1]:
@@ -139,8 +144,11 @@ def _name(pair: list[TrainedModel]) -> None:
 
 
 class _Readable:
-    """Called with indices of a split's images it gives those that can be read; `bad` holds the others' paths, and why
-    they cannot."""
+    """Selects the readable images of a split. A call with indices (N,) returns those of readable images.
+
+    Attributes:
+        bad: (path, reason) of the others.
+    """
 
     def __init__(self, split: Split):
         self.split, self.known = split, set(split.bad().tolist())
@@ -168,10 +176,10 @@ def _choose(
     device: torch.device,
     readable: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, int]:
-    """(indices of the images to draw, how many were looked at). Raises RunFailed where there are none.
+    """Returns (indices of the images to draw, how many images were looked at). Raises RunFailed if there are none.
 
     Args:
-        readable: gives those of some indices whose images may be drawn.
+        readable: returns those of some indices whose images may be drawn.
     """
     generator = torch.Generator().manual_seed(derive_seed("answers", request.images.seed))
     order = torch.randperm(len(dataset.test), generator=generator)
@@ -220,7 +228,7 @@ def _print_predictions(
 
 
 def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor) -> list:
-    """The images as the model with the larger ones sees them, (H, W, C) from 0 to 1."""
+    """The images (H, W, C) in [0, 1] as the model with the larger input sees them."""
     viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
     mean, std = viewer.content["mean"], viewer.content["std"]
     batches = viewer.batches(dataset, index, torch.device("cpu"))

@@ -1,7 +1,7 @@
-"""What a few steps of a training take, for an estimate of the whole.
+"""Measures a few steps of a training, to estimate the whole.
 
-`python -m commands.dry_run SCRIPT FLAGS...` prints it as JSON in the last line of its output. It is a process of its
-own, so that the memory is the run's alone, and writes nothing.
+`python -m commands.dry_run SCRIPT FLAGS...` prints the result as JSON in its last line of output, and writes nothing. It
+is a process of its own, so that the memory is that of this run alone.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ EVAL_BATCHES = 3
 
 
 class EnoughSteps(Exception):
-    """There are steps enough."""
+    """Ends the loop after enough steps."""
 
 
 class StepTimer:
-    """Stands in the saver's place in the loop, and ends it after a few steps."""
+    """Times optimiser steps. The loop takes it for the saver, and it ends the loop after a few steps."""
 
     def __init__(self, device: torch.device):
         self.synchronize = synchronizer(device)
         self.ends = [time.perf_counter()]
 
     def after_step(self) -> None:
-        """Called after each optimiser step. Raises EnoughSteps."""
+        """Called after each optimiser step. Raises EnoughSteps after the last one."""
         self.synchronize()
         self.ends.append(time.perf_counter())
         steps = len(self.ends) - 1
@@ -60,13 +60,13 @@ class StepTimer:
             raise EnoughSteps
 
     def seconds(self) -> float:
-        """Of a step, the median without the first ones."""
+        """Median seconds of a step, without the first steps."""
         took = np.diff(self.ends).tolist()
         return statistics.median(took[WARM_UP:] if len(took) > WARM_UP else took)
 
 
 def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device: torch.device, images: int) -> float:
-    """Per image, from the first few batches of the reported split."""
+    """Seconds per image of an evaluation, from the first few batches of the reported split."""
     count = min(len(data.dataset.test), EVAL_BATCHES * images)
     batches = data.eval_batches("test", device, images, data.dataset.test.subset(np.arange(count)))
     model.eval()
@@ -79,11 +79,13 @@ def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device:
 
 
 def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
-    """A few steps of the run, which are thrown away: step_seconds (of the optimiser), step_images, eval_seconds (per
-    image), measuring_seconds (all steps together), peak_memory (bytes), train_images, val_images (twice as many where
-    averaged weights are scored too) and test_images. Writes nothing.
+    """Makes a few steps of the run and discards them. Writes nothing.
 
-    A teacher, which need not be trained yet, and a resized copy of the images, which need not be there, are left out.
+    Leaves out the teacher, which may not be trained yet, and the resized copy of the images, which may not exist yet.
+
+    Returns step_seconds and step_images of an optimiser step, eval_seconds per image, measuring_seconds of all steps
+    together, peak_memory in bytes, train_images, val_images (counted twice if averaged weights are scored too) and
+    test_images.
     """
     settings = settings.replace(teacher=None, cache_resized=None)
     hardware = settings.hardware

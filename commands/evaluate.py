@@ -1,4 +1,4 @@
-"""Scoring a trained checkpoint on the test split of a data set."""
+"""Scores a trained checkpoint on the test split of a data set."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
 
 
 def _facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:
-    """What the summary says of the model and its training."""
+    """Facts for the summary about the model and its training."""
     stored, best = content["settings"], content["best"]
     selected = bool(best.get("score"))
     seconds = content["train_seconds"]

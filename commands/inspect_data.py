@@ -1,4 +1,4 @@
-"""A look at a data set as a run would see it: images per class, normalisation, augmented samples."""
+"""Shows a data set as a run sees it: images per class, normalisation, augmented samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = 26  # characters: longer titles would run into those of the neighbours
 
 
 def inspect_data(asked: Asked) -> None:
-    """Prints the counts of every split, and draws augmented training images into the file that is named."""
+    """Prints the counts of every split, and draws augmented training images into the file that --inspect-data names."""
     file = Path(str(asked.request.to_do.inspect_data))
     group, found = locate_data(asked.settings.data, asked.given)
     dataset = read_dataset(group, found)
@@ -104,7 +104,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _headline(settings: Settings, dataset: Dataset) -> str:
-    """What the picture shows, and what was done to its images."""
+    """Title of the picture: the data set and the augmentation."""
     data, augmentation = settings.data, settings.augmentation
     name = dataset.name
     if data.data_path is not None and name == "folder":

@@ -1,4 +1,4 @@
-"""Measuring finished runs: how robust their models are, and what they cost here. `main.py --measure`."""
+"""Measures how robust the models of finished runs are, and what they cost on this machine. `main.py --measure`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ STALE = 0.01  # by how much another precision may change top-1
 
 @dataclass
 class Job:
-    """What is asked of every run.
+    """The request, and what its runs share.
 
     Attributes:
-        datasets: the data set that was read last, for the next run.
+        datasets: the data set that was read last. The next run may need it again.
     """
 
     asked: Asked
@@ -100,7 +100,7 @@ def _measure(run: FinishedRun, job: Job) -> None:
 
 
 def _dataset(run: FinishedRun, job: Job, content: dict[str, Any]) -> tuple[Dataset, dict[str, Any]]:
-    """What `membership.load_scored` gives for the run, from the folder that is given, or else from where it had it."""
+    """`membership.load_scored` for the run, from the folder of --data-path, else from where the run had it."""
     given = job.settings.data
     of_run = {
         "dataset": run.dataset,
@@ -167,7 +167,7 @@ def _cost(run: FinishedRun, job: Job, model: nn.Module, content: dict[str, Any])
 def steady_trainer(
     settings: Settings, model: nn.Module, num_classes: int, device: torch.device, precision: str
 ) -> SteadyTrainer:
-    """Trains the model as its run did, but at a rate of 0: the steps cost the same, and cannot diverge."""
+    """Trains the model as its run did, but with a learning rate of 0: steps cost the same and cannot diverge."""
     if settings.model.freeze == "backbone":
         freeze_backbone(model)
     optimization = dataclasses.replace(settings.optimization, accumulate=1, head_lr=None)

@@ -1,6 +1,6 @@
-"""The menu of `python main.py` at a terminal: the comparison of MobileNetV3-Small with DeiT-Tiny on CIFAR-10.
+"""The menu of `python main.py` at a terminal: MobileNetV3-Small against DeiT-Tiny on CIFAR-10.
 
-Every choice prints the command line that it stands for, and runs just that.
+Every choice prints its command line and runs exactly that.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ class _Left(Exception):
 
 
 def run_menu(run: Callable[[list[str]], int]) -> int:
-    """Asks until Exit, end of input or Ctrl-C at a question. `run` is given the words of a command line.
+    """Asks until Exit, end of input, or Ctrl-C at a question.
 
-    What cannot be done is said in one line, and the menu comes again. Ctrl-C while something runs ends the program.
+    A failure is printed as one line, and the menu appears again. Ctrl-C during a run ends the program.
+
+    Args:
+        run: called with the words of a command line.
     """
     folder = FOLDER
     try:
@@ -52,7 +55,7 @@ def run_menu(run: Callable[[list[str]], int]) -> int:
 
 
 def _attempt(run: Callable[[list[str]], int], words: list[str]) -> None:
-    sys.argv = [sys.argv[0], *words]  # what settings.json will say was run
+    sys.argv = [sys.argv[0], *words]  # settings.json stores this as the command
     try:
         run(words)
     except BadRequest as error:
@@ -62,7 +65,7 @@ def _attempt(run: Callable[[list[str]], int], words: list[str]) -> None:
 
 
 def _command(choice: int, folder: str) -> list[str]:
-    """The words after main.py for one of the items, those that train after asking for what is left open."""
+    """The words after main.py for an item. Items that train ask for epochs, learning rate and batch size."""
     data = ["--dataset", "cifar10", "--data-path", folder]
     if choice in (1, 2):
         fetch = ["--download"] if choice == 1 else []
@@ -93,7 +96,7 @@ def _item(text: str) -> int:
 
 
 def _ask(question: str, default: Any, check: Callable[[str], Any]) -> Any:
-    """The checked answer; an empty one stands for the default, and nonsense is asked again."""
+    """Asks until the answer passes the check. An empty answer means the default."""
     shown = "" if default is None else f" [{default}]"
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Naming what is in an image with a trained checkpoint."""
+"""Names what is in an image, with a trained checkpoint."""
 
 from __future__ import annotations
 

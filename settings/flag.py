@@ -1,4 +1,4 @@
-"""A flag is a field of a frozen dataclass, a group such a class, and what a script is asked an object of groups.
+"""A flag is a field of a frozen dataclass. The class is a group of flags, and a script's request has several groups.
 
 The type of a field is what it has once it is settled: a flag without a default is None until then.
 """

@@ -1,4 +1,4 @@
-"""What the value of a flag may be: argparse types, each with a message that says what would be right."""
+"""Values that flags accept: argparse types, each with a message that says what would be right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
-    """An argparse type: an int or a float between two bounds, each included unless it is open."""
+    """An argparse type: an int or a float between two bounds. A bound is included unless it is open."""
 
     def check(text: str):
         try:
@@ -58,7 +58,7 @@ def image_size(text: str) -> int | list[int]:
 
 
 def milestones(text: str) -> list[int]:
-    """An argparse type: growing epoch numbers with commas between them."""
+    """An argparse type: increasing epoch numbers, separated by commas."""
     try:
         epochs = [int(part) for part in text.split(",")]
     except ValueError:
@@ -69,14 +69,14 @@ def milestones(text: str) -> list[int]:
 
 
 def text(value: str) -> str:
-    """An argparse type: anything but nothing, which is what an unset variable of a shell leaves."""
+    """An argparse type: any text but an empty one, which an unset shell variable leaves."""
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty")
     return value
 
 
 def path(value: str) -> str:
-    """An argparse type: a file or folder; a `~` in front is the home folder, as a shell has it."""
+    """An argparse type: a file or folder. As in a shell, a leading `~` is the home folder."""
     if not text(value).startswith("~"):
         return value
     try:
@@ -96,7 +96,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 
 def plain_name(text: str) -> str:
-    """An argparse type: a name that is one folder below --runs-dir, or several with slashes between them."""
+    """An argparse type: the name of a folder below --runs-dir, or of nested folders, separated by slashes."""
     parts = text.split("/")
     if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
@@ -104,7 +104,7 @@ def plain_name(text: str) -> str:
 
 
 def counts(text: str) -> list[int]:
-    """An argparse type: whole numbers from 1 with commas between them."""
+    """An argparse type: whole numbers from 1, separated by commas."""
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
@@ -126,7 +126,7 @@ def count_or_auto(text: str) -> int | str:
 
 
 def interval(text: str) -> str:
-    """An argparse type: a whole number of steps, or of seconds with an s behind it."""
+    """An argparse type: a whole number of steps (500), or of seconds with an s (600s)."""
     number, unit = text.rstrip("s"), text[len(text.rstrip("s")) :]
     if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("", "s"):
         raise argparse.ArgumentTypeError(

@@ -1,4 +1,4 @@
-"""Whether the data set is there, and what of its settings that decides."""
+"""Looks whether the data set is there, and settles the settings that depend on it."""
 
 from __future__ import annotations
 

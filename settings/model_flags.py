@@ -1,4 +1,4 @@
-"""Flags that belong to some architectures only: made from what their constructors take."""
+"""Flags of single architectures, made from the arguments of their constructors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
 METAVARS = {"Literal": "WORD", "Count": "N", "Counts": "N,N,...", "Fraction": "X", "Positive": "X"}
-# Arguments of timm's and torchvision's constructors that other flags stand for, or that the suite sets itself.
+# Arguments of timm's and torchvision's constructors that other flags set, or the suite itself.
 RESERVED = {"name", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
             "image_size", "progress", "features_only", "init_weights", "aux_logits", "transform_input"}  # fmt: skip
 
 
 def flags_of(model: str | None) -> dict[str, Flag]:
-    """The flags of one architecture by the argument's name, or those of all together with None. Models of timm and
-    torchvision have none: --model-arg reaches their arguments."""
+    """Flags of an architecture by argument name, or of all architectures with None.
+
+    Models of timm and torchvision have none: --model-arg reaches their arguments.
+    """
     entry = None if model is None else models.find_model(model)
     arguments = models.all_arguments() if model is None else {a.name: a for a in entry.arguments} if entry else {}
     return {name: _flag(argument) for name, argument in arguments.items() if argument.kind != "other"}
@@ -39,8 +41,9 @@ def _flag(argument: Argument) -> Flag:
 
 
 def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the model's constructor by name: the defaults, and in their place those that were given as flags
-    or by --model-arg. Of timm's and torchvision's models only those that were given are known.
+    """All arguments of the model's constructor by name: those given as flags or by --model-arg, else the defaults.
+
+    For models of timm and torchvision it returns only the given ones.
 
     Raises BadRequest, naming the flag, for what the model does not take.
     """
@@ -68,7 +71,7 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"--model-arg {key}: {model} has no such argument; {takes}")
         settled[key] = _value(text, own.get(key))
         seen.add(key)
-    # Lists for tuples: that is how they come back from settings.json.
+    # Lists for tuples, as JSON returns them.
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settled.items()}
 
 

@@ -1,4 +1,4 @@
-"""From the words of a command line to the flags that they give, alike for every script."""
+"""Parses a command line into the flags that it gives. All scripts use it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]]) -> dict[str, Any]:
-    """The flags that `argv` gives, by key. Raises BadRequest for what is unknown or has a value that cannot be.
+    """Parses the flags that `argv` gives, by key. Raises BadRequest for an unknown flag or a value that it refuses.
 
     Args:
-        groups: titles and flags. Behind a group "model" come the flags of the architecture that --model names; those of
-            the others are known too, so that they can be refused with the reason.
+        groups: flags by title. After a group "model" --help shows the flags of the architecture that --model names.
+            Flags of other architectures are parsed too, so that they can be refused with the reason.
     """
     argv = with_hyphens(argv)
     parser = _build(description, groups, argv)
@@ -32,13 +32,13 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
             raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
         raise BadRequest(f"{word!r} belongs to no flag")
     for key, value in vars(namespace).items():
-        if value == []:  # what argparse makes of --name=--
+        if value == []:  # argparse turns --name=-- into this
             raise BadRequest(f"--{key.replace('_', '-')}: '--' is no value")
     return vars(namespace)
 
 
 def ask(argv: list[str], description: str, groups: type[G]) -> tuple[G, dict[str, Any]]:
-    """(what `argv` asks for, the flags that it gives by key), for scripts without modes.
+    """Parses the command line of a script without modes. Returns (what it asks for, the flags that it gives, by key).
 
     Args:
         groups: a dataclass of the script's groups of flags.
@@ -59,7 +59,7 @@ def with_hyphens(argv: list[str]) -> list[str]:
 
 
 def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:
-    """Flags that are not given are absent from its result: their defaults are the caller's part."""
+    """Builds the parser. Flags that are not given are absent from its result: the caller knows their defaults."""
     bare = [str(flag.metavar) for flags in groups.values() for flag in flags if flag.positional]
     epilog = "Hyphens and underscores are the same: --batch-size is --batch_size."
     if "model" in groups:
@@ -101,7 +101,7 @@ def _add(group, flag: Flag, visible: bool) -> None:
 
 
 def _named_model(argv: list[str], default: str) -> str:
-    """The model whose flags --help is to show."""
+    """Returns the model whose flags --help shows."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", nargs="?", default=default)
     return parser.parse_known_args(argv)[0].model or default

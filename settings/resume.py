@@ -17,7 +17,7 @@ SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as the value t
 
 
 def apply_stored_settings(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The stored settings of the run to be resumed, with what is given where a resumed run may change it.
+    """The stored settings of the run to be resumed, with those given flags that may change.
 
     Raises BadRequest if there is no such run, or a flag contradicts it.
     """
@@ -73,7 +73,7 @@ def default_name(settings: Settings, given: dict[str, Any]) -> str:
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:
-    """The settings of the run in `directory`. Raises BadRequest where there is none."""
+    """Reads the settings of the run in `directory`. Raises BadRequest if there is no run, or its file is damaged."""
     file = directory / "settings.json"
     if not file.is_file():
         raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")

@@ -1,4 +1,4 @@
-"""The terminal, or whatever else takes what the scripts print."""
+"""The output of scripts: its width, readers that leave, and the last line with the exit status."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from records.log import last_line
 
-WIDTH = 110  # columns of --help, where the terminal has not fewer
+WIDTH = 110  # columns of --help, if the terminal has as many
 
 
 def help_width() -> int:
@@ -24,8 +24,10 @@ def help_width() -> int:
 
 @contextlib.contextmanager
 def without_readers() -> Iterator[None]:
-    """Within the block work goes on where nobody reads stdout or stderr any more (`| head`, a terminal that is closed):
-    what is printed from then on is dropped."""
+    """Keeps the block working when stdout or stderr lose their reader (`| head`, a closed terminal).
+
+    Later output is dropped.
+    """
     streams = sys.stdout, sys.stderr
     with contextlib.ExitStack() as closing:
         nowhere = closing.enter_context(open(os.devnull, "w"))  # noqa: PTH123
@@ -34,13 +36,13 @@ def without_readers() -> Iterator[None]:
             yield
         finally:
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError):  # of a full disk Python itself will tell
+                with contextlib.suppress(OSError):  # Python itself reports a full disk
                     stream.flush()
             sys.stdout, sys.stderr = streams
 
 
 class _Output:
-    """A text stream that drops what it cannot hand over to a reader."""
+    """A text stream that drops its output if there is no reader."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -65,13 +67,15 @@ class _Output:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what is buffered goes there, too
+            os.dup2(nowhere, self._stream.fileno())  # the buffered output goes there, too
             os.close(nowhere)
 
 
-def run_script(main) -> int:
-    """Runs a script's `main()` and turns its end into an exit status: 0, 1 (a run failed), 2 (a bad request), or
-    that of a run that left before its end (training/stopping.py)."""
+def run_script(main: Callable[[], int | None]) -> int:
+    """Runs a script's `main()`, prints a failure as one line, and returns the exit status.
+
+    0: done, 1: a run failed, 2: a bad request. A run that stops early has its own, see training/stopping.py.
+    """
     with without_readers():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError):  # names of files may hold what an encoding lacks
