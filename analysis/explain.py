@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,44 +88,51 @@ def attention_rollout(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if grid is None:
         raise BadRequest(f"attention rollout: the tokens of {name} are no grid of patches over the image")
 
-    flow = None  # (N, 1, tokens): row by matrix, from the last block down, spares the product of matrices
-    for attention in reversed(layers):
-        step = 0.5 * attention + 0.5 * torch.eye(attention.shape[1], device=attention.device, dtype=attention.dtype)
-        flow = step[:, rows].mean(1, keepdim=True) if flow is None else flow @ step
+    *others, last = layers
+    flow = _with_shortcut(last)[:, rows].mean(1, keepdim=True)  # (N, 1, tokens)
+    for attention in reversed(others):  # from the last block down, a row by a matrix each: cheaper than matrix products
+        flow = flow @ _with_shortcut(attention)
     maps = _spread(flow[:, 0, prefix:].unflatten(1, grid), size)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     flat = high - low <= 1e-5 * high  # interpolation leaves rounding errors, which are not to fill the range
     return torch.where(flat, 0.0, (maps - low) / (high - low))
 
 
+def _with_shortcut(attention: torch.Tensor) -> torch.Tensor:
+    """The mean of a block's attention, (N, tokens, tokens), and the identity of its residual connection."""
+    return 0.5 * attention + 0.5 * torch.eye(attention.shape[1], device=attention.device, dtype=attention.dtype)
+
+
 def _attention_layers(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """The attention of each block, averaged over the heads: (N, tokens, tokens), first block first."""
     name = type(model).__name__
-    layers: list[torch.Tensor | None] = []
+    recorded: list[torch.Tensor | None] = []
     projected: dict[nn.Module, torch.Tensor] = {}
 
-    def record(module: nn.Module, args: tuple, output) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
         if isinstance(module, nn.MultiheadAttention) and args and module.in_proj_weight is not None:
             projected[module] = F.linear(args[0], module.in_proj_weight, module.in_proj_bias)
-        layers.append(_weights(module, projected.pop(module, None), output))
+        recorded.append(_weights(module, projected.pop(module, None), output))
 
     with contextlib.ExitStack() as hooks, _in_eval_mode(model):
         for module in model.modules():
-            attends = isinstance(getattr(module, "qkv", None), nn.Module) and hasattr(module, "num_heads")
-            if attends:
+            qkv = getattr(module, "qkv", None)
+            if isinstance(qkv, nn.Module) and hasattr(module, "num_heads"):
 
-                def keep(_, args: tuple, output, attention: nn.Module = module) -> None:
+                def keep(_: nn.Module, args: tuple[Any, ...], output: Any, attention: nn.Module = module) -> None:
                     projected[attention] = output
 
-                hooks.enter_context(module.qkv.register_forward_hook(keep))
-            if attends or isinstance(module, nn.MultiheadAttention):
-                hooks.enter_context(module.register_forward_hook(record))
+                hooks.enter_context(qkv.register_forward_hook(keep))
+            elif not isinstance(module, nn.MultiheadAttention):
+                continue
+            hooks.enter_context(module.register_forward_hook(record))
         model(images)
 
-    if not layers:
+    if not recorded:
         raise BadRequest(f"attention rollout: {name} has no self-attention that it knows")
-    if any(layer is None for layer in layers):
+    layers = [layer for layer in recorded if layer is not None]
+    if len(layers) < len(recorded):
         raise BadRequest(f"attention rollout: {name} has attention other than softmax(q k^T / sqrt(d))")
     if any(layer.shape != layers[0].shape or len(layer) != len(images) for layer in layers):
         raise BadRequest(f"attention rollout: {name} attends within windows, or in stages")
@@ -134,7 +142,7 @@ def _attention_layers(model: nn.Module, images: torch.Tensor) -> list[torch.Tens
     return layers
 
 
-def _weights(module: nn.Module, qkv: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor | None:
+def _weights(module: Any, qkv: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor | None:
     """softmax(q k^T / sqrt(d)), averaged over the heads, if it is what the module has computed: (N, tokens, tokens).
 
     Args:
@@ -144,8 +152,8 @@ def _weights(module: nn.Module, qkv: torch.Tensor | None, output: torch.Tensor) 
     if qkv is None or qkv.dim() != 3 or not isinstance(proj, nn.Linear) or qkv.shape[2] != 3 * proj.in_features:
         return None
     q, k, v = qkv.unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    q = q if getattr(module, "q_norm", None) is None else module.q_norm(q)
-    k = k if getattr(module, "k_norm", None) is None else module.k_norm(k)
+    q_norm, k_norm = getattr(module, "q_norm", None), getattr(module, "k_norm", None)
+    q, k = q if q_norm is None else q_norm(q), k if k_norm is None else k_norm(k)
     precise = torch.promote_types(q.dtype, torch.float32)
     attention = (q.to(precise) @ k.to(precise).mT / math.sqrt(q.shape[-1])).softmax(-1)
     expected = proj((attention @ v.to(precise)).transpose(1, 2).flatten(2).to(proj.weight.dtype))
@@ -199,7 +207,7 @@ def grad_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> t
     size = images.shape[-2:]
     found: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, args: tuple, output) -> None:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not isinstance(output, torch.Tensor):
             return
         if output.dim() == 3 and output.shape[1] > 1:

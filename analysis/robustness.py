@@ -38,15 +38,16 @@ def measure_robustness(
     from tqdm import tqdm
 
     device = batches.device
-    variants = [None, *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
+    corrupted = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS]
+    variants: list[tuple[str, int] | None] = [None, *corrupted]
     hits = torch.zeros(len(variants), dtype=torch.int64, device=device)
     total = len(batches.split)
-    side = None
+    side = 0  # of the images when they are corrupted
     with tqdm(total=total, desc="corrupted", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar:
         for (start, end), (images, targets) in zip(batches.bounds, batches.unprepared(), strict=True):
             side = min(images.shape[2:])
             for i, variant in enumerate(variants):
-                seen = images if variant is None else corrupt(images, indices[start:end], *variant, SEED)
+                seen = images if variant is None else corrupt(images, indices[start:end], variant[0], variant[1], SEED)
                 with autocast(device, precision):
                     logits = model(batches.prepare(seen))
                 hits[i] += (logits.float().argmax(1) == targets).sum()
