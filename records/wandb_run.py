@@ -24,8 +24,8 @@ FORMER_MODES = {"run": "online", "dryrun": "offline"}  # other values that WANDB
 class Wandb:
     """Weights & Biases, if it is installed and wanted.
 
-    It never prompts, never stops a run and never delays one for long. After a failure, which a line reports, the run
-    continues without wandb.
+    It never prompts, never stops a run and never delays one for long. After the first failure, which is printed, the
+    run continues without wandb.
     """
 
     def __init__(
