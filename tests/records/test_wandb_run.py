@@ -101,7 +101,7 @@ sys.exit(run_script(main.main))
 
 @pytest.mark.parametrize("trouble", ["killed", "hung", "full", "silence"])
 def test_a_run_outlives_the_real_package_in_trouble(tmp_path, trouble):
-    """Its process is killed, does not go on, or cannot write; or the server takes connections and never answers."""
+    """wandb's service is killed, hangs or cannot write, or the server accepts connections and never answers."""
     server = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{server.getsockname()[1]}"
     key = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40} if trouble == "silence" else {}
@@ -155,7 +155,7 @@ def test_a_call_that_does_not_end_is_given_up(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What wandb is asked for: one dict for each run; none of wandb's variables is set."""
+    """The arguments of wandb.init, a dict for each run; none of wandb's environment variables is set."""
     import wandb
 
     runs = []
@@ -171,7 +171,7 @@ def asked(monkeypatch):
 
 
 def test_wandb_s_own_variables_say_what_no_flag_says(learns, workdir, asked, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")  # which the suite sets where it is not
+    monkeypatch.setenv("WANDB_SILENT", "true")  # the suite sets it if it is not set
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     flags = "--wandb-project flag --wandb-group flags --wandb online --run-name named"
     out = learns(f"{QUICK} --wandb auto --seed 1").out
