@@ -1,1 +1,1 @@
-"""What there is to know of a trained model: cost, speed, robustness, explanation."""
+"""Analyses of a trained model: cost, speed, robustness, explanation."""

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, and floating-point operations per image."""
+"""Size of a model: parameters, and floating-point operations per image."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from utils import BadRequest, sides
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
-    """All of them, or those that are not frozen."""
+    """Number of parameters: all, or with `trainable` those that are not frozen."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trainable)
 
 
 def count_flops(model: nn.Module, img_size: int | Sequence[int], in_chans: int, name: str) -> int:
-    """Operations of one image's forward pass, a multiplication and an addition counting as two, by torch's counter.
+    """FLOPs of the forward pass of one image, by torch's counter: a multiply-add counts as two.
 
-    It is also the trial whether the model works with such images: BadRequest says that it does not.
+    Also checks that the model accepts images of this size. Raises BadRequest, with `name`, if it does not.
     """
     try:
         return _count(copy.deepcopy(model).to("meta"), torch.empty(1, in_chans, *sides(img_size), device="meta"))
-    except Exception:  # not every model can be traced without data
+    except Exception:  # not every model runs on the meta device
         try:
             return _count(model, torch.zeros(1, in_chans, *sides(img_size)))
         except Exception as error:
@@ -35,7 +35,7 @@ def count_flops(model: nn.Module, img_size: int | Sequence[int], in_chans: int, 
 
 
 def unfit_for_one_image(model: nn.Module, img_size: int | Sequence[int], in_chans: int) -> str | None:
-    """Why the model cannot be trained on a batch of one image, batch normalisation over one value; None: it can."""
+    """Reason why the model cannot be trained on a batch of one image (batch norm over one value), or None."""
     trial = copy.deepcopy(model).to("meta")
     train_mode(trial)
     try:
@@ -46,14 +46,14 @@ def unfit_for_one_image(model: nn.Module, img_size: int | Sequence[int], in_chan
 
 
 def check_batch_of_one(model: nn.Module, img_size: int | Sequence[int], in_chans: int) -> None:
-    """Raises BadRequest where the model cannot be trained on a batch of one image."""
+    """Raises BadRequest if the model cannot be trained on a batch of one image."""
     unfit = unfit_for_one_image(model, img_size, in_chans)
     if unfit:
         raise BadRequest(f"--batch-size: batches of one image are too small for this model ({unfit})")
 
 
 def _count(model: nn.Module, images: torch.Tensor) -> int:
-    """The counter needs gradients off in the parameters too: some models hand a parameter to a module as its input."""
+    """FLOPs of one forward pass. The counter fails on parameters that require gradients and are a module's input."""
     training, trainable = model.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in trainable:

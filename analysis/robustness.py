@@ -1,4 +1,4 @@
-"""How well a model does on corrupted images."""
+"""Accuracy of a model on corrupted images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image_datasets.corruptions import CORRUPTIONS, STRENGTHS, corrupt, paramete
 from records.run_directory import versions
 from training.devices import autocast, without_tf32
 
-SEED = 0  # the same for every run: all models see the same corrupted images
+SEED = 0  # fixed: all models see the same corrupted images
 
 
 @torch.inference_mode()
@@ -22,31 +22,33 @@ SEED = 0  # the same for every run: all models see the same corrupted images
 def measure_robustness(
     model: nn.Module, batches: EvalBatches, indices: Sequence[int], precision: str
 ) -> dict[str, Any]:
-    """Top-1 on a split as it is, and under each corruption at each strength.
+    """Measures top-1 on a clean split, and under each corruption at each strength.
 
-    Every image is read once. Images that are kept in memory are corrupted as they are stored, before they are resized:
-    models that take another size see the same damage. Others are corrupted when they are cut to the model's size.
+    Every image is read once. Images in memory are corrupted as stored, before resizing: models of every input size see
+    the same damage. Image files are corrupted after they are cropped and resized to the model's input size.
 
     Args:
         model: on the device of the batches, in eval mode.
-        indices: of each image of the batches, its place in the whole split, by which its corruption is drawn.
+        indices: index in the whole split of each image of the batches; it seeds the image's corruption.
 
-    Returns "clean" {"top1"}, "corruptions" {name: [top1 at strengths 1 to 5]}, "mean_corruption_error" (the mean of
-    1 - top1 over corruptions and strengths, not divided by a reference model's), "parameters" {name: [what each
-    strength stands for]}, "images", "seed" and "versions".
+    Returns:
+        "clean" {"top1"}, "corruptions" {name: [top1 at strengths 1 to 5]}, "mean_corruption_error" (mean of 1 - top1
+        over corruptions and strengths, not divided by a reference model's), "parameters" {name: [parameter at each
+        strength]}, "images", "seed" and "versions".
     """
     from tqdm import tqdm
 
     device = batches.device
-    variants = [None, *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)]
+    corrupted = [(name, strength) for name in CORRUPTIONS for strength in STRENGTHS]
+    variants: list[tuple[str, int] | None] = [None, *corrupted]
     hits = torch.zeros(len(variants), dtype=torch.int64, device=device)
     total = len(batches.split)
-    side = None
+    side = 0  # of the images when they are corrupted
     with tqdm(total=total, desc="corrupted", unit="img", leave=False, disable=not sys.stderr.isatty()) as bar:
         for (start, end), (images, targets) in zip(batches.bounds, batches.unprepared(), strict=True):
             side = min(images.shape[2:])
             for i, variant in enumerate(variants):
-                seen = images if variant is None else corrupt(images, indices[start:end], *variant, SEED)
+                seen = images if variant is None else corrupt(images, indices[start:end], variant[0], variant[1], SEED)
                 with autocast(device, precision):
                     logits = model(batches.prepare(seen))
                 hits[i] += (logits.float().argmax(1) == targets).sum()

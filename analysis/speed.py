@@ -1,4 +1,4 @@
-"""What a model costs on the machine at hand: images per second in training and inference, latency, memory."""
+"""Speed of a model on this machine: images per second in training and inference, latency, memory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from training.progress import Progress
 from training.state import RunState
 from utils import RunFailed, sides
 
-REPEATS = 5  # measurements of each rate, of which the median counts
-SECONDS = 0.3  # length of one, where a batch takes less
-SINGLES = 50  # images whose latency is measured
+REPEATS = 5  # measurements of each rate; the median is reported
+SECONDS = 0.3  # minimum length of a measurement
+SINGLES = 50  # measurements of the latency
 
 
 @dataclass
 class ReadyBatches:
-    """One batch that is on the device already, given `count` times: batches that cost nothing."""
+    """Training or evaluation batches that cost nothing: one batch on the device, `count` times."""
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -62,16 +62,16 @@ class ReadyBatches:
 
 
 class SteadyTrainer:
-    """The training loop over any number of batches, as often as it is wanted; nothing is shown or saved."""
+    """Runs the training loop over any batches, any number of times, without progress bar or checkpoints."""
 
     def __init__(self, state: RunState, forward: Callable[[torch.Tensor], torch.Tensor], recipe: TrainConfig):
         self.state, self.forward, self.recipe = state, forward, recipe
         self.progress = Progress()
-        self.progress.terminal, self.progress.interval = False, math.inf  # a bar would tear what is printed
+        self.progress.terminal, self.progress.interval = False, math.inf  # a bar would tear printed lines
         self.progress.start_epoch(0, 1, 0, 0)
 
     def train(self, batches: ReadyBatches | ResidentTrainBatches) -> dict[str, float | None]:
-        """One epoch; returns its loss, top1 and top5."""
+        """Trains one epoch. Returns its loss, top1 and top5."""
         self.state.batch = 0
         train_epoch(self.state, self.forward, batches, self.recipe, self.progress)
         means = self.state.totals.means()
@@ -100,17 +100,19 @@ class CostSubject:
 
 
 def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
-    """Rates, latency and memory, with lowest and highest measurement in "spread".
+    """Measures rates, latency and memory. "spread" holds the lowest and the highest measurement.
 
-    A training step is that of the run's loop with its loss, optimiser and averaged weights, on a batch that lies on the
-    device: without reading and augmenting images, without a teacher, and not compiled. Inference is the evaluation's,
-    on such a batch too. Peak memory is that of the first step: the model, what it keeps for the backward pass,
-    gradients, and the optimiser's state.
+    A training step is that of the run's loop, with its loss, optimiser and averaged weights, on a batch already on the
+    device. It excludes reading and augmenting images and the teacher, and is not compiled. Inference is the loop of
+    evaluation on such a batch. Peak memory is that of the first step: model, activations kept for the backward pass,
+    gradients and optimiser state.
 
     Args:
-        most: images per batch; where these do not fit into memory, a half of it, a quarter, ...
+        most: images per batch; halved until a batch fits into memory.
 
-    Raises RunFailed where not even one image fits, and BadRequest where one alone is too small a batch.
+    Raises:
+        RunFailed: not even one image fits.
+        BadRequest: only one image fits, and the model cannot be trained on one.
     """
     device, first_step = subject.device, functools.partial(_first_step, subject)
     size = fitting.largest_that_fits(first_step, most, device)
@@ -152,6 +154,7 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
 
 
 def _random_batch(subject: CostSubject, images: int) -> ReadyBatches:
+    """A batch of so many random images on the device."""
     pixels = torch.randn(
         (images, subject.in_chans, *sides(subject.img_size)), generator=torch.Generator().manual_seed(0)
     )
@@ -162,7 +165,7 @@ def _random_batch(subject: CostSubject, images: int) -> ReadyBatches:
 
 
 def _first_step(subject: CostSubject, images: int) -> SteadyTrainer:
-    """A trainer that has made one step on so many images."""
+    """Returns a trainer after one step on so many images."""
     if images == 1:
         cost.check_batch_of_one(subject.model, subject.img_size, subject.in_chans)
     trainer = subject.make_trainer()
@@ -171,8 +174,8 @@ def _first_step(subject: CostSubject, images: int) -> SteadyTrainer:
 
 
 def _seconds(work: Callable[[], Any], repeats: int) -> list[float]:
-    """How long `work` takes, device included, each time after a call that does not count."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else the import may tell of CUDA's absence
+    """Seconds that `work` takes, with the device's share of it; each measurement follows a warm-up call."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else importing Timer warns without a GPU
     from torch.utils.benchmark import Timer
 
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
@@ -180,21 +183,20 @@ def _seconds(work: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def _seconds_per_step(work: Callable[[int], Any]) -> list[float]:
-    """REPEATS means over so many steps that they take SECONDS.
+    """REPEATS measurements of the seconds per step, each over enough steps to take SECONDS.
 
     Args:
-        work: called with a number of steps. It waits for the device at its end only.
+        work: makes the given number of steps; it may wait for the device once, at the end.
     """
     steps = max(1, math.ceil(SECONDS / _seconds(lambda: work(1), 1)[0]))
     return [seconds / steps for seconds in _seconds(lambda: work(steps), REPEATS)]
 
 
 def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | None, Any]:
-    """(bytes, what `work` returned): the most memory that tensors which `work` made took at once. None on MPS, where
-    nothing tells it.
+    """Returns (bytes, `work()`): the peak memory of the tensors that `work` creates; None on MPS, which has no counter.
 
-    On a CPU every allocation is recorded. The resident size of the process would not do: what one piece of work has
-    given back stays with the process, and is the next one's for nothing.
+    On a CPU, torch's profiler records every allocation. The resident size of the process would not do: memory that is
+    freed stays with the process, and the next measurement would get it for free.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -203,7 +205,7 @@ def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | No
         return torch.cuda.max_memory_allocated(device) - before, result
     if device.type != "cpu":
         return None, work()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler tells on stderr that it begins and ends
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports its start and end on stderr
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         result = work()
     with tempfile.TemporaryDirectory() as folder:
@@ -212,6 +214,6 @@ def peak_memory(device: torch.device, work: Callable[[], Any]) -> tuple[int | No
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     memory = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
     totals = [event["args"]["Total Allocated"] for event in memory]
-    # The counter goes on from profile to profile, and never learns of what is freed in between.
+    # The counter continues across profiles, and misses what is freed in between.
     before = totals[0] - memory[0]["args"]["Bytes"]
     return max(totals) - before, result

@@ -1,4 +1,4 @@
-"""Waiting for a device, so that what it does can be timed. Nothing heavy is imported here."""
+"""Waiting for a device, to time its work. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:
-    """A function that waits until the device has done all that it was asked for."""
+    """Returns a function that waits until the device has finished its work."""
     import torch
 
     if device.type == "cuda":

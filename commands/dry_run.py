@@ -1,6 +1,6 @@
 """Measures a few steps of a training, to estimate the whole.
 
-`python -m commands.dry_run SCRIPT FLAGS...` prints the result as JSON in its last line of output, and writes nothing. It
+`python -m commands.dry_run SCRIPT FLAGS...` prints the result as JSON in its last line, and writes nothing. It
 is a process of its own, so that the memory is that of this run alone.
 """
 

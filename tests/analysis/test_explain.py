@@ -1,4 +1,4 @@
-"""Heat maps against their papers' formulas, step by step, and against networks whose answer can be read off."""
+"""Heat maps match the formulas of their papers, step by step, and networks whose map is known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads
 
 
 def awake(model: nn.Module) -> nn.Module:
-    """In eval mode, with weights so large that every token attends to something else."""
+    """In eval mode, with weights large enough that every token attends to other tokens."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -58,7 +58,7 @@ def layer_norm(x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
 
 
 def reference_rollout(model: nn.Module, image: torch.Tensor, prefix: int, readers: list[int]) -> torch.Tensor:
-    """One image's rollout over a model with timm's names, in double precision, token by token and head by head."""
+    """Rollout of one image in double precision, token by token and head by head, for a model with timm's names."""
     model = model.double()
     patches = F.conv2d(image[None].double(), model.patch_embed.proj.weight, model.patch_embed.proj.bias, stride=8)
     names = [name for name in ("cls_token", "dist_token", "reg_token") if getattr(model, name, None) is not None]
@@ -154,7 +154,7 @@ def test_normalised_queries_and_keys_count(images):
 
 
 def patch_detector(depth: int) -> VisionTransformer:
-    """Every token attends to patches that are not black: keys are the patches' content, queries are all the same."""
+    """Every token attends to patches that are not black: keys are the patches' content, queries are all equal."""
     model = VisionTransformer(5, in_chans=3, **{**SIZE, "depth": depth}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -200,7 +200,7 @@ def test_half_precision(images):
 
 
 class BiasedAttention(nn.Module):
-    """Has what plain attention has, and adds something to the scores."""
+    """Looks like plain attention, but adds a bias to the scores."""
 
     def __init__(self):
         super().__init__()
@@ -225,7 +225,7 @@ class Apply(nn.Module):
 
 
 def headless(function) -> nn.Module:
-    """16 patches, then `function` of the tokens, then blocks."""
+    """Embeds 16 patches, applies `function` to the tokens, then blocks."""
     return nn.Sequential(vit().patch_embed, Apply(function), vit().blocks)
 
 
@@ -274,7 +274,7 @@ def test_models_that_rollout_is_not_for(make, reason):
 
 
 def class_activation_map(features: torch.Tensor, weight: torch.Tensor, size: int) -> torch.Tensor:
-    """What Grad-CAM is for a mean and a linear layer after (N, C, h, w): relu(sum_k w_k A_k), `weight` (N, C)."""
+    """Grad-CAM of a mean and a linear layer after (N, C, h, w) in closed form: relu(sum_k w_k A_k), `weight` (N, C)."""
     maps = torch.stack(
         [sum(w * a for w, a in zip(ws, maps, strict=True)).relu() for ws, maps in zip(weight, features, strict=True)]
     )
@@ -288,7 +288,7 @@ def small_cnn() -> nn.Sequential:
 
 
 def attentive_cnn() -> nn.Sequential:
-    """Normalises and drops, and ends in an attention over the map, within which other things have four axes."""
+    """Has batch norm and dropout, and ends in attention over the map, which has 4-D tensors that are no maps."""
 
     class MapAttention(BiasedAttention):
         def __init__(self):
@@ -391,7 +391,7 @@ def hooks(model: nn.Module) -> int:
     [(lambda: vit(dropout=0.5), "attention rollout"), (distilled, "attention rollout"), (attentive_cnn, "Grad-CAM")],
 )
 def test_the_model_is_left_as_it_was(images, make, kind):
-    """Partly in train mode, and after errors, too."""
+    """Also for a model partly in train mode, and after errors."""
     model = make()
     expected, _ = explain(model, images, torch.tensor([0, 1]))
     next(model.train().children()).eval()

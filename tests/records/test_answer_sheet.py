@@ -1,4 +1,4 @@
-"""The picture of answers: what it says, and that all of it can be read."""
+"""The sheet of answers says what it must, and all of it is readable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_CLASS = "great white shark, white shark, man-eater, man-eating shark, Carch
 
 
 def sheet(count: int, with_maps: bool = False, models: list[str] = MODELS, classes: tuple[str, ...] = ("cat", "dog")):
-    """The arguments up to `title`, and `maps`: the first model is always right, the last is never."""
+    """(arguments up to `title`, `maps`). The first model is always right, the last never."""
     rng = np.random.default_rng(0)
     images = [rng.random((8 + 4 * (i % 3), 8 + 4 * (i % 3), 3 if i % 2 else 1)) for i in range(count)]
     truths = [classes[i % len(classes)] for i in range(count)]
@@ -31,7 +31,7 @@ def sheet(count: int, with_maps: bool = False, models: list[str] = MODELS, class
 
 
 def drawn(figure) -> list[Text]:
-    """Its texts, in their places."""
+    """The figure's texts, after layout."""
     figure.draw_without_rendering()
     return [text for text in figure.findobj(Text) if text.get_text()]
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, half-written, or cannot be written: what is lost is at most the newest of two."""
+"""Damaged, half-written and unwritable checkpoints: at most the newest of two is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def truncate(data: bytes) -> bytes:
 
 
 def flip_a_weight(data: bytes) -> bytes:
-    """In the middle of the file, among the weights, where nothing but a checksum can tell."""
+    """Flips a bit in the middle of the file, among the weights, where only a checksum notices it."""
     at = len(data) // 2
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
@@ -61,7 +61,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(cli, learns
         assert cli(QUICK, "--epochs", "3", "--run-name", "hurt").status == 130
     last = workdir / "runs/hurt/last.pth"
     data = last.read_bytes()
-    last.unlink()  # best.pth may be another name of the same file
+    last.unlink()  # best.pth may be a hard link to it
     last.write_bytes(damage(data))
     result = learns("--resume --run-name hurt")
     assert "last.pth: damaged, or not a checkpoint" in result.out
@@ -71,7 +71,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(cli, learns
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(tmp_path, state):
-    """torch.load alone reads other weights from most of these files without a word."""
+    """torch.load alone silently reads wrong weights from most of these files."""
     directory = RunDirectory(tmp_path)
     save(directory, state, 1)
     data = directory.last.read_bytes()
@@ -90,7 +90,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path, state):
 
 @pytest.mark.parametrize("step", range(8))
 def test_at_every_instant_of_saving_there_is_a_whole_checkpoint(tmp_path, state, monkeypatch, step):
-    """The process ends after each of the calls that change the folder in turn."""
+    """Kills the process at each call that changes the folder."""
     directory = RunDirectory(tmp_path)
     save(directory, state, 1)
     save(directory, state, 2)
@@ -125,7 +125,7 @@ def test_at_every_instant_of_saving_there_is_a_whole_checkpoint(tmp_path, state,
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, state):
-    """The limit on a file's size stands for it: writing fails in the middle of the file."""
+    """A limit on the file size simulates it: writing fails in the middle of the file."""
     directory = RunDirectory(tmp_path)
     save(directory, state, 1)
     before = directory.last.read_bytes()

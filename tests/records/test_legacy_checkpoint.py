@@ -1,4 +1,4 @@
-"""Checkpoints of the earlier form, made with timm's models, are evaluated, asked, taught with and started from."""
+"""Legacy checkpoints, made with timm's models, can be evaluated, predict, teach and be started from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_head
 
 
 def old_file(path: Path, name: str, args, num_classes: int = 4) -> torch.nn.Module:
-    """Writes what an earlier training of `name` left; returns timm's model with the same weights."""
+    """Writes a legacy checkpoint of `name`. Returns timm's model with the same weights."""
     torch.manual_seed(0)
     model = timm.create_model(TIMM[name], num_classes=num_classes, **SHAPE).eval()
     with torch.no_grad():
@@ -31,7 +31,7 @@ def old_file(path: Path, name: str, args, num_classes: int = 4) -> torch.nn.Modu
 
 
 def prepared(root: Path, parts: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N, 3, 32, 32), normalised without this suite, and their classes."""
+    """(images (N, 3, 32, 32), classes), read and normalised without this suite."""
     files = sorted(root.glob(f"{parts}/*/*"), key=lambda file: file.parts[-2:])
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]) / 255
     images = torch.tensor((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).permute(0, 3, 1, 2).float()
@@ -40,7 +40,7 @@ def prepared(root: Path, parts: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("name", TIMM)
 def test_it_is_evaluated_with_the_classes_of_the_data_set(learns, shards, name, workdir):
-    """The logits are those of timm's model on images that were prepared without this suite."""
+    """Compares logits with timm's model, on images prepared without this suite."""
     root = shards()
     args = {"model": name, "epochs": 5, "lr": 5e-4, "data_path": str(root)}
     reference = old_file(workdir / "old.pth", name, argparse.Namespace(**args) if name == "vit_tiny" else args)

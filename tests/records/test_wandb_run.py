@@ -1,14 +1,10 @@
-"""Weights & Biases never asks and never stops a run; progress fits where it is printed."""
+"""Weights & Biases never prompts and never stops a run."""
 
-import fcntl
 import json
 import os
-import pty
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +14,6 @@ import pytest
 
 from records import wandb_run
 from records.wandb_run import Wandb, has_credentials
-from training.progress import Progress, describe_epoch
 
 REPO = Path(__file__).resolve().parents[2]
 QUICK = "--dataset digits --model resnet20 --batch-size 64 --train-fraction 0.2 --epochs 1"
@@ -107,7 +102,7 @@ sys.exit(run_script(main.main))
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["killed", "hung", "full", "silence"])
 def test_a_run_outlives_the_real_package_in_trouble(tmp_path, trouble):
-    """Its process is killed, does not go on, or cannot write; or the server takes connections and never answers."""
+    """wandb's service is killed, hangs or cannot write, or the server accepts connections and never answers."""
     server = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{server.getsockname()[1]}"
     key = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40} if trouble == "silence" else {}
@@ -161,7 +156,7 @@ def test_a_call_that_does_not_end_is_given_up(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What wandb is asked for: one dict for each run; none of wandb's variables is set."""
+    """The arguments of wandb.init, a dict for each run; none of wandb's environment variables is set."""
     import wandb
 
     runs = []
@@ -177,7 +172,7 @@ def asked(monkeypatch):
 
 
 def test_wandb_s_own_variables_say_what_no_flag_says(learns, workdir, asked, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")  # which the suite sets where it is not
+    monkeypatch.setenv("WANDB_SILENT", "true")  # the suite sets it if it is not set
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     flags = "--wandb-project flag --wandb-group flags --wandb online --run-name named"
     out = learns(f"{QUICK} --wandb auto --seed 1").out
@@ -239,63 +234,6 @@ def test_disabled_does_nothing(tmp_path, monkeypatch):
     run.log({"loss": 1.0}, step=1)
     run.finish({}, {})
     run.stop(failed=True)
-
-
-def test_a_row_with_mixed_targets_says_agreement():
-    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_agreement_top1": 0.5}
-    assert "agreement 50.00 %" in describe_epoch(row)
-
-
-def test_a_log_tells_once_a_minute_how_long_the_epoch_and_the_run_will_take(monkeypatch, capsys):
-    clock = 0.0
-    monkeypatch.setattr("training.progress.time.perf_counter", lambda: clock)
-    totals = SimpleNamespace(means=lambda: {"loss": 1.5, "top1": 0.25})
-    progress = Progress()
-    shown = []
-    for epoch in range(2):
-        progress.start_epoch(epoch, 3, images=10_000, done=0)
-        for _ in range(10):  # 1,000 images in 25 s
-            clock += 25
-            progress.step(1000, totals, lr=0.1)
-        clock += 50  # validation
-        progress.end_epoch({"lr": 0.1, "train_loss": 1.5, "train_top1": 0.25}, is_best=True)
-        shown.append([line for line in capsys.readouterr().out.splitlines() if "images/s" in line])
-    assert [len(lines) for lines in shown] == [3, 3]
-    assert shown[0][0] == (
-        "epoch 1/3: 3000/10000 images, loss 1.5000, top-1 25.00 %, lr 0.1, 40 images/s, 2.9 min left of the epoch,"
-        " 11 min of the run"
-    )
-    assert shown[1][2].endswith("25 s left of the epoch, 6.2 min of the run")  # 25 + 50 + 250 + 50 s
-
-
-@pytest.mark.slow
-def test_a_terminal_gets_bars_and_ctrl_c_leaves_cleanly(tmp_path):
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [sys.executable, str(REPO / "main.py"), *QUICK.split(), "--epochs", "200", "--wandb", "disabled"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
-    )
-    os.close(follower)
-    seen = b""
-    interrupted = False
-    while True:
-        try:
-            chunk = os.read(leader, 4096)
-        except OSError:  # the other side is closed
-            break
-        if not chunk:
-            break
-        seen += chunk
-        if b"epoch   3/200:" in seen and not interrupted:
-            interrupted = True
-            process.send_signal(2)
-    os.close(leader)
-    text = seen.decode()
-    assert process.wait(timeout=60) == 130
-    assert "img/s" in text and "\r" in text
-    assert "--resume continues" in text and "Traceback" not in text
-    assert (tmp_path / "runs/digits-resnet20-seed0/last.pth").is_file()
 
 
 def test_the_runs_of_a_study_are_a_group(monkeypatch, tmp_path):
