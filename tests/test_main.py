@@ -416,7 +416,7 @@ import sys
 sys.argv = ["main.py", *{flags.split()!r}]
 import main
 try:
-    main.terminal.run_script(main.main)
+    main.run_script(main.main)
 except SystemExit:
     pass
 heavy = {{"torch", "torchvision", "timm", "numpy", "sklearn", "matplotlib", "wandb", "torchmetrics"}} & set(sys.modules)

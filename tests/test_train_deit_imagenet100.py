@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import train_deit_imagenet100 as script
+from settings.groups import Settings
 from settings.recipes import RECIPES
 
 SMALL = "--img-size 32 --patch-size 8 --depth 1 --embed-dim 24 --epochs 2 --batch-size 8"
@@ -89,10 +90,8 @@ def test_given_flags_win_over_the_recipe(train, shards):
 
 
 def test_a_recipe_warms_up_as_long_as_the_paper_where_the_training_is_as_long():
-    from types import SimpleNamespace
-
-    s = SimpleNamespace(epochs=300, batch_size=512, accumulate=2, lr=1e-3)
-    values = {key: value(s) for key, value in RECIPES["deit"].items() if callable(value)}
+    settings = Settings.of({"epochs": 300, "batch_size": 512, "accumulate": 2, "lr": 1e-3})
+    values = {key: value(settings) for key, value in RECIPES["deit"].items() if callable(value)}
     assert values == pytest.approx({"lr": 1e-3, "min_lr": 1e-5, "warmup_epochs": 5})
 
 
