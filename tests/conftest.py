@@ -33,8 +33,9 @@ NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-dat
 torch.backends.mps.is_available = lambda: False
 
 
-# Fixtures that train, by a command line, in several processes, from the menu or on a cluster, or write a whole report.
-SLOW_FIXTURES = {"learns", "trained", "together", "session", "cluster", "sbatch", "reported"}
+# Fixtures that train: by a command line, in several processes, from the menu, on a cluster, in a copy of the suite; and
+# one that writes a whole report.
+SLOW_FIXTURES = {"learns", "trained", "together", "session", "cluster", "sbatch", "main", "reported"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" selects

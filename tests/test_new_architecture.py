@@ -136,7 +136,6 @@ def main(tmp_path):
     return run
 
 
-@pytest.mark.slow
 def test_one_file_is_a_model_with_flags_and_help(main, tmp_path):
     shown = " ".join(main("--model", "patchwork", "--help").stdout.split())
     assert "architecture (patchwork):" in shown
