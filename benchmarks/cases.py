@@ -1,4 +1,4 @@
-"""Which models are measured, with which images, batches and optimisers."""
+"""The models to measure, with their image sizes, batch sizes and optimisers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISION = Flag("precision", "of the suite's way and of timm's: fp32, bf16, or 
 
 @dataclass(frozen=True)
 class Case:
-    """A model with the images and the optimiser that it is commonly trained with."""
+    """A model with the image size and optimiser that are common for it."""
 
     model: str
     img_size: int
@@ -32,10 +32,12 @@ class Case:
 
     @property
     def batch(self) -> int:
+        """Images in a batch."""
         return self.batch_size or (128 if self.img_size <= 64 else 32)
 
     @property
     def title(self) -> str:
+        """The case as it is printed."""
         args = "".join(f", {key} {value}" for key, value in self.args.items())
         return f"{self.model}, {self.img_size} px{args}, batch {self.batch}"
 
@@ -52,7 +54,7 @@ QUICK_CASES = [Case("resnet20", 16), Case("vit_tiny", 32, "adamw", {"patch_size"
 
 
 def choose(s: SimpleNamespace) -> list[Case]:
-    """The models that are asked for, with the sizes and the optimiser that are."""
+    """The cases to measure, by the flags."""
     cases = QUICK_CASES if s.quick else CASES
     if s.model:
         known = {name: [case for case in cases if case.model == name] for name in s.model}

@@ -1,4 +1,4 @@
-"""The ways that are compared, side by side in one process."""
+"""The implementations that are compared, in one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.devices import choose_precision
 
 
 def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
-    """The benchmark `name`, with the header printed, and the device."""
+    """Returns (the benchmark `name`, device), after printing the header."""
     device = ours.set_up(s.device)
     bench = Bench(name, s, hardware.facts(device))
     bench.prepare = {USUAL: baseline.set_up, TIMM: baseline.set_up, SUITE: lambda: ours.set_up(s.device)}
@@ -28,8 +28,10 @@ def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
 
 
 def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.device) -> str:
-    """What all ways but the usual one compute this case in. The ceilings of it, and of float32, the usual way's, are
-    measured where they are not known yet."""
+    """The precision of a case for all sides but "usual", which computes in float32.
+
+    Measures the peak rates of both precisions if they are not known yet.
+    """
     precision = choose_precision(s.precision, device, make_model(case, CLASSES))
     for name in ("fp32", precision):
         if _ceiling(name) not in bench.ceilings:
@@ -40,7 +42,7 @@ def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.dev
 def over_cases(
     name: str, s: SimpleNamespace, compare: Callable[[Bench, SimpleNamespace, Case, torch.device, str], None]
 ) -> int:
-    """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
+    """Runs the benchmark `name`: `compare` for every case. Returns the exit status."""
     bench, device = start(name, s)
     print(f"{s.precision} precision{', compiled' if getattr(s, 'compile', False) else ''}; {USUAL}: float32")
     with ours.machine_errors_as_run_failed():
@@ -52,10 +54,10 @@ def over_cases(
 def limits(
     bench: Bench, sides: tuple[str, ...], precision: str, value: Callable[[float], float]
 ) -> dict[str, tuple[float, str]]:
-    """What each side could reach at the rate of matrix products in its precision, and that ceiling's name.
+    """For each side, the limit set by the peak rate of matrix products in its precision, and the name of that rate.
 
     Args:
-        value: of that rate in FLOP/s, in the row's unit.
+        value: converts a rate in FLOP/s to the row's unit.
     """
     names = {side: _ceiling("fp32" if side == USUAL else precision) for side in sides}
     return {side: (value(bench.ceilings[name]["high"]), name) for side, name in names.items()}
@@ -66,17 +68,18 @@ def _ceiling(precision: str) -> str:
 
 
 def make_model(case: Case, num_classes: int) -> torch.nn.Module:
+    """The model of a case, always with the same weights."""
     torch.manual_seed(0)
     return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
 
 
 def forward_flops(case: Case, num_classes: int) -> int:
-    """Operations of one image's forward pass, a multiplication and an addition counting as two."""
+    """FLOPs of the forward pass of one image; a multiply-add counts as two."""
     return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
 
 
 def _as_published(model: torch.nn.Module) -> torch.nn.Module:
-    """With torch's own convolutions in place of the quicker way, which the usual way's memory format never takes."""
+    """Swaps the suite's faster convolutions for torch's. Only channels-last models use them, so not those of "usual"."""
     for module in model.modules():
         if isinstance(module, Conv3x3):
             module.__class__ = torch.nn.Conv2d
@@ -86,8 +89,10 @@ def _as_published(model: torch.nn.Module) -> torch.nn.Module:
 def trainers(
     case: Case, num_classes: int, device: torch.device, precision: str, compile_model: bool = False
 ) -> dict[str, Any]:
-    """For each way a trainer of the same model from the same weights. Each has `model`, `optimizer` and
-    `train(batches)`."""
+    """A trainer for each side, of the same model with the same weights.
+
+    Each has `model`, `optimizer` and `train(batches)`.
+    """
     common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
     return {
         USUAL: baseline.Trainer(make_model(case, num_classes), case.optimizer, device),
@@ -97,7 +102,7 @@ def trainers(
 
 
 def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, device: torch.device):
-    """Training batches of small images with random crop and flip, as the trainer of that name takes them."""
+    """Training batches of small images with random crop and flip, for the trainer of that side."""
     split, mean, std = dataset.train, dataset.mean, dataset.std
     if name == SUITE:
         return ours.resident_batches(dataset, img_size, batch_size, device)
@@ -108,5 +113,5 @@ def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, d
 
 
 def epochs(name: str, batches: Any, device: torch.device) -> Callable[[int], Iterable]:
-    """The batches of an epoch by its number, on the device."""
+    """A function from the number of an epoch to its batches on the device."""
     return batches.epoch if name == SUITE else lambda epoch: baseline.on_device(batches, device)

@@ -1,4 +1,4 @@
-"""How fast batches are made: small images, resizing, mixing, JPEG files. `python -m benchmarks.input --help`."""
+"""Speed of the input: small images, resizing, mixing, JPEG files. `python -m benchmarks.input --help`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FLAGS = [
     DATA,
 ]
 QUICK = {"images": 256, "batch_size": 8, "img_size": 48}
-FILES = 128  # JPEG files that are made up: more than a batch, less than what the disk cache holds
+FILES = 128  # synthetic JPEG files: more than a batch, few enough for the disk cache
 SIDE = 32
 
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: int, device: torch.device) -> None:
-    """Random crop, flip, where `img_size` is another than the images' resizing, normalisation."""
+    """Adds a row for random crop, flip, resizing if `img_size` differs from the images', and normalisation."""
     from benchmarks import baseline, hardware, implementations
 
     synchronize = hardware.synchronizer(device)
@@ -86,7 +86,7 @@ def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: i
 
     def first_batch(name: str) -> float:
         began = time.perf_counter()
-        batches = iter(make(name)(0))  # kept until the clock has stopped: its end stops the workers
+        batches = iter(make(name)(0))  # kept alive while the clock runs: deleting it stops the workers
         next(batches)
         synchronize()
         return time.perf_counter() - began
@@ -105,7 +105,7 @@ def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: i
 
 
 def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) -> None:
-    """CutMix or MixUp of one batch, in place, by timm's Mixup and by the suite's Mix, each in its own memory format."""
+    """Adds a row for CutMix or MixUp of one batch, in place, by timm and the suite, each in its own memory format."""
     import torch
 
     from benchmarks import baseline, hardware
@@ -127,16 +127,18 @@ def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) ->
         return Repeated(work, s.seconds, hardware.synchronizer(device), milliseconds)
 
     limits = {}
-    if kind == "mixup":  # every pixel is read and written; of CutMix's box it depends on the draw
+    if kind == "mixup":  # reads and writes every pixel; CutMix only a random box
         limits = dict.fromkeys(mixes, (1e3 * 2 * 4 * plain.numel() / bench.ceilings["copy"]["high"], "copy"))
     what = f"{kind} of {s.batch_size} images of {s.img_size} px"
     bench.compare(what, "ms", {name: side(name) for name in mixes}, limits=limits)
 
 
 def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path, device: torch.device) -> None:
-    """Decode, random resized crop, flip, normalise in this process, per second of processor time: a rate per core that
-    other processes disturb little, however many threads a way uses. The suite reads the files, and the copies that it
-    makes of them in `folder`."""
+    """Adds rows for decoding, random resized crop, flip and normalisation in this process.
+
+    The rate is per second of processor time: per core, whatever the number of threads, and little disturbed by other
+    processes. The suite reads the files, and resized copies that it makes in `folder`.
+    """
     import torch
 
     from benchmarks import baseline, hardware, implementations, ours

@@ -1,4 +1,4 @@
-"""Whether cost grows as it must: with the number of images, and of classes. `python -m benchmarks.scaling --help`."""
+"""Growth of cost with the number of images and of classes. `python -m benchmarks.scaling --help`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLAGS = [
     Flag("batch-size", "images in a batch", default=128, check=COUNT, metavar="N"),
 ]
 QUICK = {"images": 64, "files": 32, "classes": 10, "batch_size": 8}
-ANSWERS = 10_000  # images whose answers are scored
+PREDICTIONS = 10_000  # scored at once
 SIDE = 32
 
 
@@ -65,7 +65,7 @@ def resident(bench: Bench, s: SimpleNamespace, device: torch.device) -> None:
 
 
 def streamed(bench: Bench, s: SimpleNamespace, folder: Path, device: torch.device) -> None:
-    """Image files: reading the folder up to the first batch, the memory that this takes, and the rate of batches."""
+    """Adds rows for image files: time and memory from reading the folder to the first batch, and rate of batches."""
     from benchmarks import hardware
 
     roots = {name: link_files(folder / str(n), n) for name, n in _sizes(s.files, "files").items()}
@@ -101,7 +101,7 @@ def _each(measure: Callable[[str], float], names) -> dict[str, Callable[[], floa
 
 
 def link_files(root: Path, count: int) -> Path:
-    """A folder data set of `count` names of ImageNet's form, which all mean one small JPEG file. Returns its folder."""
+    """Makes a folder data set of `count` hard links to one small JPEG file, with names like ImageNet's. Returns it."""
     from PIL import Image
 
     root.mkdir()
@@ -117,7 +117,7 @@ def link_files(root: Path, count: int) -> Path:
 
 
 def _epoch(root: Path, batch_size: int, device: torch.device):
-    """A streamed epoch's batches by its number, from what the data set's reader finds in `root`."""
+    """A function from the number of an epoch to its batches, streamed from the data set in `root`."""
     import image_datasets
     from benchmarks import ours
 
@@ -127,13 +127,13 @@ def _epoch(root: Path, batch_size: int, device: torch.device):
 
 
 def classes(bench: Bench, s: SimpleNamespace) -> None:
-    """The report on a split's answers."""
+    """Adds a row for the report on the predictions of a split."""
     import torch
 
     from training.metrics import report
 
     def side(count: int) -> Repeated:
-        images = 10 * count if s.quick else ANSWERS
+        images = 10 * count if s.quick else PREDICTIONS
         logits, targets = torch.randn(images, count), torch.arange(images) % count
         names = [f"class{i}" for i in range(count)]
 

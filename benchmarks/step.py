@@ -1,4 +1,4 @@
-"""How fast models train, once the batch is there. `python -m benchmarks.step --help`."""
+"""Speed of a training step on a ready batch. `python -m benchmarks.step --help`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:
-    """Two rows: whole steps, and the optimiser's alone."""
+    """Adds two rows: whole steps, and the optimiser alone."""
     import torch
 
     from analysis.speed import ReadyBatches
