@@ -79,7 +79,7 @@ def forward_flops(case: Case, num_classes: int) -> int:
 
 
 def _as_published(model: torch.nn.Module) -> torch.nn.Module:
-    """Swaps the suite's faster convolutions for torch's. Only channels-last models use them, so not those of "usual"."""
+    """Swaps the suite's faster convolutions for torch's. They need channels-last memory, so "usual" never uses them."""
     for module in model.modules():
         if isinstance(module, Conv3x3):
             module.__class__ = torch.nn.Conv2d
