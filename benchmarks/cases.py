@@ -54,7 +54,7 @@ QUICK_CASES = [Case("resnet20", 16), Case("vit_tiny", 32, "adamw", {"patch_size"
 
 
 def choose(s: SimpleNamespace) -> list[Case]:
-    """The cases to measure, by the flags."""
+    """The models that are asked for, with the sizes and the optimiser that are."""
     cases = QUICK_CASES if s.quick else CASES
     if s.model:
         known = {name: [case for case in cases if case.model == name] for name in s.model}

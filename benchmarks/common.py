@@ -217,7 +217,7 @@ class Bench:
         return 0
 
     def _write(self) -> None:
-        """Writes the rows so far: a long benchmark that is stopped keeps what it has measured."""
+        """The rows that there are: a long benchmark that is stopped leaves what it has measured."""
         if self.s.json is not None:
             settings = {key: value for key, value in vars(self.s).items() if key != "found"}
             rows = [row.as_json() for row in self.rows]

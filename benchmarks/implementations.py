@@ -20,7 +20,7 @@ from training.devices import choose_precision
 
 
 def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
-    """Returns (the benchmark `name`, device), after printing the header."""
+    """The benchmark `name`, with the header printed, and the device."""
     device = ours.set_up(s.device)
     bench = Bench(name, s, hardware.facts(device))
     bench.prepare = {USUAL: baseline.set_up, TIMM: baseline.set_up, SUITE: lambda: ours.set_up(s.device)}
@@ -28,10 +28,8 @@ def start(name: str, s: SimpleNamespace) -> tuple[Bench, torch.device]:
 
 
 def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.device) -> str:
-    """The precision of a case for all sides but "usual", which computes in float32.
-
-    Measures the peak rates of both precisions if they are not known yet.
-    """
+    """What all ways but the usual one compute this case in. The ceilings of it, and of float32, the usual way's, are
+    measured where they are not known yet."""
     precision = choose_precision(s.precision, device, make_model(case, CLASSES))
     for name in ("fp32", precision):
         if _ceiling(name) not in bench.ceilings:
@@ -42,7 +40,7 @@ def precision_of(bench: Bench, s: SimpleNamespace, case: Case, device: torch.dev
 def over_cases(
     name: str, s: SimpleNamespace, compare: Callable[[Bench, SimpleNamespace, Case, torch.device, str], None]
 ) -> int:
-    """Runs the benchmark `name`: `compare` for every case. Returns the exit status."""
+    """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
     bench, device = start(name, s)
     print(f"{s.precision} precision{', compiled' if getattr(s, 'compile', False) else ''}; {USUAL}: float32")
     with ours.machine_errors_as_run_failed():

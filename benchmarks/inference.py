@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 def compare_evaluations(
     bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str
 ) -> None:
-    """Adds one row; both sides have the same weights."""
+    """One row; both ways have the same weights."""
     import torch
 
     from benchmarks import baseline, data, hardware, implementations, ours

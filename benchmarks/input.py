@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: int, device: torch.device) -> None:
-    """Adds a row for random crop, flip, resizing if `img_size` differs from the images', and normalisation."""
+    """Random crop, flip, where `img_size` is another than the images' resizing, normalisation."""
     from benchmarks import baseline, hardware, implementations
 
     synchronize = hardware.synchronizer(device)
@@ -105,7 +105,7 @@ def small_images(bench: Bench, s: SimpleNamespace, dataset: Dataset, img_size: i
 
 
 def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) -> None:
-    """Adds a row for CutMix or MixUp of one batch, in place, by timm and the suite, each in its own memory format."""
+    """CutMix or MixUp of one batch, in place, by timm's Mixup and by the suite's Mix, each in its own memory format."""
     import torch
 
     from benchmarks import baseline, hardware
@@ -134,11 +134,9 @@ def mixing(bench: Bench, s: SimpleNamespace, kind: str, device: torch.device) ->
 
 
 def image_files(bench: Bench, s: SimpleNamespace, dataset: Dataset, folder: Path, device: torch.device) -> None:
-    """Adds rows for decoding, random resized crop, flip and normalisation in this process.
-
-    The rate is per second of processor time: per core, whatever the number of threads, and little disturbed by other
-    processes. The suite reads the files, and resized copies that it makes in `folder`.
-    """
+    """Decode, random resized crop, flip, normalise in this process, per second of processor time: a rate per core that
+    other processes disturb little, however many threads a way uses. The suite reads the files, and the copies that it
+    makes of them in `folder`."""
     import torch
 
     from benchmarks import baseline, hardware, implementations, ours

@@ -34,7 +34,7 @@ FLAGS = [
     Flag("batch-size", "images in a batch", default=128, check=COUNT, metavar="N"),
 ]
 QUICK = {"images": 64, "files": 32, "classes": 10, "batch_size": 8}
-PREDICTIONS = 10_000  # scored at once
+ANSWERS = 10_000  # images whose answers are scored
 SIDE = 32
 
 
@@ -65,7 +65,7 @@ def resident(bench: Bench, s: SimpleNamespace, device: torch.device) -> None:
 
 
 def streamed(bench: Bench, s: SimpleNamespace, folder: Path, device: torch.device) -> None:
-    """Adds rows for image files: time and memory from reading the folder to the first batch, and rate of batches."""
+    """Image files: reading the folder up to the first batch, the memory that this takes, and the rate of batches."""
     from benchmarks import hardware
 
     roots = {name: link_files(folder / str(n), n) for name, n in _sizes(s.files, "files").items()}
@@ -127,13 +127,13 @@ def _epoch(root: Path, batch_size: int, device: torch.device):
 
 
 def classes(bench: Bench, s: SimpleNamespace) -> None:
-    """Adds a row for the report on the predictions of a split."""
+    """The report on a split's answers."""
     import torch
 
     from training.metrics import report
 
     def side(count: int) -> Repeated:
-        images = 10 * count if s.quick else PREDICTIONS
+        images = 10 * count if s.quick else ANSWERS
         logits, targets = torch.randn(images, count), torch.arange(images) % count
         names = [f"class{i}" for i in range(count)]
 

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_steps(bench: Bench, s: SimpleNamespace, case: cases.Case, device: torch.device, precision: str) -> None:
-    """Adds two rows: whole steps, and the optimiser alone."""
+    """Two rows: whole steps, and the optimiser's alone."""
     import torch
 
     from analysis.speed import ReadyBatches

@@ -1,4 +1,5 @@
-"""The benchmarks as instruments: they count right, and all sides do the same work. No test looks at speed."""
+"""The benchmarks as instruments: what they count, and that both ways do the same. No test looks at how fast anything
+is."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ NAMES = ("input", "step", "epoch", "startup", "inference", "scaling")
 
 
 class Clock:
-    """A clock that only `work` advances."""
+    """Time that passes only when it is told to."""
 
     def __init__(self):
         self.now = 0.0
@@ -44,7 +45,7 @@ class Clock:
 
 
 def ks_distance(a, b) -> float:
-    """Kolmogorov-Smirnov distance: the largest difference between two empirical distribution functions."""
+    """Largest difference between two empirical distribution functions (Kolmogorov-Smirnov)."""
     a, b = np.sort(np.asarray(a)), np.sort(np.asarray(b))
     points = np.concatenate([a, b])
     below_a, below_b = (np.searchsorted(values, points, side="right") / len(values) for values in (a, b))
@@ -52,7 +53,7 @@ def ks_distance(a, b) -> float:
 
 
 def alike(n: int) -> float:
-    """The Kolmogorov-Smirnov distance that two samples of size n exceed by chance in 1 of 10,000 cases."""
+    """A Kolmogorov-Smirnov distance that two samples of n of one distribution exceed in 1 of 10,000 cases."""
     return math.sqrt(-math.log(0.5e-4) / n)
 
 
@@ -158,7 +159,7 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-ROWS = {  # number of rows of each benchmark with --quick, and the sides of the first
+ROWS = {  # rows of each benchmark with --quick, and the sides of the first
     "input": (8, [USUAL, TIMM, SUITE]),
     "step": (4, [USUAL, TIMM, SUITE]),
     "epoch": (2, [USUAL, TIMM, SUITE]),
@@ -270,7 +271,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def copies(image: np.ndarray) -> Dataset:
-    """A data set of DRAWS copies of one image (SIDE, SIDE, 3)."""
+    """A data set of one image (SIDE, SIDE, 3), DRAWS times."""
     split = Split(np.zeros(DRAWS, dtype=np.int64), np.repeat(image[None], DRAWS, 0))
     return Dataset("copies", ["a", "b"], MEAN, STD, SIDE, train=split, test=split)
 
@@ -302,7 +303,7 @@ def test_crops_and_flips_are_drawn_alike(other):
         left = images[:, 0, 16, 16] - torch.where(flipped, 16, 17) + PADDING
         top = images[:, 1, 16, 16] - 17 + PADDING
         assert set(left.tolist()) == set(top.tolist()) == set(range(2 * PADDING + 1))
-        # Flip, left and top determine the whole image, with zeros where the padding shows.
+        # The whole image is what is expected of these three numbers, zeros where the padding shows.
         padded = torch.zeros(3, SIDE + 2 * PADDING, SIDE + 2 * PADDING, dtype=torch.long)
         padded[:, PADDING:-PADDING, PADDING:-PADDING] = torch.from_numpy(dataset.train.images[0]).permute(2, 0, 1)
         for i in range(50):
@@ -328,7 +329,7 @@ def test_rectangles_are_erased_alike():
     }
     rates, shares, aspects = {}, {}, {}
     for name, images in drawn.items():
-        erased = (images == 0).all(1)  # the mean colour; padding is black, far below
+        erased = (images == 0).all(1)  # the mean colour; padding is black, and so far below
         hit = erased.flatten(1).any(1)
         height, width = (erased[hit].any(dim).sum(1) for dim in (2, 1))
         assert torch.equal(height * width, erased[hit].flatten(1).sum(1))  # rectangles
@@ -341,7 +342,7 @@ def test_rectangles_are_erased_alike():
 
 
 def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
-    """Red and green encode the position, so the edges of a crop show where it was cut."""
+    """Red and green tell the place, so the edges of a crop tell where it was cut."""
     draws, size = 600, 24
     x, y = np.meshgrid(np.arange(128) * 2, np.arange(96) * 2)
     pixels_of_file = np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8)
