@@ -1,1 +1,1 @@
-"""The suite's way beside the usual way, measured in alternation: ``python -m benchmarks.NAME``, each with --help."""
+"""Benchmarks of the suite against a baseline, measured alternately: ``python -m benchmarks.NAME``, each with --help."""

@@ -1,7 +1,7 @@
-"""The usual way: what the widely used CIFAR and ImageNet training scripts write, and timm's loader and step beside it.
+"""The baselines: the code of widely used CIFAR and ImageNet training scripts ("usual"), and timm's loader and step.
 
 After github.com/kuangliu/pytorch-cifar (main.py: transforms, loader, loop), github.com/pytorch/examples (imagenet:
-large images, pinned memory), and timm's train.py with --channels-last --amp. They are kept plain on purpose.
+large images, pinned memory), and timm's train.py with --channels-last --amp. Deliberately not optimised further.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torchvision import transforms
 
 from image_datasets.splits import Split
 
-WORKERS = 2  # of a loader
+WORKERS = 2  # of each loader
 THREADS = torch.get_num_threads()
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def set_up() -> None:
-    """torch's defaults, and cudnn.benchmark as in pytorch-cifar: the suite's own settings must not help here."""
+    """Restores torch's defaults, with cudnn.benchmark as in pytorch-cifar: the suite's settings must not help here."""
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
@@ -36,7 +36,7 @@ def set_up() -> None:
 
 
 class SmallImages(Dataset):
-    """Like torchvision.datasets.CIFAR10: images in memory, each made a Pillow image when it is asked for."""
+    """Like torchvision.datasets.CIFAR10: images in memory, converted to Pillow images one by one."""
 
     def __init__(self, split: Split, transform: Callable | None = None):
         self.images, self.targets, self.transform = split.images, split.targets, transform
@@ -66,7 +66,7 @@ class ImageFiles(Dataset):
 def small_transform(
     side: int, img_size: int, mean: tuple[float, ...], std: tuple[float, ...], erasing: float = 0.0
 ) -> transforms.Compose:
-    """RandomCrop with an eighth of the side as padding, flip, and where the model wants larger images, Resize.
+    """RandomCrop with an eighth of the side as padding, flip, and Resize if the model takes another size.
 
     Args:
         erasing: probability of RandomErasing.
@@ -79,6 +79,7 @@ def small_transform(
 
 
 def large_transform(img_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> transforms.Compose:
+    """RandomResizedCrop and flip, as for ImageNet."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(img_size),
@@ -90,11 +91,13 @@ def large_transform(img_size: int, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def train_loader(dataset: Dataset, batch_size: int, device: torch.device, workers: int = WORKERS) -> DataLoader:
+    """A shuffling DataLoader, with pinned memory for a GPU."""
     pinned = device.type == "cuda"
     return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers, pin_memory=pinned)
 
 
 def on_device(batches: Batches, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Moves each batch to the device."""
     for images, targets in batches:
         yield images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
@@ -104,8 +107,8 @@ def timm_loader(
 ) -> Batches:
     """timm.data.create_loader with its prefetcher (uint8 batches, normalised on the device) for small images.
 
-    In place of timm's random resized crop stands RandomCrop with padding, as DeiT puts it there for CIFAR
-    (github.com/facebookresearch/deit, datasets.py); larger images are resized after it, like the suite's.
+    RandomCrop with padding replaces timm's random resized crop, as in DeiT for CIFAR
+    (github.com/facebookresearch/deit, datasets.py). For models of another size Resize follows, as in the suite.
     """
     from timm.data import create_loader
 
@@ -120,7 +123,7 @@ def timm_loader(
         std=std,
         num_workers=WORKERS,
         pin_memory=device.type == "cuda",
-        persistent_workers=False,  # they would go on preparing batches while the other way is measured
+        persistent_workers=False,  # else they prepare batches while another side is measured
         device=device,
     )
     side = split.images.shape[1]
@@ -132,7 +135,7 @@ def timm_loader(
 
 
 def timm_mixup(kind: str, num_classes: int):
-    """timm.data.Mixup that does what the suite's Mix of that kind ("cutmix" or "mixup") does, to every batch."""
+    """timm.data.Mixup with the settings of the suite's Mix of that kind, "cutmix" or "mixup", on every batch."""
     from timm.data import Mixup
 
     alphas = {"cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}, "mixup": {"mixup_alpha": 0.8, "cutmix_alpha": 0.0}}
@@ -143,7 +146,7 @@ def timm_mixup(kind: str, num_classes: int):
 
 
 class Trainer:
-    """After pytorch-cifar's train(), without its progress bar. The optimiser is in torch's default implementation."""
+    """pytorch-cifar's train() without the progress bar; the optimiser is torch's default implementation."""
 
     def __init__(self, model: nn.Module, optimizer: str, device: torch.device):
         self.model, self.device = model.to(device), device
@@ -153,7 +156,7 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
 
     def train(self, batches: Batches) -> tuple[float, float]:
-        """One epoch; returns the mean of the batches' losses, and the accuracy."""
+        """Trains one epoch. Returns (mean of the batches' losses, accuracy)."""
         criterion = nn.CrossEntropyLoss()
         self.model.train()
         train_loss, correct, total, steps = 0.0, 0, 0, 0
@@ -174,7 +177,7 @@ class Trainer:
 
 
 def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> tuple[float, float]:
-    """(mean of the batches' losses, accuracy), after pytorch-cifar's test()."""
+    """pytorch-cifar's test(). Returns (mean of the batches' losses, accuracy)."""
     criterion = nn.CrossEntropyLoss()
     model.eval()
     test_loss, correct, total, steps = 0.0, 0, 0, 0
@@ -193,8 +196,7 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> tuple[
 
 
 class TimmTrainer:
-    """After timm's train_one_epoch() with its own best flags: --channels-last, --amp where `precision` is bf16, no step
-    logged."""
+    """timm's train_one_epoch() with its fastest flags: --channels-last, --amp if `precision` is bf16, no logging."""
 
     def __init__(self, model: nn.Module, optimizer: str, device: torch.device, precision: str, compile_model: bool):
         from timm.optim import create_optimizer_v2
@@ -209,6 +211,7 @@ class TimmTrainer:
             self.optimizer = create_optimizer_v2(model, "adamw", lr=1e-4, weight_decay=0.05)
 
     def train(self, batches: Batches) -> None:
+        """Trains one epoch."""
         self.model.train()
         for inputs, targets in batches:
             inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Which models are measured, with which images, batches and optimisers."""
+"""The models to measure, with their image sizes, batch sizes and optimisers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CaseFlags(How):
 
 @dataclass(frozen=True)
 class Case:
-    """A model with the images and the optimiser that it is commonly trained with."""
+    """A model with the image size and optimiser that are common for it."""
 
     model: str
     img_size: int
@@ -44,10 +44,12 @@ class Case:
 
     @property
     def batch(self) -> int:
+        """Images in a batch."""
         return self.batch_size or (128 if self.img_size <= 64 else 32)
 
     @property
     def title(self) -> str:
+        """The case as it is printed."""
         args = "".join(f", {key} {value}" for key, value in self.args.items())
         return f"{self.model}, {self.img_size} px{args}, batch {self.batch}"
 

@@ -1,6 +1,6 @@
-"""What every benchmark does: read flags, measure two ways in alternation, and tell the result.
+"""What all benchmarks share: flags, the comparison of two or more sides, and the printed result.
 
-Nothing heavy is imported here, so a wrong flag is refused at once.
+Imports nothing heavy, so a wrong flag is refused at once.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def locate_images(data: str | None) -> LocatedDataset | None:
 
 
 def script(main: Callable[[], int]) -> int:
-    """The exit status of a benchmark: 0, 1 (something failed), 2 (a bad request) or 130 (stopped)."""
+    """Runs a benchmark. Returns its exit status: 0, 1 (failed), 2 (bad request) or 130 (stopped)."""
 
     def stoppable() -> int:
         try:
@@ -101,12 +101,12 @@ def script(main: Callable[[], int]) -> int:
 
 @dataclass
 class Row:
-    """Ways of doing the same, compared.
+    """A row of the result: several sides that do the same work.
 
     Attributes:
-        values: measurements by side. The last side is compared with each of the others, its i-th measurement with their
-            i-th.
-        limits: by side, the value (in the row's unit) that the device could reach, and what sets that limit.
+        what: the work.
+        values: measurements by side. The last side is compared with each of the others, measurement by measurement.
+        limits: by side, the best value possible on the device, in the row's unit, and what sets this limit.
     """
 
     what: str
@@ -117,10 +117,11 @@ class Row:
 
     @property
     def subject(self) -> str:
+        """The side that is compared with the others."""
         return list(self.values)[-1]
 
     def ratios(self) -> dict[str, list[float]]:
-        """How many times better the last side is than each of the others, by side and pair of measurements."""
+        """How many times better the last side is than each of the others, for every pair of measurements."""
         own = self.values[self.subject]
         return {
             name: [a / b if self.higher_is_better else b / a for a, b in zip(own, theirs, strict=True)]
@@ -129,7 +130,7 @@ class Row:
         }
 
     def shares(self) -> dict[str, float]:
-        """The share of the limit that each side reaches, as a median."""
+        """The share of its limit that the median of each side reaches."""
         medians = {name: statistics.median(self.values[name]) for name in self.limits}
         return {
             name: medians[name] / limit if self.higher_is_better else limit / medians[name]
@@ -137,6 +138,7 @@ class Row:
         }
 
     def as_json(self) -> dict[str, Any]:
+        """The row in the file that --json names."""
         shares = self.shares()
         return {
             "what": self.what,
@@ -152,7 +154,7 @@ class Row:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, or all before the point: 0.0123, 4.56, 7,218."""
+    """Three significant digits, but no fewer than the integer part has: 0.0123, 4.56, 7,218."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -162,7 +164,7 @@ def _with_spread(values: list[float]) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """A line for each row and side that is compared with; medians, in brackets the lowest and the highest."""
+    """A line for each row and each side compared with: medians, with the lowest and the highest in brackets."""
     subjects = {row.subject for row in rows}
     title = subjects.pop() if len(subjects) == 1 else "measured"
     lines = [("what", "against", "theirs", title, "times better", "of the device's limit")]
@@ -180,12 +182,12 @@ def table(rows: list[Row]) -> str:
 
 
 class Bench:
-    """One benchmark: what is measured with which settings, where, and what came out.
+    """A benchmark: its settings, the machine, and the rows measured so far.
 
     Attributes:
-        prepare: by side, what puts the process's global settings as this side has them; called before each of its
-            measurements.
-        ceilings: rates that the device reaches at its best, by name; see benchmarks/hardware.py.
+        prepare: by side, a function that makes the process's global settings those of the side; called before each
+            measurement of the side.
+        ceilings: peak rates of the device by name; see benchmarks/hardware.py.
     """
 
     def __init__(self, name: str, request: How, facts: dict[str, Any]):
@@ -208,7 +210,7 @@ class Bench:
         higher_is_better: bool = False,
         limits: dict[str, tuple[float, str]] | None = None,
     ) -> None:
-        """Measures the sides in alternation and adds the row."""
+        """Measures the sides alternately and adds the row."""
 
         def prepared(name: str, measure: Callable[[], float]) -> Callable[[], float]:
             def run() -> float:
@@ -225,7 +227,7 @@ class Bench:
         self._write()
 
     def finish(self) -> int:
-        """Prints the table, and sees to the file that --json names."""
+        """Prints the table and writes the file that --json names. Returns the exit status 0."""
         for name, rate in self.ceilings.items():
             print(f"ceiling: {name} {digits(rate['high'] / 1e9)} G{rate['unit']}")
         print()

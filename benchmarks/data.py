@@ -1,4 +1,4 @@
-"""The images that the benchmarks work on: made up, or from a folder."""
+"""Images for the benchmarks: synthetic, or from a folder."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ CLASSES = 100
 
 
 def small_images(count: int, side: int, num_classes: int = CLASSES) -> Dataset:
-    """Random pixels, which cost as much to crop, resize and learn from as any others."""
+    """Images of random pixels, which cost as much to crop, resize and train on as any others."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return _dataset(Split(rng.integers(0, num_classes, count), images), side, num_classes)
 
 
 def jpeg_files(folder: Path, count: int, width: int = 500, height: int = 375) -> Dataset:
-    """Files of the size that is commonest in ImageNet, about 100 kB each: smooth shapes with some noise, as decoding
-    costs more the more detail there is."""
+    """JPEG files of the most common size in ImageNet, about 100 kB each.
+
+    They show smooth shapes with some noise, as the cost of decoding depends on the detail.
+    """
     rng = np.random.default_rng(0)
     paths = []
     for i in range(count):

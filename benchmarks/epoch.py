@@ -1,4 +1,4 @@
-"""How long an epoch of small images takes, end to end. `python -m benchmarks.epoch --help`."""
+"""Time of an epoch of small images, end to end. `python -m benchmarks.epoch --help`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: torch.device, precision: str) -> None:
-    """Two rows: the epoch from its first batch's making to its last step, and its batches without any training."""
+    """Adds two rows: the whole epoch, with making its batches, and its batches without training."""
     import numpy as np
 
     from benchmarks import hardware, implementations
@@ -97,7 +97,7 @@ def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: tor
 
 
 class _Epoch:
-    """A measurement of whole epochs, in seconds. The first, the warm-up, is of two batches only."""
+    """Measures the seconds of whole epochs. The first measurement, the warm-up, takes two batches only."""
 
     def __init__(self, short: Callable[[], None], whole: Callable[[], None], synchronize: Callable[[], None]):
         self.short, self.whole, self.synchronize, self.warm = short, whole, synchronize, False

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: names and numbers of the machine, and the rates that it reaches at its best."""
+"""The machine a benchmark runs on: its names and numbers, and its peak rates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def facts(device: torch.device | None = None) -> dict[str, Any]:
-    """Versions, processor, cores that this process may use, torch's threads, the GPU's name, and the load average over
-    1, 5 and 15 minutes. Without a device torch is not imported, and nothing is said of threads and GPU."""
+    """Describes the machine: versions, processor, usable cores, torch's threads, GPU, load average of 1, 5 and 15 min.
+
+    Without a device torch is not imported, and "threads" and "gpu" are None.
+    """
     found = {
         "versions": versions(),
         "system": platform.platform(),
@@ -42,7 +44,7 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: int, quick: bool) -> dict[str, Any]:
-    """FLOP/s of a product of two large square matrices, a multiplication and an addition counting as two."""
+    """FLOP/s of a product of two large square matrices; a multiply-add counts as two."""
     import torch
 
     from training.devices import PRECISIONS
@@ -59,7 +61,7 @@ def matrix_rate(device: torch.device, precision: str, seconds: float, repeats: i
 
 
 def copy_rate(device: torch.device, seconds: float, repeats: int, quick: bool) -> dict[str, Any]:
-    """Bytes read and written per second by copying a tensor that no cache holds."""
+    """Bytes read and written per second when copying a tensor too large for any cache."""
     import torch
 
     size = (1 << 20) if quick else (1 << 28) if device.type == "cpu" else (1 << 30)

@@ -1,4 +1,4 @@
-"""The ways that are compared, side by side in one process."""
+"""The implementations that are compared, in one process."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def over_cases(name: str, request: Any, compare: Callable[[Bench, Any, Case, tor
 def limits(
     bench: Bench, sides: tuple[str, ...], precision: str, value: Callable[[float], float]
 ) -> dict[str, tuple[float, str]]:
-    """What each side could reach at the rate of matrix products in its precision, and that ceiling's name.
+    """For each side, the limit set by the peak rate of matrix products in its precision, and the name of that rate.
 
     Args:
-        value: of that rate in FLOP/s, in the row's unit.
+        value: converts a rate in FLOP/s to the row's unit.
     """
     names = {side: _ceiling("fp32" if side == USUAL else precision) for side in sides}
     return {side: (value(bench.ceilings[name]["high"]), name) for side, name in names.items()}
@@ -67,17 +67,18 @@ def _ceiling(precision: str) -> str:
 
 
 def make_model(case: Case, num_classes: int) -> torch.nn.Module:
+    """The model of a case, always with the same weights."""
     torch.manual_seed(0)
     return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
 
 
 def forward_flops(case: Case, num_classes: int) -> int:
-    """Operations of one image's forward pass, a multiplication and an addition counting as two."""
+    """FLOPs of the forward pass of one image; a multiply-add counts as two."""
     return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
 
 
 def _as_published(model: torch.nn.Module) -> torch.nn.Module:
-    """With torch's own convolutions in place of the quicker way, which the usual way's memory format never takes."""
+    """Swaps the suite's faster convolutions for torch's. They need channels-last memory, so "usual" never uses them."""
     for module in model.modules():
         if isinstance(module, Conv3x3):
             module.__class__ = torch.nn.Conv2d
@@ -87,8 +88,10 @@ def _as_published(model: torch.nn.Module) -> torch.nn.Module:
 def trainers(
     case: Case, num_classes: int, device: torch.device, precision: str, compile_model: bool = False
 ) -> dict[str, Any]:
-    """For each way a trainer of the same model from the same weights. Each has `model`, `optimizer` and
-    `train(batches)`."""
+    """A trainer for each side, of the same model with the same weights.
+
+    Each has `model`, `optimizer` and `train(batches)`.
+    """
     common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
     return {
         USUAL: baseline.Trainer(make_model(case, num_classes), case.optimizer, device),
@@ -98,7 +101,7 @@ def trainers(
 
 
 def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, device: torch.device):
-    """Training batches of small images with random crop and flip, as the trainer of that name takes them."""
+    """Training batches of small images with random crop and flip, for the trainer of that side."""
     split, mean, std = dataset.train, dataset.mean, dataset.std
     if name == SUITE:
         return ours.resident_batches(dataset, img_size, batch_size, device)
@@ -109,5 +112,5 @@ def small_batches(name: str, dataset: Dataset, img_size: int, batch_size: int, d
 
 
 def epochs(name: str, batches: Any, device: torch.device) -> Callable[[int], Iterable]:
-    """The batches of an epoch by its number, on the device."""
+    """A function from the number of an epoch to its batches on the device."""
     return batches.epoch if name == SUITE else lambda epoch: baseline.on_device(batches, device)

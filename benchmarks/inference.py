@@ -1,4 +1,4 @@
-"""How fast models are evaluated. `python -m benchmarks.inference --help`."""
+"""Speed of evaluation. `python -m benchmarks.inference --help`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast batches are made: small images, resizing, mixing, JPEG files. `python -m benchmarks.input --help`."""
+"""Speed of the input: small images, resizing, mixing, JPEG files. `python -m benchmarks.input --help`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Request(How):
 
 # fmt: on
 QUICK = {"images": 256, "batch_size": 8, "img_size": 48}
-FILES = 128  # JPEG files that are made up: more than a batch, less than what the disk cache holds
+FILES = 128  # synthetic JPEG files: more than a batch, few enough for the disk cache
 SIDE = 32
 
 
@@ -97,7 +97,7 @@ def small_images(bench: Bench, request: Request, dataset: Dataset, img_size: int
 
     def first_batch(name: str) -> float:
         began = time.perf_counter()
-        batches = iter(make(name)(0))  # kept until the clock has stopped: its end stops the workers
+        batches = iter(make(name)(0))  # kept alive while the clock runs: deleting it stops the workers
         next(batches)
         synchronize()
         return time.perf_counter() - began
@@ -140,7 +140,7 @@ def mixing(bench: Bench, request: Request, kind: str, device: torch.device) -> N
         return Repeated(work, request.seconds, hardware.synchronizer(device), milliseconds)
 
     limits = {}
-    if kind == "mixup":  # every pixel is read and written; of CutMix's box it depends on the draw
+    if kind == "mixup":  # reads and writes every pixel; CutMix only a random box
         limits = dict.fromkeys(mixes, (1e3 * 2 * 4 * plain.numel() / bench.ceilings["copy"]["high"], "copy"))
     what = f"{kind} of {request.batch_size} images of {request.img_size} px"
     bench.compare(what, "ms", {name: side(name) for name in mixes}, limits=limits)

@@ -20,7 +20,7 @@ from training import devices
 
 @dataclass
 class RepeatedBatches:
-    """Evaluation batches, `count` times over: one evaluation of a split that is so much larger."""
+    """Evaluation batches, repeated `count` times, as if the split were that much larger."""
 
     batches: EvalBatches
     count: int
@@ -37,7 +37,7 @@ class RepeatedBatches:
 def resident_batches(
     dataset: Dataset, img_size: int, batch_size: int, device: torch.device, erasing: float = 0.0
 ) -> ResidentTrainBatches:
-    """Small images with random crop (padded by an eighth of the side), flip, and erasing with that probability."""
+    """Training batches of small images with random crop (padding: an eighth of the side), flip and erasing."""
     augment = Augment(crop="pad", padding=dataset.side // 8, flip=True, erasing=erasing)
     return ResidentTrainBatches(dataset.train, augment, img_size, dataset.mean, dataset.std, device, batch_size, seed=0)
 
@@ -45,7 +45,7 @@ def resident_batches(
 def streamed_batches(
     dataset: Dataset, img_size: int, batch_size: int, device: torch.device, workers: int
 ) -> StreamedTrainBatches:
-    """Image files with random resized crop and flip."""
+    """Training batches of image files with random resized crop and flip."""
     augment = Augment(crop="resized", flip=True)
     return StreamedTrainBatches(
         dataset.train, augment, img_size, dataset.mean, dataset.std, device, batch_size, seed=0, workers=workers
@@ -80,7 +80,7 @@ class Trainer(SteadyTrainer):
 
 
 def set_up(device: str | None) -> torch.device:
-    """The device that a run gets; the libraries are set up as for a run."""
+    """Sets up the libraries as for a run. Returns its device."""
     return devices.set_up(device, None)
 
 

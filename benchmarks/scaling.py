@@ -1,4 +1,4 @@
-"""Whether cost grows as it must: with the number of images, and of classes. `python -m benchmarks.scaling --help`."""
+"""Growth of cost with the number of images and of classes. `python -m benchmarks.scaling --help`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _each(measure: Callable[[str], float], names) -> dict[str, Callable[[], floa
 
 
 def link_files(root: Path, count: int) -> Path:
-    """A folder data set of `count` names of ImageNet's form, which all mean one small JPEG file. Returns its folder."""
+    """Makes a folder data set of `count` hard links to one small JPEG file, with names like ImageNet's. Returns it."""
     from PIL import Image
 
     root.mkdir()
@@ -128,7 +128,7 @@ def link_files(root: Path, count: int) -> Path:
 
 
 def _epoch(root: Path, batch_size: int, device: torch.device):
-    """A streamed epoch's batches by its number, from what the data set's reader finds in `root`."""
+    """A function from the number of an epoch to its batches, streamed from the data set in `root`."""
     import image_datasets
     from benchmarks import ours
 

@@ -1,4 +1,4 @@
-"""How long a command takes before it does anything. `python -m benchmarks.startup --help`."""
+"""Time that a command takes before it does anything. `python -m benchmarks.startup --help`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DESCRIPTION = """Seconds that processes take from start to end: --help, a wrong 
 first optimiser step, against a process that does nothing but import torch and torchvision."""
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = "import torch, torchvision"
-# A run that ends with its first optimiser step. Importing torch here moves the run's own import of it, and adds none.
+# A run that ends with its first optimiser step. Importing torch here costs nothing: the run imports it anyway.
 FIRST_STEP = """
 import os, sys
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def seconds(arguments: list[str], status: int) -> float:
-    """How long this Python takes with these arguments. Raises RunFailed where it ends with another status."""
+    """Seconds that this Python takes with these arguments. Raises RunFailed if it exits with another status."""
     began = time.perf_counter()
     result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     elapsed = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""How fast models train, once the batch is there. `python -m benchmarks.step --help`."""
+"""Speed of a training step on a ready batch. `python -m benchmarks.step --help`."""
 
 from __future__ import annotations
 

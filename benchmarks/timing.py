@@ -1,4 +1,4 @@
-"""How long something takes, measured fairly. Nothing heavy is imported here."""
+"""Timing several sides fairly. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 
 class Repeated:
-    """A measurement of how long `work` takes, as a mean over so many repetitions that they take `seconds`. Their number
-    is found at the first measurement, the warm-up.
+    """Measures the mean time of `work` over enough repetitions to take `seconds`.
+
+    The first call, the warm-up, determines their number.
 
     Args:
         work: called with the number of repetitions.
         synchronize: waits for the device.
-        result: turns the seconds of one repetition into the value that is returned.
+        result: converts the seconds of one repetition to the value that is returned.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Repeated:
 def alternate(sides: dict[str, Callable[[], float]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
     """Measures each side in turn, `repeats` times (ABAB...), after `warmups` rounds that do not count.
 
-    Returns the measurements by side, in their order: those at the same place were taken one after the other.
+    Returns the measurements by side. Those with the same index were taken one right after the other.
     """
     for _ in range(warmups):
         for measure in sides.values():
@@ -60,6 +61,7 @@ def alternate(sides: dict[str, Callable[[], float]], repeats: int, warmups: int 
 
 
 def milliseconds(seconds: float) -> float:
+    """Converts seconds."""
     return 1000 * seconds
 
 
@@ -70,12 +72,12 @@ def images_per_second(
     workers: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The rate of a source of batches in its steady state.
+    """Measures the rate of a source of batches in its steady state, for `seconds`.
 
     Args:
-        epoch: the batches (images, targets) of an epoch by its number; they are drawn for `seconds`, epoch after epoch.
-        workers: processes that make the batches. Those that they prepare while the first one is waited for do not
-            count, and every process has the same number of batches counted.
+        epoch: from the number of an epoch to its batches (images, targets).
+        workers: processes that make the batches. Batches prepared during the wait for the first one do not count, and
+            every process contributes the same number of batches.
     """
     group = max(1, workers)
     batches = itertools.chain.from_iterable(map(epoch, itertools.count()))
@@ -90,4 +92,5 @@ def images_per_second(
 
 
 def spread(values: list[float]) -> dict[str, Any]:
+    """Median, lowest, highest and all values."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "all": values}
