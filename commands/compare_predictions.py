@@ -43,9 +43,8 @@ class TrainedModel:
     def batches(self, dataset: Dataset, index: torch.Tensor, device: torch.device) -> EvalBatches:
         """Batches of the test images with indices `index` (N,), as the model takes them."""
         machine = self.request.hardware
-        workers = (
-            machine.num_workers if len(index) >= machine.batch_size else 0
-        )  # decodes a handful sooner than workers
+        # A handful of images is decoded before workers have started.
+        workers = machine.num_workers if len(index) >= machine.batch_size else 0
         return batches_for(self.content, dataset.test.subset(index.numpy()), device, machine.batch_size, workers)
 
     @torch.no_grad()
