@@ -33,9 +33,10 @@ NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-dat
 torch.backends.mps.is_available = lambda: False
 
 
-# Fixtures that train: by a command line, in several processes, from the menu, on a cluster, in a copy of the suite; and
-# one that writes a whole report.
-SLOW_FIXTURES = {"learns", "trained", "together", "session", "cluster", "sbatch", "main", "reported"}
+# Fixtures with which a test trains, or runs the suite in other processes; `reported` writes a whole report.
+SLOW_FIXTURES = {
+    "learns", "trained", "together", "studies", "terminal", "session", "main", "cluster", "sbatch", "reported"
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" selects

@@ -358,7 +358,6 @@ def session(tmp_path_factory):
     return folder, facts, steps, status
 
 
-@pytest.mark.slow
 def test_initialising_without_a_network_is_one_line_and_the_menu_comes_again(session):
     _, facts, steps, _ = session
     (said,) = [line for line in steps["no network"].splitlines() if line.startswith("that cannot be done")]
@@ -406,7 +405,6 @@ def test_training_does_what_it_says(session):
     assert shlex.split(stored["command"])[1:] == ["main.py", *shlex.split(line)]
 
 
-@pytest.mark.slow
 def test_the_printed_command_does_the_same_outside_of_the_menu(session, monkeypatch, capsys):
     from torchvision import datasets
 

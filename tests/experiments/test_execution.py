@@ -69,7 +69,6 @@ def test_a_run_with_other_settings_is_reported_and_repeated_only_when_asked(stud
     assert [line for line in studies.notes() if "begins" in line][2:] == ["a-seed0 begins with nothing, None threads"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)],
@@ -154,7 +153,6 @@ def test_jobs_run_at_once_and_share_the_processors(studies):
     assert sorted(studies.notes())[0].endswith(f"begins with nothing, {threads} threads")
 
 
-@pytest.mark.slow
 def test_a_study_with_set_has_a_folder_of_its_own(studies):
     studies.write(a="model = 'resnet20'")
     assert studies.run()[0] == 0

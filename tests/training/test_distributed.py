@@ -129,7 +129,6 @@ def test_another_number_of_processes_resumes_at_the_end_of_an_epoch_and_says_so(
     assert torch.load(workdir / "runs/a/last.pth", weights_only=True)["step"] == 50
 
 
-@pytest.mark.slow
 def test_torchrun_starts_a_killed_worker_again_and_goes_on_from_the_last_checkpoint(together, workdir):
     line = f"{BATCH_NORM} --epochs 6"
     assert together(2, f"{line} --run-name whole --checkpoint-every 5")[1] == [0, 0]
