@@ -126,7 +126,8 @@ def measure_cost(subject: CostSubject, most: int) -> dict[str, Any]:
         trainer.train(replace(batch, count=steps))
 
     def infer(steps: int) -> None:
-        evaluate(subject.model, replace(batch, count=steps), subject.num_classes, subject.precision)
+        batches: Any = replace(batch, count=steps)  # enough of EvalBatches, as all of its images can be read
+        evaluate(subject.model, batches, subject.num_classes, subject.precision)
 
     @torch.inference_mode()
     def infer_one() -> None:

@@ -15,7 +15,7 @@ from settings.flag_types import COUNT, one_of, text
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFlags(How):
-    """Flags that choose cases."""
+    """Flags that choose the cases."""
 
     model: list[str] | None = flag("names of models", check=text, metavar="NAME", nargs="+",
         default_text="a list of six")
@@ -66,7 +66,7 @@ QUICK_CASES = [Case("resnet20", 16), Case("vit_tiny", 32, "adamw", {"patch_size"
 
 
 def choose(request: How) -> list[Case]:
-    """The models that are asked for, with the sizes and the optimiser that are."""
+    """The cases to measure, by the flags."""
     cases = QUICK_CASES if request.quick else CASES
     asked = {key: getattr(request, key, None) for key in ("model", "img_size", "batch_size", "optimizer")}
     if names := asked.pop("model"):

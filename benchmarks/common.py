@@ -31,7 +31,7 @@ USUAL, TIMM, SUITE = "usual", "timm", "suite"
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How a benchmark measures. Its own flags, in a subclass, say what."""
+    """Flags of all benchmarks: how to measure. A subclass adds flags for what to measure."""
 
     repeats: int = flag("measurements of each way, after one that does not count", 5, check=COUNT, metavar="N")
     seconds: float = flag("length of one measurement, where it can be chosen", 1.0, check=POSITIVE, metavar="S")
@@ -42,7 +42,7 @@ class How:
 
 @dataclass(frozen=True, kw_only=True)
 class RealImages:
-    """A flag of the benchmarks that take real images."""
+    """Flag of the benchmarks that accept real images."""
 
     data: str | None = flag("folder with real images, in train/CLASS/", check=text, metavar="FOLDER",
         default_text="synthetic images")
@@ -54,9 +54,13 @@ Request = TypeVar("Request", bound=How)
 
 
 def read(argv: list[str] | None, description: str, kind: type[Request], quick: dict[str, Any]) -> Request:
-    """What is asked: the flags that are given, else their defaults, for which --quick has those in `quick`.
+    """Reads the command line.
 
-    Raises BadRequest for what cannot be.
+    Args:
+        kind: dataclass of the benchmark's flags.
+        quick: defaults under --quick that differ.
+
+    Raises BadRequest if a flag or value is wrong.
     """
     how = flags_of_group(How)
     what = [flag for flag in flags_of_group(kind) if flag.key not in {flag.key for flag in how}]
@@ -74,7 +78,7 @@ def read(argv: list[str] | None, description: str, kind: type[Request], quick: d
 
 
 def locate_images(data: str | None) -> LocatedDataset | None:
-    """The images in the folder --data, if one is given. Raises BadRequest, naming the flag, if there are none."""
+    """Locates the images in the folder of --data, if given. Raises BadRequest, naming the flag, if it has none."""
     if data is None:
         return None
     try:
@@ -236,9 +240,13 @@ class Bench:
         return 0
 
     def _write(self) -> None:
-        """The rows that there are: a long benchmark that is stopped leaves what it has measured."""
+        """Writes the rows so far: a long benchmark that is stopped keeps what it has measured."""
         if self.request.json is not None:
-            settings = {key: value for key, value in vars(self.request).items() if key != "found"}
-            rows = [row.as_json() for row in self.rows]
-            content = {"benchmark": self.name, "settings": settings, "machine": self.facts, "ceilings": self.ceilings}
-            write_json(Path(self.request.json), {**content, "rows": rows})
+            content = {
+                "benchmark": self.name,
+                "settings": vars(self.request),
+                "machine": self.facts,
+                "ceilings": self.ceilings,
+                "rows": [row.as_json() for row in self.rows],
+            }
+            write_json(Path(self.request.json), content)

@@ -39,7 +39,7 @@ def jpeg_files(folder: Path, count: int, width: int = 500, height: int = 375) ->
 
 
 def from_folder(found: LocatedDataset, most: int) -> Dataset:
-    """What --data names, in colour; of more than `most` training images that many, evenly spread over the list."""
+    """The data set that --data names, in colour, with at most `most` training images, evenly spread over the list."""
     dataset = image_datasets.load_dataset(found, workers=2).with_channels(3)
     if len(dataset.train) > most:
         dataset.train = dataset.train.subset(np.linspace(0, len(dataset.train) - 1, most).astype(int))

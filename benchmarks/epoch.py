@@ -28,7 +28,7 @@ loader and step, against the suite's batches and loop. What the batches alone ta
 
 @dataclass(frozen=True, kw_only=True)
 class Request(How):
-    """What is asked."""
+    """Flags of this benchmark."""
 
     model: list[str] = same_flag(CaseFlags, "model", default=("resnet18",))
     batch_size: int = same_flag(CaseFlags, "batch_size", default=128)

@@ -19,7 +19,7 @@ from training.devices import choose_precision
 
 
 def start(name: str, request: How) -> tuple[Bench, torch.device]:
-    """The benchmark `name`, with the header printed, and the device."""
+    """Returns (the benchmark `name`, device), after printing the header."""
     device = ours.set_up(request.device)
     bench = Bench(name, request, hardware.facts(device))
     bench.prepare = {USUAL: baseline.set_up, TIMM: baseline.set_up, SUITE: lambda: ours.set_up(request.device)}
@@ -27,8 +27,10 @@ def start(name: str, request: How) -> tuple[Bench, torch.device]:
 
 
 def precision_of(bench: Bench, request: Any, case: Case, device: torch.device) -> str:
-    """What all ways but the usual one compute this case in. The ceilings of it, and of float32, the usual way's, are
-    measured where they are not known yet."""
+    """The precision of a case for all sides but "usual", which computes in float32.
+
+    Measures the peak rates of both precisions if they are not known yet.
+    """
     precision = choose_precision(request.precision, device, make_model(case, CLASSES))
     for name in ("fp32", precision):
         if _ceiling(name) not in bench.ceilings:
@@ -39,7 +41,7 @@ def precision_of(bench: Bench, request: Any, case: Case, device: torch.device) -
 
 
 def over_cases(name: str, request: Any, compare: Callable[[Bench, Any, Case, torch.device, str], None]) -> int:
-    """The benchmark `name`: `compare` for every model that is asked for. Returns the exit status."""
+    """Runs the benchmark `name`: `compare` for every case. Returns the exit status."""
     bench, device = start(name, request)
     print(
         f"{request.precision} precision{', compiled' if getattr(request, 'compile', False) else ''}; {USUAL}: float32"

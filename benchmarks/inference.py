@@ -24,7 +24,7 @@ ready, against the suite's, which normalises its batches of bytes each time as i
 
 @dataclass(frozen=True, kw_only=True)
 class Request(How):
-    """What is asked."""
+    """Flags of this benchmark."""
 
     model: list[str] | None = same_flag(CaseFlags, "model")
     batch_size: int | None = same_flag(CaseFlags, "batch_size")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_evaluations(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
-    """One row; both ways have the same weights."""
+    """Adds one row; both sides have the same weights."""
     import torch
 
     from benchmarks import baseline, data, hardware, implementations, ours

@@ -40,7 +40,7 @@ timm's loader, against the suite's batches. Setting up, to the first batch, is m
 
 @dataclass(frozen=True, kw_only=True)
 class Request(How):
-    """What is asked."""
+    """Flags of this benchmark."""
 
     batch_size: int = flag("images in a batch", 128, check=COUNT, metavar="N")
     img_size: int = flag("side of the images that are resized, mixed and decoded", 224, check=COUNT, metavar="PX")
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def small_images(bench: Bench, request: Request, dataset: Dataset, img_size: int, device: torch.device) -> None:
-    """Random crop, flip, where `img_size` is another than the images' resizing, normalisation."""
+    """Adds a row for random crop, flip, resizing if `img_size` differs from the images', and normalisation."""
     from benchmarks import baseline, hardware, implementations
 
     synchronize = hardware.synchronizer(device)
@@ -118,7 +118,7 @@ def small_images(bench: Bench, request: Request, dataset: Dataset, img_size: int
 
 
 def mixing(bench: Bench, request: Request, kind: str, device: torch.device) -> None:
-    """CutMix or MixUp of one batch, in place, by timm's Mixup and by the suite's Mix, each in its own memory format."""
+    """Adds a row for CutMix or MixUp of one batch, in place, by timm and the suite, each in its own memory format."""
     import torch
 
     from benchmarks import baseline, hardware
@@ -147,9 +147,11 @@ def mixing(bench: Bench, request: Request, kind: str, device: torch.device) -> N
 
 
 def image_files(bench: Bench, request: Request, dataset: Dataset, folder: Path, device: torch.device) -> None:
-    """Decode, random resized crop, flip, normalise in this process, per second of processor time: a rate per core that
-    other processes disturb little, however many threads a way uses. The suite reads the files, and the copies that it
-    makes of them in `folder`."""
+    """Adds rows for decoding, random resized crop, flip and normalisation in this process.
+
+    The rate is per second of processor time: per core, whatever the number of threads, and little disturbed by other
+    processes. The suite reads the files, and resized copies that it makes in `folder`.
+    """
     import torch
 
     from benchmarks import baseline, hardware, implementations, ours

@@ -33,7 +33,7 @@ Memory is that of Python and NumPy, by tracemalloc, while an epoch over image fi
 
 @dataclass(frozen=True, kw_only=True)
 class Request(How):
-    """What is asked."""
+    """Flags of this benchmark."""
 
     images: int = flag("small images in the smaller set", 5000, check=COUNT, metavar="N")
     files: int = flag("image files in the smaller set", 2000, check=COUNT, metavar="N")
@@ -43,7 +43,7 @@ class Request(How):
 
 # fmt: on
 QUICK = {"images": 64, "files": 32, "classes": 10, "batch_size": 8}
-ANSWERS = 10_000  # images whose answers are scored
+PREDICTIONS = 10_000  # scored at once
 SIDE = 32
 
 
@@ -76,7 +76,7 @@ def resident(bench: Bench, request: Request, device: torch.device) -> None:
 
 
 def streamed(bench: Bench, request: Request, folder: Path, device: torch.device) -> None:
-    """Image files: reading the folder up to the first batch, the memory that this takes, and the rate of batches."""
+    """Adds rows for image files: time and memory from reading the folder to the first batch, and rate of batches."""
     from benchmarks import hardware
 
     roots = {name: link_files(folder / str(n), n) for name, n in _sizes(request.files, "files").items()}
@@ -138,13 +138,13 @@ def _epoch(root: Path, batch_size: int, device: torch.device):
 
 
 def classes(bench: Bench, request: Request) -> None:
-    """The report on a split's answers."""
+    """Adds a row for the report on the predictions of a split."""
     import torch
 
     from training.metrics import report
 
     def side(count: int) -> Repeated:
-        images = 10 * count if request.quick else ANSWERS
+        images = 10 * count if request.quick else PREDICTIONS
         logits, targets = torch.randn(images, count), torch.arange(images) % count
         names = [f"class{i}" for i in range(count)]
 

@@ -25,7 +25,7 @@ every step, and timm's step (channels-last, autocast), against the suite's loop.
 
 @dataclass(frozen=True, kw_only=True)
 class Request(CaseFlags):
-    """What is asked."""
+    """Flags of this benchmark."""
 
     compile: bool = flag("compile the model, in the suite's way and in timm's", False)
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def compare_steps(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
-    """Two rows: whole steps, and the optimiser's alone."""
+    """Adds two rows: whole steps, and the optimiser alone."""
     import torch
 
     from analysis.speed import ReadyBatches

@@ -98,7 +98,7 @@ def say(text: str = "") -> None:
 
 
 def last_line(error: BaseException) -> tuple[str, int] | None:
-    """(the line with which a script ends, its exit status) for an exception that is no bug; None for one that is."""
+    """Returns (last line of a script, exit status) for an exception that is not a bug, or None for a bug."""
     if isinstance(error, BadRequest):
         text, status = f"error: {error}", 2
     elif isinstance(error, Stopped):

@@ -13,7 +13,7 @@ LARGEST = 1024  # larger batches need another learning rate in most recipes
 MARGIN = 0.8  # share of a CPU's free memory that a step may take; the estimate was within 12 % for five models
 
 
-def largest_that_fits(step: Callable[[int], None], first: int, device: torch.device) -> int | None:
+def largest_that_fits(step: Callable[[int], object], first: int, device: torch.device) -> int | None:
     """Returns the first of `first`, `first // 2`, `first // 4`, ... images that fit, or None if not even one does.
 
     On a GPU a size fits if `step` does not run out of memory. On a CPU nothing is tried: the system lends memory that
@@ -33,7 +33,7 @@ def largest_that_fits(step: Callable[[int], None], first: int, device: torch.dev
     return None
 
 
-def _does_not_fail(step: Callable[[int], None], size: int) -> bool:
+def _does_not_fail(step: Callable[[int], object], size: int) -> bool:
     try:
         step(size)
     except torch.OutOfMemoryError:
@@ -43,7 +43,7 @@ def _does_not_fail(step: Callable[[int], None], size: int) -> bool:
     return True
 
 
-def _fits_free_memory(step: Callable[[int], None]) -> Callable[[int], bool]:
+def _fits_free_memory(step: Callable[[int], object]) -> Callable[[int], bool]:
     free = available_memory()
     if free is None:
         return lambda size: True
@@ -51,7 +51,7 @@ def _fits_free_memory(step: Callable[[int], None]) -> Callable[[int], bool]:
     return lambda size: two + (four - two) / 2 * (size - 2) <= MARGIN * free
 
 
-def _saved_bytes(step: Callable[[int], None], size: int) -> int:
+def _saved_bytes(step: Callable[[int], object], size: int) -> int:
     """Bytes that a step of `size` images keeps for its backward pass. Tensors that share memory count once."""
     storages: dict[int, int] = {}
 

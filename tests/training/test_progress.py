@@ -10,6 +10,8 @@ import termios
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from training.progress import Progress, describe_epoch
 
 REPO = Path(__file__).resolve().parents[2]
@@ -43,6 +45,7 @@ def test_a_log_tells_once_a_minute_how_long_the_epoch_and_the_run_will_take(monk
     assert shown[1][2].endswith("25 s left of the epoch, 6.2 min of the run")  # 25 + 50 + 250 + 50 s
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_bars_and_ctrl_c_leaves_cleanly(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
