@@ -1,4 +1,4 @@
-"""Flags that belong to some architectures only: made from what their constructors take."""
+"""Flags of single architectures, made from the arguments of their constructors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
 METAVARS = {"Literal": "WORD", "Count": "N", "Counts": "N,N,...", "Fraction": "X", "Positive": "X"}
-# Arguments of timm's and torchvision's constructors that other flags stand for, or that the suite sets itself.
+# Constructor arguments of timm and torchvision that another flag covers or the suite sets itself.
 RESERVED = {"name", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
             "image_size", "progress", "features_only", "init_weights", "aux_logits", "transform_input"}  # fmt: skip
 
 
 def flags_of(model: str | None) -> dict[str, Flag]:
-    """The flags of one architecture by the argument's name, or those of all together with None. Models of timm and
-    torchvision have none: --model-arg reaches their arguments."""
+    """Returns the flags of an architecture by argument name; with None, those of all architectures.
+
+    Models of timm and torchvision have none: --model-arg reaches their arguments.
+    """
     entry = None if model is None else models.find_model(model)
     arguments = models.all_arguments() if model is None else {a.name: a for a in entry.arguments} if entry else {}
     return {name: _flag(argument) for name, argument in arguments.items() if argument.kind != "other"}
@@ -39,10 +41,11 @@ def _flag(argument: Argument) -> Flag:
 
 
 def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the model's constructor by name: the defaults, and in their place those that were given as flags
-    or by --model-arg. Of timm's and torchvision's models only those that were given are known.
+    """Returns the arguments of the model's constructor by name: defaults, replaced by given flags and --model-arg.
 
-    Raises BadRequest, naming the flag, for what the model does not take.
+    For models of timm and torchvision only given arguments are known.
+
+    Raises BadRequest, naming the flag, for an argument that the model does not take, the suite sets, or is given twice.
     """
     entry = models.find_model(model)
     own = {argument.name: argument for argument in entry.arguments} if entry else {}
@@ -68,7 +71,7 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"--model-arg {key}: {model} has no such argument; {takes}")
         settled[key] = _value(text, own.get(key))
         seen.add(key)
-    # Lists for tuples: that is how they come back from settings.json.
+    # Lists for tuples, as settings.json returns them.
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settled.items()}
 
 
@@ -81,7 +84,7 @@ def _refusal(model: str, key: str, library: bool) -> str:
 
 
 def _value(text: str, argument: Argument | None) -> Any:
-    """`text` as the value of an argument, checked like its flag if it has one."""
+    """Parses the value of an argument, with the check of its flag if it has one."""
     flag = None if argument is None or argument.kind == "other" else _flag(argument)
     if flag is not None and flag.check is not None:
         try:

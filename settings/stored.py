@@ -1,5 +1,4 @@
-"""What a settings.json, a summary.json or a checkpoint holds of a run: whether it is what the suite writes there, and
-errors that come from it."""
+"""Validates the settings in a settings.json, summary.json or checkpoint, and attributes errors to that file."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from settings.flag_types import path
 from settings.groups import FLAGS
 from utils import BadRequest
 
-PATHS = {  # settings that name what a run reads, and what helps where it is gone
+PATHS = {  # settings that name files a run reads, and advice if they are gone
     "data_path": "--datapath PATH names where the data are now",
     "cache_dir": "--cache-dir PATH names where the copy is now",
     "weights": "the file must lie there as it did",
@@ -28,8 +27,7 @@ PATHS = {  # settings that name what a run reads, and what helps where it is gon
 
 
 def check_settings(settings: Any, source: object) -> None:
-    """Raises BadRequest, naming `source`, where settings lack what a run is told by, or a value could not have been
-    given."""
+    """Raises BadRequest, naming `source`, if a required setting is missing or a value is not one the flag accepts."""
     check_needed(settings, source)
     built_with = settings["model_args"]
     for key, value in settings.items():
@@ -45,11 +43,11 @@ def check_settings(settings: Any, source: object) -> None:
 
 @contextlib.contextmanager
 def blaming(source: object, values: dict[str, Any]) -> Iterator[None]:
-    """Within the block, a BadRequest over a value that `source` stores, and nobody gave, says so.
+    """Within the block, a BadRequest about a value that comes from `source` says so.
 
     Args:
-        source: the file that holds it.
-        values: by setting, those that come from there.
+        source: the file that stores the values.
+        values: settings that come from that file, by key.
     """
     try:
         yield
@@ -74,10 +72,10 @@ def _blame(message: str, source: object, values: dict[str, Any]) -> str:
 
 
 def _is_value(flag: Flag, value: Any) -> bool:
-    """Whether a command line could have given it, or the default."""
+    """Whether the flag accepts the value, or it is the default."""
     if value is None or flag.check is None:
         return flag.default is None if value is None else isinstance(value, bool)
-    if flag.check is path:  # earlier versions stored a ~ as it was given
+    if flag.check is path:  # earlier versions stored ~ unexpanded
         return isinstance(value, str) and bool(value.strip())
     if isinstance(value, (bool, dict)):
         return False
