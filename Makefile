@@ -1,9 +1,8 @@
-# `make train` trains on the embedded data set; `make test` runs every check, `make quick` those that are not slow. All set
-# up what they need, once.
+# `make train` trains on the embedded data set; `make test` runs every check. Both install what they need, once.
 
 PYTHON ?= python3
-# Test processes, of one thread each: small models keep two threads less busy than two processes. The largest models
-# take some 4 GB, so there are not more of them on larger machines.
+# Test processes of one thread each: with small models two processes use two cores better than two threads do.
+# The largest models take about 4 GB, so larger machines get no more processes.
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +29,7 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps are written last, so an installation that was interrupted is repeated.
+# The stamps are written last, so that an interrupted installation is repeated.
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@

@@ -14,11 +14,11 @@ from utils import require
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compares what the command line asks for."""
+    """Compares the runs that the command line names. Returns the exit status."""
     request = read_request(sys.argv[1:] if argv is None else argv)
     selection = select(request.compared.runs)
     require("numpy", "scipy", "statsmodels", "jinja2", "matplotlib", "tqdm")
-    from comparison import report  # matplotlib and scipy come with what it does
+    from comparison import report  # imports matplotlib and scipy
 
     report.compare(request, selection)
     return 0

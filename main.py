@@ -13,7 +13,7 @@ from settings.scripts import SCRIPTS
 from settings.terminal import run_script
 from utils import BadRequest, require
 
-COMMANDS = {  # by what is asked for; a module is imported when it is run, as it brings torch
+COMMANDS = {  # by mode; a module is imported when it runs, as it imports torch
     EVALUATE: ("commands.evaluate", "run_evaluation"),
     MEASURE: ("commands.measure", "run_measurements"),
     PREDICT: ("commands.predict", "run_prediction"),
@@ -24,7 +24,7 @@ COMMANDS = {  # by what is asked for; a module is imported when it is run, as it
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Does what the command line asks for; without any flags, at a terminal, what the menu is asked for."""
+    """Runs the command line; without flags, at a terminal, the menu. Returns the exit status. Raises BadRequest."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv and sys.stdin.isatty() and sys.stdout.isatty():
         return run_menu(main)

@@ -1,4 +1,4 @@
-"""Many runs from one study file: variants x seeds x fractions. `python study.py --help` lists the flags."""
+"""Runs a study file: variants x seeds x fractions. `python study.py --help` lists the flags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from settings import terminal
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs, submits or shows the study that the command line names."""
+    """Runs, submits or shows the study that the command line names. Returns the exit status."""
     return run_study(read_request(sys.argv[1:] if argv is None else argv))
 
 

@@ -1,6 +1,6 @@
-"""ViT-Tiny against DeiT-Tiny with distillation on ImageNet-100, as it is distributed in shards.
+"""Trains ViT-Tiny, or DeiT-Tiny with distillation, on the shards of ImageNet-100.
 
-`python train_deit_imagenet100.py --help` lists the flags. They are those of main.py, with other defaults.
+`python train_deit_imagenet100.py --help` lists the flags: main.py's for training, with other defaults.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from utils import require
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains what the command line asks for."""
+    """Trains the run that the command line describes. Returns the exit status."""
     asked = SCRIPTS["train_deit_imagenet100.py"].ask(sys.argv[1:] if argv is None else argv)
     require(*checks.PACKAGES)
     start_training(asked)

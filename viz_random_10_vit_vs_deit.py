@@ -1,6 +1,6 @@
-"""Ten random images of the reported split (ImageNet-100's val.X) with the predictions of two trained models.
+"""Shows predictions of two trained models for ten random images of the reported split (ImageNet-100's val.X).
 
-It prints them, and draws them into a picture. `python viz_random_10_vit_vs_deit.py --help` lists the flags.
+Prints them and draws a picture. `python viz_random_10_vit_vs_deit.py --help` lists the flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from utils import require
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draws what the command line asks for."""
+    """Prints and draws the predictions that the command line asks for. Returns the exit status."""
     request, given = two_models.ask(sys.argv[1:] if argv is None else argv)
     require(*checks.PACKAGES)
     from commands.compare_predictions import show_predictions  # imports torch

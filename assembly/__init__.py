@@ -1,1 +1,1 @@
-"""From settings to objects: data, model, optimiser, state, teacher."""
+"""Builds the objects of a run from its settings: data, model, optimiser, state, teacher."""

@@ -1,4 +1,4 @@
-"""From settings to the images of a run: data set, splits, batches."""
+"""Builds the data of a run from its settings: data set, splits, batches."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
 from utils import BadRequest, in_px, rank, shorten, world_size
 
-LOOKED_AT = 256  # training images, evenly spread, whose shapes show whether the crop hides much
+LOOKED_AT = 256  # evenly spaced training images whose shapes show whether the crop hides much
 
 
 @dataclass
 class RunData:
-    """The splits of a run, and how batches are made of them.
+    """The splits of a run, and how to make batches of them.
 
     Attributes:
-        img_size: side of the images that the model gets, in pixels, or (height, width).
-        selected_on: the split that selects the checkpoint, in words.
-        carved: (share, seed) of a validation split that was carved from the training images.
-        skip_bad: images that cannot be read are left out of their batches.
+        val: the split that selects the checkpoint; None: the last epoch is reported.
+        img_size: of the model's input in pixels, a side or (height, width).
+        selected_on: description of the split that selects the checkpoint.
+        carved: (share, seed) of a validation split carved from the training images.
+        skip_bad: leave unreadable images out of their batches.
         workers: processes that decode images.
-        unused: images in none of the splits: the rest of --train-fraction, and dropped duplicates.
-        root: the folder of a data set of image files.
+        unused: images in no split: the rest of --train-fraction, dropped duplicates, an unused validation split.
+        root: folder of a data set of image files.
     """
 
     dataset: Dataset
@@ -57,22 +58,23 @@ class RunData:
 
     @property
     def resident(self) -> bool:
+        """Whether the images are kept in memory instead of streamed from files."""
         return self.dataset.train.images is not None
 
     @property
     def eval_crop(self) -> float:
-        """Images that keep their size are not cropped."""
+        """Share of the short side that the evaluation crop keeps; 1 for images that keep their size."""
         return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
 
     def sizes(self) -> str:
-        """The size of the model's images as text, with the stored size if that differs."""
+        """Describes the size of the model's images and, if different, their stored size."""
         side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
         if side == self.img_size or (side is None and unknown):
             return in_px(self.img_size)
         return f"{in_px(self.img_size)} (from {'several sizes' if side is None else f'{side} px'})"
 
     def for_checkpoint(self) -> dict[str, Any]:
-        """What a checkpoint has to hold so that the model can be used on other images."""
+        """Returns what a checkpoint needs to use its model on other images."""
         return {
             "class_names": self.dataset.class_names,
             "wnids": self.dataset.wnids,
@@ -87,12 +89,12 @@ class RunData:
 
     @functools.cached_property
     def image_digests(self) -> dict[str, str]:
-        """Digests of the images by split, see `manifest.digest`."""
+        """Digest of each split by its name, see `manifest.digest`."""
         splits = {"train": self.train, "val": self.val, "test": self.dataset.test}
         return manifest.digests(splits, self.dataset.class_names)
 
     def write_list(self, file: Path) -> None:
-        """Writes the list of the run's images, for data sets of image files whose content is known."""
+        """Writes the list of the run's images, if they are files of known content."""
         if self.root is not None and self.train.facts is not None:
             splits = {"train": [self.train], "test": [self.dataset.test], "unused": self.unused}
             if self.val is not None and self.val is not self.dataset.test:
@@ -102,7 +104,7 @@ class RunData:
     def train_batches(
         self, group: Augmentation, device: torch.device, batch_size: int, seed: int
     ) -> ResidentTrainBatches | StreamedTrainBatches:
-        """Augmented batches of the training split, this process's part of each."""
+        """Returns augmented batches of the training split: this rank's part of each. `batch_size` is per rank."""
         augment = Augment(group.crop, group.crop_padding or 0, group.flip, group.rand, group.random_erasing)
         common = {**self._batch_arguments("train", device, batch_size), "seed": seed}
         if self.resident:
@@ -110,11 +112,11 @@ class RunData:
         return StreamedTrainBatches(self.train, augment, workers=self.workers, **common)
 
     def eval_batches(self, name: str, device: torch.device, batch_size: int, split: Split | None = None) -> EvalBatches:
-        """Batches of a split as it is.
+        """Returns batches of a split without augmentation.
 
         Args:
             name: "train", "val" or "test".
-            split: a part of that split, if not all of it.
+            split: a subset of that split, to use instead of all of it.
         """
         whole = {"train": self.train, "val": self.val, "test": self.dataset.test}[name]
         assert whole is not None, f"there is no {name} split"
@@ -129,7 +131,7 @@ class RunData:
 
 
 def read_dataset(group: Data, found: LocatedDataset) -> Dataset:
-    """Reads the data set as it is stored. With --check-images every file is decoded first."""
+    """Reads the data set as it is stored. With --check-images decodes every file first."""
     if group.check_images:
         check_images(found, group.num_workers)
     return image_datasets.load_dataset(found, workers=group.num_workers)
@@ -141,11 +143,13 @@ def make_data(
     """Normalises and splits a data set for a run.
 
     Args:
-        group: settled for this data set, see `settings.settle`.
-        model: its name; --normalization pretrained is that of its published weights.
+        group: resolved for this data set, see `settings.settle`.
+        found: location of the data set.
+        model: name of the model; --normalization pretrained uses the statistics of its published weights.
+        split_seed: decides the carved validation split and the images of --train-fraction.
         averaged: the run keeps averaged weights.
 
-    Raises BadRequest where a flag has no effect on these images, or no training image is left.
+    Raises BadRequest if a flag has no effect on these images, or no training image is left.
     """
     dataset = replace(_normalized(dataset.with_channels(group.in_chans), group, model), notes=list(dataset.notes))
     _check_shape(group, dataset)
@@ -194,7 +198,7 @@ def _normalized(dataset: Dataset, group: Data, model: str) -> Dataset:
 
 
 def _selecting(group: Data, dataset: Dataset, carved: Split | None, split_seed: int) -> tuple[Split | None, str]:
-    """(the split that selects the checkpoint, the same in words)."""
+    """Returns (the split that selects the checkpoint or None, its description)."""
     if group.select_on == "reported":
         return dataset.test, f"{dataset.test_name}, the split that is reported, so the result is optimistic"
     if dataset.val is not None:
@@ -205,7 +209,7 @@ def _selecting(group: Data, dataset: Dataset, carved: Split | None, split_seed: 
 
 
 def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
-    """The image files of `whole` that are in none of its parts."""
+    """Returns the image files of `whole` that are in none of its parts, as a list of at most one split."""
     if whole.paths is None:
         return []
     taken = {path for part in parts if part is not None for path in part.paths or ()}
@@ -214,9 +218,10 @@ def _rest(whole: Split, parts: list[Split | None]) -> list[Split]:
 
 
 def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop: bool, unused: list[Split]) -> Split:
-    """Notes how many training images are also in other splits, and how many images are in two classes.
+    """Notes how many training images are in other splits too, and how many images have several classes.
 
-    With `drop` it leaves the former out and adds them to `unused`. Files read by older rules have unknown content.
+    With `drop`, returns the training split without the former and adds them to `unused`. Without known content
+    (--data-rules 1) nothing is compared. Raises BadRequest if `drop` has no effect or leaves a class empty.
     """
     if train.facts is None:
         if drop:
@@ -251,7 +256,7 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
 
 
 def _check_shape(group: Data, dataset: Dataset) -> None:
-    """Notes if the centre crop hides much. Raises BadRequest if --resize-mode has no effect."""
+    """Notes if the centre crop hides much of the images. Raises BadRequest if --resize-mode has no effect."""
     square = dataset.natural_side is not None and isinstance(group.img_size, int)
     if group.resize_mode != "crop":
         if square and (dataset.side is not None or dataset.streamed_side == group.img_size):
@@ -270,5 +275,5 @@ def _check_shape(group: Data, dataset: Dataset) -> None:
 
 
 def make_mix(group: Augmentation, num_classes: int) -> Mix:
-    """CutMix and MixUp of a batch, as the flags say."""
+    """Returns the CutMix and MixUp of a batch that the flags ask for."""
     return Mix(group.augmentation, num_classes, group.cutmix_alpha, group.mixup_alpha, group.mix_prob)

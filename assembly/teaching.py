@@ -27,9 +27,9 @@ IMAGENET_CLASSES = 1000
 
 
 def teacher_settings(settings: Settings) -> Settings:
-    """The settings of the run that trains the teacher: the student's flags, images and schedule.
+    """Returns the settings of the run that trains the teacher: the student's flags, images and schedule.
 
-    The schedule is stretched or shortened to --teacher-epochs. If the student is resumed, so is its teacher.
+    The schedule is scaled to --teacher-epochs. If the student is resumed, so is a teacher that has begun.
     """
     group, optimization = settings.distillation, settings.optimization
     assert group.teacher is not None and group.teacher_epochs is not None
@@ -73,15 +73,16 @@ def make_distillation(
     val_batches: EvalBatches | None,
     stop: Stop,
 ) -> tuple[parts.Distillation | None, dict[str, Any] | None]:
-    """(distillation, facts for the summary), or (None, None) without --teacher.
+    """Returns (distillation, facts for the summary), or (None, None) without --teacher.
 
-    The teacher is scored first: a network that is no better than chance has nothing to teach.
+    The teacher is scored first: a network no better than chance has nothing to teach.
 
     Args:
-        file: the teacher's checkpoint or state dict; None: the published ImageNet weights.
+        file: checkpoint or state dict of the teacher; None for the published ImageNet weights.
         precision: of the teacher's forward passes in training.
 
-    Raises BadRequest for a teacher that does not fit the data set, and Stopped if `stop` says so.
+    Raises BadRequest if the teacher does not fit the data set or --cache-teacher the images, and Stopped if a stop was
+    requested.
     """
     if group.teacher is None:
         return None, None
@@ -113,7 +114,7 @@ def make_distillation(
 def _score(
     teacher: Teacher, name: str, file: str | None, dataset: Dataset, batches: EvalBatches, split: str, stop: Stop
 ) -> float:
-    """The teacher's top-1 on a split, which is printed. Raises BadRequest if it is no better than chance."""
+    """Prints and returns the teacher's top-1 on a split. Raises BadRequest if it is no better than chance."""
     num_classes = len(dataset.class_names)
     with without_tf32():
         top1 = evaluate(teacher, batches, num_classes, "fp32", stop=stop)[0]["top1"]
@@ -132,7 +133,7 @@ def _score(
 
 
 def _knows_validation(teacher: Teacher, data: RunData) -> bool:
-    """Whether images that this run holds out of the training set may have been in the teacher's training."""
+    """Whether the teacher may have been trained on images of this run's carved validation split."""
     theirs = teacher.settings
     if data.carved is None or theirs is None or theirs["dataset"] != data.dataset.name:
         return False
@@ -141,10 +142,10 @@ def _knows_validation(teacher: Teacher, data: RunData) -> bool:
 
 
 def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
-    """Loads the trained model `name` as a teacher of `dataset`'s classes.
+    """Loads the trained model `name` as a teacher of the data set's classes.
 
     Args:
-        file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's; None: the
+        file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's. None for the
             published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
         kind: of the file's weights, "raw" or "ema", see `models.weights.read_weights`.
 
@@ -183,7 +184,7 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
 
 
 def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> Teacher:
-    """The teacher in a checkpoint of this suite."""
+    """Loads the teacher from a checkpoint of this suite."""
     model, content = read_trained(file, None, kind)
     if content["settings"]["model"] != name:
         raise BadRequest(f"--teacher {name}: {file} is a checkpoint of {content['settings']['model']}")
@@ -199,7 +200,7 @@ def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> T
 
 
 def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:
-    """The index of each class's WNID among ImageNet-1k's classes, in the order of the data set's classes."""
+    """Returns the ImageNet-1k index of each class of the data set, by WNID."""
     from timm.data import ImageNetInfo
 
     index = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that is ready to be used, and its data."""
+"""Loads the model of a checkpoint in eval mode, and the data for it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from utils import BadRequest
 def read_trained(
     path: str, given_model: str | None = None, kind: str | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """(the model of a checkpoint, in eval mode; the checkpoint). Raises BadRequest for a file that is none.
+    """Returns (the model of a checkpoint in eval mode, the content of the checkpoint).
 
     Args:
-        given_model: the name that --model gives, which must be the checkpoint's.
-        kind: of its weights, "raw" or "ema"; None: those that were selected.
+        path: file of the checkpoint.
+        given_model: value of --model, which must match the checkpoint.
+        kind: weights to load, "raw" or "ema"; None for the selected ones.
+
+    Raises BadRequest if the file is no checkpoint, is of another model, or lacks weights that fit.
     """
     content = checkpoint.load_checkpoint(Path(path))
     stored = content["settings"]
@@ -56,9 +59,9 @@ def read_trained(
 
 
 def read_alike(group: Data, stored: dict[str, Any]) -> Data:
-    """The group with the rules by which the run of these stored settings read its images.
+    """Returns the group with the reading rules of the run that stored these settings.
 
-    Another --max-pixels may be asked for.
+    A given --max-pixels replaces the stored one.
     """
     values = {key: stored[key] for key in SETTINGS}
     if group.max_pixels is not None:
@@ -69,7 +72,13 @@ def read_alike(group: Data, stored: dict[str, Any]) -> Data:
 def locate_stored(
     group: Data, given: dict[str, Any], stored: dict[str, Any], source: str
 ) -> tuple[Data, LocatedDataset]:
-    """`locate_data`; if no data set is named it is that of the run whose checkpoint is `source`."""
+    """Locates the data set that is given, or else that of a run. Raises BadRequest like `locate_data`.
+
+    Args:
+        given: the given flags, by key.
+        stored: settings of the run, whose reading rules are used.
+        source: checkpoint of the run, for errors.
+    """
     own = {}
     if group.dataset is None and group.data_path is None:
         own["data_path"] = stored["data_path"]
@@ -87,7 +96,7 @@ def batches_for(
     workers: int,
     report: Report | None = None,
 ) -> EvalBatches:
-    """Evaluation batches of a split as the model of a checkpoint wants them."""
+    """Returns evaluation batches of a split with the image size, channels and normalisation of a checkpoint."""
     mean, std = (tuple(content[key]) for key in ("mean", "std"))
     stored = content["settings"]
     reading = dataclasses.replace(Reading.of(stored), max_pixels=split.reading.max_pixels)

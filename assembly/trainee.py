@@ -1,4 +1,4 @@
-"""From settings to a training: the one builder, for runs, dry runs, measurements of speed and benchmarks."""
+"""Builds a training from settings: the one builder, for runs, dry runs, measurements of speed and benchmarks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ from utils import BadRequest, RunFailed, derive_seed, sides, world_size
 
 @dataclass
 class Trainee:
-    """What `training.loop` trains, and how."""
+    """The inputs of `training.loop`.
+
+    Attributes:
+        forward: the model as a function of images (N, C, H, W), returning logits, or a tuple with those of each head.
+    """
 
     state: RunState
     forward: Callable[[torch.Tensor], Any]
@@ -42,8 +46,8 @@ class BuiltModel:
     """A model on the CPU, with the weights that training starts from.
 
     Attributes:
-        weights_kind: "raw" or "ema", if its file of weights holds both.
-        notes: how the weights fit.
+        weights_kind: "raw" or "ema", if the weights file holds both.
+        notes: how the weights fit, to print.
     """
 
     module: nn.Module
@@ -54,10 +58,10 @@ class BuiltModel:
 def build_model(
     group: Model, optimization: Optimization, data: RunData, seed: int, with_weights: bool = True
 ) -> BuiltModel:
-    """The model as training starts from it; the seed decides its random initialisation.
+    """Builds the model with the weights that training starts from. The seed decides its random initialisation.
 
     Args:
-        with_weights: load what --pretrained or --weights name; a continued run has its own.
+        with_weights: load the weights of --pretrained or --weights. A resumed run has its own.
 
     Raises BadRequest if the weights do not fit, or a flag needs a head that the model does not name.
     """
@@ -93,7 +97,7 @@ def make_state(
     precision: str,
     channels_last: bool = True,
 ) -> RunState:
-    """The model on the device with optimiser, averaged weights and loss scaler, as training starts from it."""
+    """Returns the initial training state: the model on the device, optimiser, averaged weights and loss scaler."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stubs lack it
     return RunState(
@@ -122,9 +126,10 @@ def make_config(
     distillation: Distillation | None = None,
     smallest_batch: int | None = None,
 ) -> TrainConfig:
-    """How the steps are made.
+    """Returns the configuration of the training loop.
 
     Args:
+        batches_per_epoch: of each rank, before --accumulate groups them into steps.
         smallest_batch: see `smallest_batch_of`.
     """
     return TrainConfig(
@@ -155,7 +160,10 @@ def make_config(
 
 
 def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
-    """Wraps the model in DDP if there are several processes, with synchronised batch norm if asked for."""
+    """Wraps the model in DDP if there are several processes, with synchronised batch norm if asked for.
+
+    Raises BadRequest for synchronised batch norm without a GPU.
+    """
     if sync_bn:
         from timm.layers import convert_sync_batchnorm
 
@@ -166,7 +174,10 @@ def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
 
 
 def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], Any]:
-    """The model as a function of images, which arrive in channels-last memory and are copied if that is not wanted."""
+    """Returns the model as a function of images, compiled if asked for.
+
+    Images arrive in channels-last memory; without `channels_last` they are copied to contiguous memory.
+    """
     forward = torch.compile(model) if compile_model else model
     if channels_last:
         return forward
@@ -180,12 +191,12 @@ def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> 
 
 
 def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int | None:
-    """The smallest number of readable images that a batch needs for a step. None unless --on-bad-image skip.
+    """Returns the smallest number of readable images a batch needs for a step. None unless --on-bad-image skip.
 
     Args:
-        sizes: of this process's parts of the batches.
+        sizes: of this rank's batches.
 
-    Raises BadRequest if there are batches of one image, and the model needs two.
+    Raises BadRequest if there are batches of one image and the model needs two.
     """
     chans = data.dataset.in_chans
     if 1 in sizes:
@@ -207,7 +218,7 @@ def trial_step(
     state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     train_mode(state.model)
     if count == 1:
-        state.model.eval()  # batch norm of one image may be undefined; `smallest_batch_of` says so
+        state.model.eval()  # batch norm may be undefined for one image; `smallest_batch_of` reports that
     forward = make_forward(state.model, hardware.channels_last, compile_model=False)
     images = torch.zeros(count, chans, *sides(data.img_size), device=device)
     with devices.autocast(device, precision):
@@ -218,11 +229,14 @@ def trial_step(
 
 
 def settle_batch_size(given: int | str, images: int, device: torch.device, step: Callable[[int], None]) -> int:
-    """The number of images that --batch-size auto comes to; any other is returned as it is.
+    """Returns the batch size. For "auto", the largest power of two up to 1,024 that fits into the memory of every rank.
 
     Args:
-        images: in the training split.
-        step: makes a training step of so many images.
+        given: value of --batch-size, which is returned if it is a number.
+        images: number of training images.
+        step: runs one training step on that many images.
+
+    Raises BadRequest if the free memory is unknown, and RunFailed if not even one image fits.
     """
     if given != "auto":
         return int(given)

@@ -1,4 +1,4 @@
-"""What a script can be asked to do, a file each. A file is imported when it is needed, because it imports torch."""
+"""The commands of the scripts, one file each. A file is imported when its command runs, as it imports torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from settings.stored import blaming
 
 
 def start_training(asked: Asked) -> None:
-    """Trains, unless the run to be resumed is finished. Imports torch once the data are found."""
+    """Trains, unless the run to resume is finished. Imports torch once the data are found. Raises BadRequest."""
     settings, given = asked.settings, asked.given
     directory = RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name)
     stored = {key: value for key, value in settings.flat().items() if key not in given} if settings.run.resume else {}

@@ -1,4 +1,4 @@
-"""The table of models, and the layers of one model."""
+"""Prints the table of models, or the layers of one model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from utils import BadRequest, human, in_px, sides
 def build(
     name: str, num_classes: int, img_size: int | Sequence[int], in_chans: int, **model_args: Any
 ) -> tuple[nn.Module, int]:
-    """Returns (a model, its FLOPs per image). If possible it builds the model on the meta device, without weights.
+    """Returns (a model, its FLOPs per image). If possible builds it on the meta device, without memory for weights.
 
-    Raises BadRequest if the model does not take such images.
+    Raises BadRequest if the model does not work with images of this size.
     """
 
     def create() -> tuple[nn.Module, int]:
@@ -31,14 +31,14 @@ def build(
     try:
         with torch.device("meta"):
             return create()
-    except Exception:  # some constructors compute with tensors, and some models look at what they compute
+    except Exception:  # some constructors compute with tensors, and some models read their values
         return create()
 
 
 def print_models(asked: Asked) -> None:
-    """Prints a table of the models that match: parameters, FLOPs per image for the data set, year and paper.
+    """Prints a table of the matching models: parameters, FLOPs per image for the data set, year and paper.
 
-    Of timm and torchvision, which have over a thousand, it prints the names alone.
+    For timm and torchvision, which have over a thousand models, prints the names alone.
     """
     data, pattern = asked.settings.data, str(asked.request.to_do.list_models)
     names = models.list_models(pattern)
@@ -65,7 +65,7 @@ def print_models(asked: Asked) -> None:
 
 
 def print_summary(asked: Asked) -> None:
-    """Prints the layers of a model with the shapes of their outputs and their parameters."""
+    """Prints the layers of a model with output shapes and parameters. Raises BadRequest if torchinfo is missing."""
     data, group = asked.settings.data, asked.settings.model
     try:
         import torchinfo
@@ -80,7 +80,7 @@ def print_summary(asked: Asked) -> None:
     table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,
                               verbose=0, depth=4, col_names=("output_size", "num_params"),
                               row_settings=("var_names",))  # fmt: skip
-    # Without its mult-adds and megabytes, which miss parameters outside of layers, such as attention's.
+    # Without torchinfo's mult-adds and megabytes: they miss parameters outside layers, such as attention's.
     print(str(table).partition("Total params:")[0], end="")
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
     colour = "grey" if chans == 1 else "colour"

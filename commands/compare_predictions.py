@@ -1,4 +1,4 @@
-"""What two trained models predict for the same images, as text and as a picture."""
+"""Predictions of two trained models for the same images, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from utils import RunFailed, derive_seed, sides
 
 @dataclass
 class TrainedModel:
-    """A trained model, with the batches that it takes.
+    """A trained model and the content of its checkpoint.
 
     Attributes:
-        name: in the text and the picture.
-        path: its checkpoint, and `content` what that holds.
+        name: in the output.
+        path: file of the checkpoint.
+        content: the checkpoint; it holds the model's image size and normalisation.
     """
 
     name: str
@@ -41,20 +42,20 @@ class TrainedModel:
     request: TwoModels
 
     def batches(self, dataset: Dataset, index: torch.Tensor, device: torch.device) -> EvalBatches:
-        """Batches of the test images with indices `index` (N,), as the model takes them."""
+        """Returns batches of the test images with these indices (N,), prepared for this model."""
         machine = self.request.hardware
-        # A handful of images is decoded before workers have started.
+        # The main process decodes a few images sooner than workers start.
         workers = machine.num_workers if len(index) >= machine.batch_size else 0
         return batches_for(self.content, dataset.test.subset(index.numpy()), device, machine.batch_size, workers)
 
     @torch.no_grad()
     def probabilities(self, batches: EvalBatches) -> torch.Tensor:
-        """Class probabilities (N, K), on the CPU."""
+        """Returns the class probabilities (N, K), on the CPU."""
         with devices.autocast(batches.device, self.request.hardware.eval_precision):
             return torch.cat([self.model(images).float().softmax(1).cpu() for images, _ in batches])
 
     def maps(self, batches: EvalBatches, classes: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """Returns (the kind of heat map, heat maps (N, H, W) in [0, 1]) for the predictions `classes` (N,)."""
+        """Returns (kind of maps, maps (N, H, W) from 0 to 1) that explain the predictions `classes` (N,)."""
         found, kind = [], ""
         for part, (images, _) in zip(classes.split(batches.batch_size), batches, strict=True):
             maps, kind = explain.explain(self.model, images, part.to(images.device))
@@ -63,10 +64,12 @@ class TrainedModel:
 
 
 def show_predictions(request: TwoModels, given: dict[str, Any]) -> None:
-    """Prints what two models predict for random images, and draws it.
+    """Prints and draws the predictions of two models for random images.
 
     Args:
-        given: the flags of the command line.
+        given: the given flags, by key.
+
+    Raises BadRequest if a checkpoint or the data set does not fit, and RunFailed if no image can be drawn.
     """
     need = f"--batch-size {request.hardware.batch_size}; try half of it"
     with devices.machine_errors_as_run_failed(lambda: need):
@@ -120,7 +123,7 @@ def _show(request: TwoModels, given: dict[str, Any]) -> None:
 
 
 def _load(pair: list[TrainedModel], request: TwoModels, given: dict[str, Any]) -> Dataset:
-    """Loads the data set that the command line names, else that of the first model's run."""
+    """Loads the data set that is given, or else that of the first model's run."""
     first = pair[0]
     data, found = locate_stored(request.data(), given, first.content["settings"], first.path)
     named = "dataset" in given or "data_path" in given
@@ -133,7 +136,7 @@ def _load(pair: list[TrainedModel], request: TwoModels, given: dict[str, Any]) -
 
 
 def _name(pair: list[TrainedModel]) -> None:
-    """Names the two by model. If that is the same, by run, and then by file."""
+    """Names the pair by model; if that is the same, by run; if that is the same too, by file."""
     for key in ("model", "run_name", None):
         names = [one.content["settings"][key] if key else one.path for one in pair]
         if names[0] != names[1]:
@@ -143,10 +146,10 @@ def _name(pair: list[TrainedModel]) -> None:
 
 
 class _Readable:
-    """Selects the readable images of a split. A call with indices (N,) returns those of readable images.
+    """Filters indices of a split's images: returns those that can be read.
 
     Attributes:
-        bad: (path, reason) of the others.
+        bad: (path, reason) of each unreadable image so far.
     """
 
     def __init__(self, split: Split):
@@ -175,10 +178,10 @@ def _choose(
     device: torch.device,
     readable: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, int]:
-    """Returns (indices of the images to draw, how many images were looked at). Raises RunFailed if there are none.
+    """Returns (indices of the images to draw, number of images looked at). Raises RunFailed if there are none.
 
     Args:
-        readable: returns those of some indices whose images may be drawn.
+        readable: filters indices, keeping those of images that may be drawn.
     """
     generator = torch.Generator().manual_seed(derive_seed("answers", request.images.seed))
     order = torch.randperm(len(dataset.test), generator=generator)
@@ -227,7 +230,7 @@ def _print_predictions(
 
 
 def _pixels(pair: list[TrainedModel], dataset: Dataset, index: torch.Tensor) -> list:
-    """The images (H, W, C) in [0, 1] as the model with the larger input sees them."""
+    """Returns the images, (H, W, C) from 0 to 1, as the model with the larger input sees them."""
     viewer = max(pair, key=lambda one: math.prod(sides(one.content["img_size"])))
     mean, std = viewer.content["mean"], viewer.content["std"]
     batches = viewer.batches(dataset, index, torch.device("cpu"))

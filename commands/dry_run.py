@@ -1,7 +1,7 @@
 """Measures a few steps of a training, to estimate the whole.
 
-`python -m commands.dry_run SCRIPT FLAGS...` prints the result as JSON in its last line, and writes nothing. It
-is a process of its own, so that the memory is that of this run alone.
+`python -m commands.dry_run SCRIPT FLAGS...` prints the result as JSON in its last line of output. It runs in its own
+process, so that all memory is the run's, and writes nothing.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from training.loop import train_epoch
 from training.progress import Progress
 
 MAX_STEPS = 22
-WARM_UP = 2  # steps that are not counted, of more than this many
-SECONDS = 5.0  # after which no further step is made, once there is one to count
+WARM_UP = 2  # first steps, which are not counted if there are more
+SECONDS = 5.0  # no further step after this time, once one is counted
 EVAL_BATCHES = 3
 
 
 class EnoughSteps(Exception):
-    """Ends the loop after enough steps."""
+    """Ends the loop: enough steps are timed."""
 
 
 class StepTimer:
-    """Times optimiser steps. The loop takes it for the saver, and it ends the loop after a few steps."""
+    """Times the steps and ends the loop after a few. Takes the place of its saver."""
 
     def __init__(self, device: torch.device):
         self.synchronize = synchronizer(device)
         self.ends = [time.perf_counter()]
 
     def after_step(self) -> None:
-        """Called after each optimiser step. Raises EnoughSteps after the last one."""
+        """Records the end of an optimiser step. Raises EnoughSteps after the last one."""
         self.synchronize()
         self.ends.append(time.perf_counter())
         steps = len(self.ends) - 1
@@ -60,13 +60,13 @@ class StepTimer:
             raise EnoughSteps
 
     def seconds(self) -> float:
-        """Median seconds of a step, without the first steps."""
+        """Returns the median seconds per step, without the first steps."""
         took = np.diff(self.ends).tolist()
         return statistics.median(took[WARM_UP:] if len(took) > WARM_UP else took)
 
 
 def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device: torch.device, images: int) -> float:
-    """Seconds per image of an evaluation, from the first few batches of the reported split."""
+    """Returns the seconds per image of evaluation, from the first few batches of the reported split."""
     count = min(len(data.dataset.test), EVAL_BATCHES * images)
     batches = data.eval_batches("test", device, images, data.dataset.test.subset(np.arange(count)))
     model.eval()
@@ -79,13 +79,16 @@ def _evaluation_seconds(model: nn.Module, data: RunData, precision: str, device:
 
 
 def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
-    """Makes a few steps of the run and discards them. Writes nothing.
+    """Measures a few steps of the run and discards them. Writes nothing.
 
-    Leaves out the teacher, which may not be trained yet, and the resized copy of the images, which may not exist yet.
+    Leaves out a teacher, which may not be trained yet, and a resized copy of the images, which may not exist.
 
-    Returns step_seconds and step_images of an optimiser step, eval_seconds per image, measuring_seconds of all steps
-    together, peak_memory in bytes, train_images, val_images (counted twice if averaged weights are scored too) and
-    test_images.
+    Returns:
+        step_seconds (per optimiser step), step_images, eval_seconds (per image), measuring_seconds (all steps
+        together), peak_memory (bytes), train_images, val_images (doubled if averaged weights are scored too) and
+        test_images.
+
+    Raises BadRequest or RunFailed if the run would.
     """
     settings = settings.replace(teacher=None, cache_resized=None)
     hardware = settings.hardware
@@ -118,7 +121,7 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
     optimization, hardware = settings.optimization, settings.hardware
     num_classes = len(data.dataset.class_names)
     module = trainee.build_model(settings.model, optimization, data, hardware.seed).module
-    cost.count_flops(module, data.img_size, data.dataset.in_chans, settings.model.model)  # does it take such images?
+    cost.count_flops(module, data.img_size, data.dataset.in_chans, settings.model.model)  # or BadRequest
     precision = devices.choose_precision(hardware.precision, device, module)
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     batches = data.train_batches(settings.augmentation, device, optimization.batch_size, hardware.seed)
@@ -136,7 +139,7 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures the run that a script's command line describes."""
+    """Measures the run that a script's command line describes, and prints the result as JSON."""
     script, *flags = sys.argv[1:] if argv is None else argv
     asked = SCRIPTS[script].ask([*flags, "--overwrite"])  # nothing is deleted
     data, found = locate_data(asked.settings.data, asked.given)

@@ -23,7 +23,10 @@ from training.devices import machine_errors_as_run_failed
 
 @logged()
 def run_evaluation(asked: Asked) -> None:
-    """Scores a checkpoint on the test split of a data set, its own if no other is named, and writes a run directory."""
+    """Scores a checkpoint on the test split of a data set and writes a run directory.
+
+    The data set is that of the checkpoint's run unless another is given. Raises BadRequest if they do not fit.
+    """
     need = f"--batch-size {asked.settings.optimization.batch_size}; try half of it"
     with machine_errors_as_run_failed(lambda: need):
         _evaluate(asked.settings, str(asked.request.to_do.evaluate), asked.given)
@@ -72,7 +75,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         "settings": evaluated,
     }
     with lock.locked(directory.path):
-        check_run_directory(directory.path, None, run.overwrite, needed=path)  # another may have come first
+        check_run_directory(directory.path, None, run.overwrite, needed=path)  # another process may be first
         attempt = this_attempt(devices.device_name(device))
         run_id = directory.create(evaluated, run.overwrite, attempt)
         open_log(directory.log, attempt)
@@ -86,7 +89,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
 
 
 def _facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:
-    """Facts for the summary about the model and its training."""
+    """Returns the summary's facts on the model and its training."""
     stored, best = content["settings"], content["best"]
     selected = bool(best.get("score"))
     seconds = content["train_seconds"]

@@ -1,4 +1,4 @@
-"""Measures how robust the models of finished runs are, and what they cost on this machine. `main.py --measure`."""
+"""Measures the robustness of finished runs and their cost on this machine. `main.py --measure`."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from training.devices import machine_errors_as_run_failed
 from training.optim import freeze_backbone
 from utils import BadRequest, RunFailed, human, write_json
 
-BATCH_SIZES = {"cuda": 128}  # of cost.json, if none is given
+BATCH_SIZES = {"cuda": 128}  # for cost.json, by type of device, if none is given
 ELSEWHERE = 32
-STALE = 0.01  # by how much another precision may change top-1
+STALE = 0.01  # largest change of top-1 that another precision explains
 
 
 @dataclass
 class Job:
-    """The request, and what its runs share.
+    """The request, which is the same for every run.
 
     Attributes:
-        datasets: the data set that was read last. The next run may need it again.
+        datasets: the data set that was read last, to reuse it for the next run.
     """
 
     asked: Asked
@@ -54,9 +54,9 @@ class Job:
 
 
 def run_measurements(asked: Asked) -> None:
-    """Measures each run that is named, unless it is measured already. One that fails does not stop the others.
+    """Measures each given run, unless it is measured already. A failure does not stop the others.
 
-    Raises BadRequest or RunFailed at the end if there was such a run.
+    Raises BadRequest or RunFailed at the end if a run failed.
     """
     hardware, batch_size = asked.settings.hardware, asked.settings.optimization.batch_size
     runs = finished_runs.find(asked.request.to_do.measure or [])
@@ -100,7 +100,7 @@ def _measure(run: FinishedRun, job: Job) -> None:
 
 
 def _dataset(run: FinishedRun, job: Job, content: dict[str, Any]) -> tuple[Dataset, dict[str, Any]]:
-    """`membership.load_scored` for the run, from the folder of --data-path, else from where the run had it."""
+    """Returns `membership.load_scored` of the run, with data from the given folder or else from the run's own."""
     given = job.settings.data
     of_run = {
         "dataset": run.dataset,
@@ -123,7 +123,7 @@ def _dataset(run: FinishedRun, job: Job, content: dict[str, Any]) -> tuple[Datas
 def _robustness(
     run: FinishedRun, job: Job, model: nn.Module, content: dict[str, Any], dataset: Dataset
 ) -> dict[str, Any]:
-    """The content of robustness.json."""
+    """Measures, prints and returns the content of robustness.json."""
     began = time.perf_counter()
     settings, precision = job.settings, job.settings.hardware.eval_precision
     total = len(dataset.test)
@@ -143,7 +143,7 @@ def _robustness(
 
 
 def _cost(run: FinishedRun, job: Job, model: nn.Module, content: dict[str, Any]) -> dict[str, Any]:
-    """The content of cost.json."""
+    """Measures, prints and returns the content of cost.json."""
     if "optimizer" not in content["settings"]:
         raise BadRequest(f"{run.checkpoint}: does not say how the model was trained, so --speed cannot repeat it")
     precision = devices.choose_precision(job.settings.hardware.precision, job.device, model)
@@ -167,7 +167,7 @@ def _cost(run: FinishedRun, job: Job, model: nn.Module, content: dict[str, Any])
 def steady_trainer(
     settings: Settings, model: nn.Module, num_classes: int, device: torch.device, precision: str
 ) -> SteadyTrainer:
-    """Trains the model as its run did, but with a learning rate of 0: steps cost the same and cannot diverge."""
+    """Returns a trainer whose steps are those of the run at learning rate 0: they cost the same and cannot diverge."""
     if settings.model.freeze == "backbone":
         freeze_backbone(model)
     optimization = dataclasses.replace(settings.optimization, accumulate=1, head_lr=None)

@@ -1,4 +1,4 @@
-"""The menu of `python main.py` at a terminal: MobileNetV3-Small against DeiT-Tiny on CIFAR-10.
+"""The menu of `python main.py` at a terminal: compares MobileNetV3-Small with DeiT-Tiny on CIFAR-10.
 
 Every choice prints its command line and runs exactly that.
 """
@@ -19,7 +19,7 @@ ITEMS = ("Initialize Dataset (CIFAR-10)", "Test Dataset", "Train MobileNetV3-Sma
 FOLDER = "data"
 PICTURE = "cifar10-samples.png"
 RUNS = "runs"
-# How both are trained: images in [-1, 1] and at 224 px, a fifth of the training images for validation.
+# For both models: pixels in [-1, 1], images of 224 px, a fifth of the training images for validation.
 PROTOCOL = ("--img-size", "224", "--normalization", "half", "--val-fraction", "0.2")
 STEP_SIZE = 10  # epochs until the learning rate is divided by ten
 
@@ -29,12 +29,12 @@ class _Left(Exception):
 
 
 def run_menu(run: Callable[[list[str]], int]) -> int:
-    """Asks until Exit, end of input, or Ctrl-C at a question.
+    """Shows the menu until Exit, end of input or Ctrl-C at a question. Returns the exit status.
 
-    A failure is printed as one line, and the menu appears again. Ctrl-C during a run ends the program.
+    Failures are printed as one line, and the menu returns. Ctrl-C during a command ends the program.
 
     Args:
-        run: called with the words of a command line.
+        run: runs the words of a command line.
     """
     folder = FOLDER
     try:
@@ -55,7 +55,7 @@ def run_menu(run: Callable[[list[str]], int]) -> int:
 
 
 def _attempt(run: Callable[[list[str]], int], words: list[str]) -> None:
-    sys.argv = [sys.argv[0], *words]  # settings.json stores this as the command
+    sys.argv = [sys.argv[0], *words]  # settings.json records this command line
     try:
         run(words)
     except BadRequest as error:
@@ -65,7 +65,7 @@ def _attempt(run: Callable[[list[str]], int], words: list[str]) -> None:
 
 
 def _command(choice: int, folder: str) -> list[str]:
-    """The words after main.py for an item. Items that train ask for epochs, learning rate and batch size."""
+    """Returns the words after main.py for an item. To train, first asks for epochs, learning rate and batch size."""
     data = ["--dataset", "cifar10", "--data-path", folder]
     if choice in (1, 2):
         fetch = ["--download"] if choice == 1 else []
@@ -75,7 +75,7 @@ def _command(choice: int, folder: str) -> list[str]:
     lr = _ask("learning rate", default_lr, POSITIVE)
     batch_size = _ask("batch size", 32, COUNT)
     step = ["--schedule", "step", "--step-size", str(STEP_SIZE), "--gamma", "0.1"]
-    schedule = step if epochs > STEP_SIZE else ["--schedule", "constant"]  # a shorter training ends before any step
+    schedule = step if epochs > STEP_SIZE else ["--schedule", "constant"]  # a shorter training ends before any decay
     return [*data, "--model", model, *PROTOCOL, "--optimizer", "adam", "--lr", str(lr), *schedule,
             "--epochs", str(epochs), "--batch-size", str(batch_size), "--select-by", "map",
             "--run-name", _free_name(f"cifar10-{model}")]  # fmt: skip
@@ -96,7 +96,7 @@ def _item(text: str) -> int:
 
 
 def _ask(question: str, default: Any, check: Callable[[str], Any]) -> Any:
-    """Asks until the answer passes the check. An empty answer means the default."""
+    """Asks until the answer passes `check`, and returns it. An empty answer selects the default, if there is one."""
     shown = "" if default is None else f" [{default}]"
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Names what is in an image, with a trained checkpoint."""
+"""Classifies image files with a trained checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 5  # classes
 @torch.inference_mode()
 @devices.without_tf32()
 def run_prediction(asked: Asked) -> None:
-    """Prints the most probable classes of image files, with their probabilities."""
+    """Prints the most probable classes of each image file, with their probabilities. Raises BadRequest."""
     hardware = asked.settings.hardware
     path, *files = asked.request.to_do.predict or []
     model, content = read_trained(path)

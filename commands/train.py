@@ -1,4 +1,4 @@
-"""A training, from checked settings to a finished run directory."""
+"""Trains: from checked settings to a finished run directory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ from utils import Stopped, human, is_distributed, is_main_process, world_size
 
 @dataclass(frozen=True)
 class Site:
-    """What a run shares with the training of its teacher: the device, the images as they are stored, when to stop."""
+    """Shared by a run and the training of its teacher.
+
+    Attributes:
+        found: location of the data set.
+        dataset: as it is stored.
+        stop: requests to stop.
+    """
 
     device: torch.device
     found: LocatedDataset
@@ -48,7 +54,7 @@ class Site:
 def run_training(settings: Settings, found: LocatedDataset) -> None:
     """Trains, scores the test split once, and fills the run directory.
 
-    Raises Stopped if the run has to leave before that (see training/stopping.py).
+    Raises Stopped if a stop is requested before the end (see training/stopping.py), BadRequest and RunFailed.
     """
     stop = Stop(settings.run.max_minutes)
     with stop.listening(), logged():
@@ -68,12 +74,12 @@ def run_training(settings: Settings, found: LocatedDataset) -> None:
 
 
 def directory_of(settings: Settings) -> RunDirectory:
-    """Where the run is."""
+    """Returns the run directory of these settings."""
     return RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name)
 
 
 def _train(settings: Settings, site: Site, notes: list[str]) -> None:
-    """Trains on data that have been read. If memory runs out, reports the largest batch size that fits."""
+    """Trains on a data set that has been read. If memory runs out, reports the largest batch size that fits."""
     device, stop = site.device, site.stop
     with machine_errors_as_run_failed(lambda: "the data set"), stop.at_once(), distributed.main_process_first():
         settings = settle(settings, site.dataset)
@@ -95,7 +101,7 @@ def _train(settings: Settings, site: Site, notes: list[str]) -> None:
 
 
 def _train_teacher(settings: Settings, site: Site) -> str:
-    """Trains the teacher as a run of its own, unless that is finished. Returns its checkpoint."""
+    """Trains the teacher as a run of its own, unless that is finished. Returns the path of its checkpoint."""
     teacher = teaching.teacher_settings(settings)
     if not (teacher.run.resume and resume.is_finished(teacher)):
         say(f"teacher       {teacher.model.model} is trained first, for {teacher.optimization.epochs} epochs")
@@ -107,7 +113,7 @@ def _train_teacher(settings: Settings, site: Site) -> str:
 
 
 class Record:
-    """The run directory while a run works on it: it is locked, and each attempt is put on record once.
+    """The run directory while a run works on it: locks it and records each attempt once.
 
     Args:
         resources: closed when the run ends; releases the lock.
@@ -123,10 +129,13 @@ class Record:
                 self.directory.remove_leftovers()
             self.continued = self.directory.last.is_file() or self.directory.previous.is_file()
             if is_main_process() and not self.continued:
-                data.write_list(self.directory.images)  # the run may have been killed before it wrote that
+                data.write_list(self.directory.images)  # an earlier attempt may have been killed before this
 
     def begin(self, stored: dict[str, Any]) -> str:
-        """Puts this attempt on record, for a new run as its first file. Returns the run's id at wandb."""
+        """Records this attempt, once. In a new run this writes the first file.
+
+        Returns the run's wandb id, which is empty except in the main process.
+        """
         if self.run_id is None:
             self.run_id = self._begin(stored) if is_main_process() else ""
         return self.run_id
@@ -138,7 +147,7 @@ class Record:
             run_id = directory.add_attempt(attempt)
         else:
             self.resources.enter_context(lock.locked(directory.path))
-            check_run_directory(directory.path, run.resume, run.overwrite)  # it may have come into being since
+            check_run_directory(directory.path, run.resume, run.overwrite)  # another process may be first
             run_id = directory.create(stored, run.overwrite, attempt)
             self.data.write_list(directory.images)
         open_log(directory.log, attempt)
@@ -165,9 +174,9 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.local_sizes)
     teacher_file = settings.distillation.teacher_weights
     if settings.distillation.teacher_epochs is not None:
-        # The run is on record from here on: one that is stopped while its teacher trains can be resumed.
+        # Recorded now, so that a run that stops while its teacher trains can be resumed.
         record.begin(settings.stored())
-        del built  # all that would refuse the student has been tried; the teacher has the memory for itself
+        del built  # the student is checked; leave the memory to the teacher
         teacher_file = _train_teacher(settings, site)
         built = build()
     for note in built.notes:
@@ -207,7 +216,7 @@ def _train_and_report(
     val_batches: EvalBatches | None,
     facts: dict[str, Any],
 ) -> None:
-    """Runs the loop, then scores the test split, while wandb listens."""
+    """Runs the loop, scores the test split and logs both to wandb."""
     run, state, directory, stop = settings.run, trained.state, record.directory, site.stop
     if run.resume:
         position = _position(state, settings.optimization.epochs) if record.continued else "from the start"
@@ -216,7 +225,7 @@ def _train_and_report(
     stored = settings.stored()
     run_id = record.begin(stored)
     if data.skip_bad:
-        distributed.barrier()  # the main process has made the folder
+        distributed.barrier()  # until the main process has made the folder
         data.bad_images.write_to(directory.bad_images, is_main_process())
     named = run.run_name != resume.default_name(settings, {"model": settings.model.model})
     wandb = Wandb(run.wandb, run.wandb_project, run.run_name, run_id, directory.path, stored, run.wandb_group, named)
@@ -225,11 +234,11 @@ def _train_and_report(
     progress = Progress("agreement" if trained.config.mix.mixers else "top-1")
     try:
         if trained.config.roll_back and not record.continued:
-            saver.save()  # somewhere to go back to
+            saver.save()  # a checkpoint to roll back to
         loop.train(state, trained.forward, train_batches, val_batches, trained.config, progress, saver)
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
-        distributed.barrier()  # best.pth is the main process's to write
+        distributed.barrier()  # until the main process has written best.pth
         written = _score_and_report(settings, data, directory, state, site, facts)
     except BaseException as error:
         progress.close()
@@ -240,7 +249,7 @@ def _train_and_report(
 
 
 def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
-    """At the end of an epoch another number of processes may take over, which has another number of steps."""
+    """Adapts the step if another number of processes resumes at the end of an epoch: its epochs have other lengths."""
     step = state.epoch * steps_per_epoch
     if step != state.step:
         say(f"note          an epoch has {steps_per_epoch} steps with {world_size()} process(es) instead of"
@@ -283,7 +292,7 @@ def _print_overview(settings: Settings, data: RunData, model: nn.Module, flops: 
 def _score_and_report(
     settings: Settings, data: RunData, directory: RunDirectory, state: RunState, site: Site, more_facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Scores the test split with the selected weights, once, and writes all results."""
+    """Scores the test split once, with the selected weights, and writes all results. Returns the summary."""
     hardware, optimization = settings.hardware, settings.optimization
     selected = bool(state.best.get("score"))
     test_batches = data.eval_batches("test", site.device, optimization.batch_size)

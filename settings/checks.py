@@ -1,4 +1,7 @@
-"""From the command line to checked settings. Nothing heavy is imported, and nothing written, before all is checked."""
+"""Turns a command line into checked settings. Writes nothing before all checks pass.
+
+Imports nothing heavy either, except timm for the names of its models and optimisers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from settings.parser import read_flags
 from settings.request import Request
 from utils import BadRequest, is_distributed, restarted
 
-# What every training imports sooner or later: a missing one is reported before there is anything to lose.
+# Every training imports these sooner or later; a missing one is reported before there is work to lose.
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "torchmetrics", "matplotlib", "tqdm")
 MODE_FLAGS = {
     EVALUATE: "evaluate",
@@ -34,10 +37,12 @@ MODE_FLAGS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for.
+    """A checked command line.
 
     Attributes:
-        mode: the request, TRAIN or one of `MODE_FLAGS`.
+        mode: TRAIN or a key of `MODE_FLAGS`.
+        settings: of the run; None where only data or device can decide.
+        request: flags of this invocation, which are not stored with the run.
         given: values of the flags on the command line, by key.
     """
 
@@ -50,11 +55,11 @@ class Asked:
 def ask(argv: list[str], description: str, titles: dict[str, list[Flag]], fixed: dict[str, Any] | None = None) -> Asked:
     """Parses and checks a command line. Raises BadRequest, naming the flag.
 
-    Settings that only data or device can decide are None. A resumed run has the settings that it stored.
+    Settings that only data or device can decide stay None. A resumed run gets its stored settings.
 
     Args:
-        titles: the script's flags, with its defaults, by the title above them in --help.
-        fixed: settings that the script offers no flag for, by key.
+        titles: flags of the script, with its defaults, by their title in --help.
+        fixed: settings without a flag in this script, by key.
     """
     given = read_flags(argv, description, titles)
     mode = _mode(given)
@@ -89,7 +94,7 @@ def _mode(given: dict[str, Any]) -> str:
 
 
 def _check_mode(mode: str, given: dict[str, Any]) -> None:
-    """Refuses flags that have no effect on what is asked for."""
+    """Refuses flags that have no effect in this mode."""
     known = {**model_flags.flags_of(None), **Request.flags(), **FLAGS}
     for key in given:
         flag = known[key]
@@ -100,7 +105,7 @@ def _check_mode(mode: str, given: dict[str, Any]) -> None:
 
 
 def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any]) -> tuple[Settings, Request]:
-    """Checks what a mode needs, and fills in the defaults that follow from other flags."""
+    """Runs the checks of a mode and fills in defaults that depend on other flags."""
     if mode == TRAIN:
         if settings.run.resume:
             settings = resume.apply_stored_settings(settings, given)
@@ -126,7 +131,7 @@ def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any
 
 
 def _check_processes(mode: str, settings: Settings) -> Settings:
-    """Refuses what several processes cannot do. Restarted by torchrun, they resume the run that they had begun."""
+    """Refuses what several processes cannot do. After a restart by torchrun they resume their run."""
     if mode != TRAIN:
         raise BadRequest(f"--{MODE_FLAGS[mode]} is for a single process; torchrun starts several")
     if settings.hardware.gpu is not None or ":" in (settings.hardware.device or ""):
@@ -139,7 +144,7 @@ def _check_processes(mode: str, settings: Settings) -> Settings:
 
 
 def _check_model(settings: Settings, given: dict[str, Any]) -> Settings:
-    """Checks the name and its architecture's flags, and settles the arguments of its constructor."""
+    """Checks the model's name and its architecture's flags, and resolves the arguments of its constructor."""
     group = settings.model
     models.check_name(group.model)
     entry = models.find_model(group.model)
@@ -157,7 +162,7 @@ def _check_model(settings: Settings, given: dict[str, Any]) -> Settings:
 
 
 def _check_training(settings: Settings, given: dict[str, Any]) -> Settings:
-    """Fills in the defaults that follow from other flags, and refuses contradictions and flags without effect."""
+    """Fills in defaults that depend on other flags, and refuses contradictions and flags without effect."""
     model = settings.model
     if model.pretrained and model.weights:
         raise BadRequest("--pretrained and --weights contradict each other: give one of them")
@@ -216,7 +221,7 @@ def _check_teacher(settings: Settings) -> Settings:
 
 
 def _check_cache(settings: Settings) -> None:
-    """A cached answer belongs to the image as it is stored."""
+    """Refuses augmentation with --cache-teacher: cached logits are those of the stored images."""
     group = settings.augmentation
     changes = {
         "--rand": group.rand,
@@ -229,7 +234,7 @@ def _check_cache(settings: Settings) -> None:
 
 
 def _check_use(settings: Settings, checkpoint: str, images: list[str] | None = None) -> None:
-    """Checks what --evaluate and --predict need, as far as it shows without reading the checkpoint."""
+    """Checks --evaluate and --predict as far as possible without reading the checkpoint."""
     for file, what in ((checkpoint, "checkpoint"), *((file, "image") for file in images or [])):
         if not Path(file).is_file():
             raise BadRequest(f"{file}: no such {what} file")
@@ -273,7 +278,7 @@ def _check_list(settings: Settings, request: Request, given: dict[str, Any]) -> 
 
 
 def check_output_file(flag: str, name: str) -> None:
-    """Raises BadRequest if a picture cannot be written to the file `name`."""
+    """Raises BadRequest, naming `flag`, unless `name` is a .png file that can be written."""
     path = Path(name)
     if path.suffix != ".png":
         raise BadRequest(f"{flag} {name}: the name of a picture ends in .png")
@@ -282,7 +287,7 @@ def check_output_file(flag: str, name: str) -> None:
 
 
 def check_device(device: str | None, gpu: int | None) -> None:
-    """Raises BadRequest for a device that cannot be."""
+    """Raises BadRequest if both are given, or `device` is none of cpu, cuda, cuda:N and mps."""
     if device is not None and gpu is not None:
         raise BadRequest("--device and --gpu contradict each other: give one of them")
     if device is not None and not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", device):

@@ -1,4 +1,4 @@
-"""Defaults that follow from other flags: a recipe's values, and what the type of optimiser or schedule implies."""
+"""Defaults that depend on other flags: on the recipe, the optimiser, the schedule, --rand and --pretrained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from utils import BadRequest, cores
 
 
 def apply_recipe(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The settings with the recipe's values for all flags that are not given.
+    """Returns the settings with the recipe's values for all flags that are not given.
 
-    Arguments of the model's constructor are left to `recipe_arguments`.
+    Leaves arguments of the model's constructor to `recipe_arguments`. Raises BadRequest if --batch-size is auto and the
+    recipe's learning rate depends on it.
     """
     recipe = settings.optimization.recipe
     if recipe is None:
@@ -22,14 +23,14 @@ def apply_recipe(settings: Settings, given: dict[str, Any]) -> Settings:
     if settings.optimization.batch_size == "auto" and "lr" not in given and callable(values.get("lr")):
         raise BadRequest(f"--batch-size auto: the learning rate of --recipe {recipe} follows from the batch size;"
                          " give one of the two as a number")  # fmt: skip
-    for key, value in values.items():  # in order: a function sees the values before it
+    for key, value in values.items():  # in order: a function reads the values before it
         if key not in given and key in FLAGS:
             settings = settings.replace(**{key: value(settings) if callable(value) else value})
     return settings
 
 
 def recipe_arguments(recipe: str | None, model: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's values for arguments of the model that neither a flag nor --model-arg gives."""
+    """Returns the recipe's values for constructor arguments that neither a flag nor --model-arg gives."""
     entry = models.find_model(model)
     if recipe is None or entry is None:
         return {}
@@ -38,7 +39,7 @@ def recipe_arguments(recipe: str | None, model: str, given: dict[str, Any]) -> d
 
 
 def describe_recipe(settings: Settings) -> str:
-    """The values that the settings, now complete, hold for the recipe's flags."""
+    """Returns a line with the recipe's name and the values of its flags in complete settings."""
     recipe = settings.optimization.recipe or ""
     used = {**settings.model.model_args, **settings.flat()}
     words = []
@@ -49,7 +50,7 @@ def describe_recipe(settings: Settings) -> str:
 
 
 def optimization_defaults(settings: Settings) -> dict[str, Any]:
-    """Rate, weight decay and schedule, by key, as the optimiser and the number of epochs imply them."""
+    """Returns learning rate, weight decay, epochs of decay and EMA, by key. They depend on optimiser and schedule."""
     group = settings.optimization
     values: dict[str, Any] = {"ema": group.ema or None}
     if group.lr is None:
@@ -65,7 +66,7 @@ def optimization_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def augmentation_defaults(settings: Settings) -> dict[str, Any]:
-    """Probability of erasing and normalisation, by key, as --rand and --pretrained imply them."""
+    """Returns probability of erasing and normalisation, by key. They depend on --rand and --pretrained."""
     values: dict[str, Any] = {}
     if settings.augmentation.random_erasing is None:
         values["random_erasing"] = 0.25 if settings.augmentation.rand else 0.0
@@ -75,5 +76,5 @@ def augmentation_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def default_workers(given: int | None) -> int:
-    """The number of workers: what is given, else one per processor, at most 8."""
+    """Returns the number of workers: `given`, or if None one per core, at most 8."""
     return min(8, cores()) if given is None else given

@@ -1,4 +1,4 @@
-"""Values that flags accept: argparse types, each with a message that says what would be right."""
+"""Argparse types of flag values. They raise argparse.ArgumentTypeError, whose message says what would be right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def number(kind: type, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Callable:
-    """An argparse type: an int or a float between two bounds. A bound is included unless it is open."""
+    """Returns an argparse type: a finite number of type `kind` (int or float) between bounds, inclusive unless open."""
 
     def check(text: str):
         try:
@@ -30,7 +30,7 @@ def number(kind: type, low: float, high: float = math.inf, open_low: bool = Fals
 
 
 def one_of(*choices: str) -> Callable:
-    """An argparse type: one of some words, in any case."""
+    """Returns an argparse type: one of `choices`, in upper or lower case."""
 
     def check(text: str) -> str:
         for choice in choices:
@@ -42,14 +42,14 @@ def one_of(*choices: str) -> Callable:
 
 
 def channels(text: str) -> int:
-    """An argparse type: 1 or 3."""
+    """Argparse type: 1 or 3."""
     if text not in ("1", "3"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
     return int(text)
 
 
 def image_size(text: str) -> int | list[int]:
-    """An argparse type: the side of a square in pixels, or height,width."""
+    """Argparse type: the side of a square in pixels, or height,width. Returns an int if both sides are equal."""
     side = number(int, 1, 4096)
     sides = [side(part) for part in text.split(",")]
     if len(sides) > 2:
@@ -58,7 +58,7 @@ def image_size(text: str) -> int | list[int]:
 
 
 def milestones(text: str) -> list[int]:
-    """An argparse type: increasing epoch numbers, separated by commas."""
+    """Argparse type: increasing epoch numbers from 1, separated by commas."""
     try:
         epochs = [int(part) for part in text.split(",")]
     except ValueError:
@@ -69,14 +69,14 @@ def milestones(text: str) -> list[int]:
 
 
 def text(value: str) -> str:
-    """An argparse type: any text but an empty one, which an unset shell variable leaves."""
+    """Argparse type: any text that is not blank, as an unset shell variable would be."""
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty")
     return value
 
 
 def path(value: str) -> str:
-    """An argparse type: a file or folder. As in a shell, a leading `~` is the home folder."""
+    """Argparse type: a file or folder. A leading `~` is expanded to the home folder."""
     if not text(value).startswith("~"):
         return value
     try:
@@ -88,7 +88,7 @@ def path(value: str) -> str:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """An argparse type: name=value."""
+    """Argparse type: name=value, as a pair."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
@@ -96,7 +96,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 
 def plain_name(text: str) -> str:
-    """An argparse type: the name of a folder below --runs-dir, or of nested folders, separated by slashes."""
+    """Argparse type: the name of a folder below --runs-dir, or of nested folders; at most 200 characters."""
     parts = text.split("/")
     if len(text) > 200 or any(part.strip() in ("", ".", "..") for part in parts) or "\0" in text or "\n" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder")
@@ -104,7 +104,7 @@ def plain_name(text: str) -> str:
 
 
 def counts(text: str) -> list[int]:
-    """An argparse type: whole numbers from 1, separated by commas."""
+    """Argparse type: whole numbers from 1, separated by commas."""
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
@@ -121,12 +121,12 @@ COUNT = number(int, 1)
 
 
 def count_or_auto(text: str) -> int | str:
-    """An argparse type: a whole number from 1, or auto."""
+    """Argparse type: a whole number from 1, or auto."""
     return "auto" if text.lower() == "auto" else COUNT(text)
 
 
 def interval(text: str) -> str:
-    """An argparse type: a whole number of steps (500), or of seconds with an s (600s)."""
+    """Argparse type: a whole number of steps such as 500, or of seconds such as 600s."""
     number, unit = text.rstrip("s"), text[len(text.rstrip("s")) :]
     if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("", "s"):
         raise argparse.ArgumentTypeError(

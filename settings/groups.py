@@ -1,6 +1,6 @@
-"""The settings of a run: a frozen dataclass for each group of --help, in which a field is a flag.
+"""The settings of a run: a frozen dataclass for each group of --help, a field for each flag.
 
-A flag is declared here and nowhere else. On disk (settings.json, checkpoints, wandb) settings are one flat object.
+Settings are declared here and nowhere else. On disk (settings.json, checkpoints) and in wandb they are one flat object.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ class Hardware:
 
     @property
     def seed_of_split(self) -> int:
-        """Seed of the carved validation split and of --train-fraction's images."""
+        """Seed of the carved validation split and of the images of --train-fraction."""
         return self.seed if self.split_seed is None else self.split_seed
 
 
@@ -315,7 +315,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Groups):
-    """All groups of a run's settings."""
+    """All settings of a run."""
 
     data: Data = field(default_factory=Data)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -327,7 +327,7 @@ class Settings(Groups):
     run: Run = field(default_factory=Run)
 
     def stored(self) -> dict[str, Any]:
-        """The values that belong to the run, by key: for settings.json, checkpoints and wandb."""
+        """Returns the values that describe the run, by key, for settings.json, checkpoints and wandb."""
         return {key: value for key, value in self.flat().items() if TRAIN in FLAGS[key].modes and key not in NOT_STORED}
 
 

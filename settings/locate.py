@@ -1,4 +1,4 @@
-"""Looks whether the data set is there, and settles the settings that depend on it."""
+"""Locates the data set, and fills in the settings that depend on its files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ WITHOUT_FILES = ("digits", "cifar10", "cifar100")
 
 
 def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, LocatedDataset]:
-    """(the group with its open rules filled in, the data set as `image_datasets.load_dataset` takes it).
+    """Locates the data set without reading it.
 
-    Raises BadRequest if it is not there, or a flag has no effect on it.
+    Returns:
+        The group with its reading rules and --val-fraction filled in, and the input of `image_datasets.load_dataset`.
+
+    Raises BadRequest if the data set is missing, or a flag has no effect on it.
     """
     rules = data.data_rules or NEWEST
     upright = rules > OLDEST if data.exif_orientation is None else data.exif_orientation
@@ -32,7 +35,7 @@ def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, LocatedDataset
             data.data_path,
             data.download,
             data.verify_checksum,
-            skip_bad or data.check_images,  # --check-images names all that are bad, not the first that is met here
+            skip_bad or data.check_images,  # --check-images lists every bad file; do not fail on the first one here
             Reading.of(vars(data)),
         )
     except OSError as error:

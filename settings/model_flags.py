@@ -14,13 +14,13 @@ from utils import BadRequest, shorten
 
 CHECKS = {"Count": COUNT, "Counts": counts, "Fraction": FRACTION, "Positive": POSITIVE}
 METAVARS = {"Literal": "WORD", "Count": "N", "Counts": "N,N,...", "Fraction": "X", "Positive": "X"}
-# Arguments of timm's and torchvision's constructors that other flags set, or the suite itself.
+# Constructor arguments of timm and torchvision that another flag covers or the suite sets itself.
 RESERVED = {"name", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
             "image_size", "progress", "features_only", "init_weights", "aux_logits", "transform_input"}  # fmt: skip
 
 
 def flags_of(model: str | None) -> dict[str, Flag]:
-    """Flags of an architecture by argument name, or of all architectures with None.
+    """Returns the flags of an architecture by argument name; with None, those of all architectures.
 
     Models of timm and torchvision have none: --model-arg reaches their arguments.
     """
@@ -41,11 +41,11 @@ def _flag(argument: Argument) -> Flag:
 
 
 def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the model's constructor by name: those given as flags or by --model-arg, else the defaults.
+    """Returns the arguments of the model's constructor by name: defaults, replaced by given flags and --model-arg.
 
-    For models of timm and torchvision it returns only the given ones.
+    For models of timm and torchvision only given arguments are known.
 
-    Raises BadRequest, naming the flag, for what the model does not take.
+    Raises BadRequest, naming the flag, for an argument that the model does not take, the suite sets, or is given twice.
     """
     entry = models.find_model(model)
     own = {argument.name: argument for argument in entry.arguments} if entry else {}
@@ -71,7 +71,7 @@ def settle(model: str, given: dict[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"--model-arg {key}: {model} has no such argument; {takes}")
         settled[key] = _value(text, own.get(key))
         seen.add(key)
-    # Lists for tuples, as JSON returns them.
+    # Lists for tuples, as settings.json returns them.
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settled.items()}
 
 
@@ -84,7 +84,7 @@ def _refusal(model: str, key: str, library: bool) -> str:
 
 
 def _value(text: str, argument: Argument | None) -> Any:
-    """`text` as the value of an argument, checked like its flag if it has one."""
+    """Parses the value of an argument, with the check of its flag if it has one."""
     flag = None if argument is None or argument.kind == "other" else _flag(argument)
     if flag is not None and flag.check is not None:
         try:

@@ -1,4 +1,4 @@
-"""When a given flag has no effect, and why."""
+"""Conditions under which a flag has an effect, and the reason given if they fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils import BadRequest, is_distributed
 
 
 def check_needs(settings: Settings, given: dict[str, Any]) -> None:
-    """Raises BadRequest for the first flag that is given and has no effect."""
+    """Raises BadRequest for the first given flag that has no effect."""
     for key, has_effect, reason in NEEDS:
         if key in given and not has_effect(settings):
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {reason}")

@@ -1,4 +1,4 @@
-"""Names of optimisers: our own four, and any other that timm has."""
+"""Names of optimisers: our own four, and those of timm."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from utils import BadRequest, require, suggestion
 
 HAS_MOMENTUM = {"sgd": True, "muon-sgd": True, "adam": False, "adamw": False}
-UNSUPPORTED = {"adahessian"}  # its second-order gradients need a loop of their own
+UNSUPPORTED = {"adahessian"}  # second-order gradients need a loop of their own
 
 
 def check_optimizer(name: str, given: dict[str, Any]) -> None:
-    """Raises BadRequest for a name that neither we nor timm have, and for --momentum without effect.
+    """Raises BadRequest for an unknown name, and for --momentum without effect.
 
-    Imports timm, and torch with it, only for names that are not our own.
+    Imports timm, and with it torch, only for names other than our own.
     """
     known = HAS_MOMENTUM
     if name not in known:

@@ -1,4 +1,4 @@
-"""Parses a command line into the flags that it gives. All scripts use it."""
+"""Parses command lines, in the same way for every script."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from utils import BadRequest, suggestion
 
 
 class _Parser(argparse.ArgumentParser):
+    """An argument parser that raises BadRequest instead of exiting."""
+
     def error(self, message: str) -> NoReturn:
         raise BadRequest(message.removeprefix("argument "))
 
 
 def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]]) -> dict[str, Any]:
-    """Parses the flags that `argv` gives, by key. Raises BadRequest for an unknown flag or a value that it refuses.
+    """Returns the flags in `argv`, by key. Raises BadRequest for unknown flags and invalid values.
 
     Args:
-        groups: flags by title. After a group "model" --help shows the flags of the architecture that --model names.
-            Flags of other architectures are parsed too, so that they can be refused with the reason.
+        groups: flags by title. A group "model" is followed by the flags of the architecture that --model names. Flags
+            of other architectures are parsed too, so that the refusal can give the reason.
     """
     argv = with_hyphens(argv)
     parser = _build(description, groups, argv)
@@ -32,23 +34,26 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
             raise BadRequest(f"unknown flag {word}.{suggestion(word, names)} --help lists all flags")
         raise BadRequest(f"{word!r} belongs to no flag")
     for key, value in vars(namespace).items():
-        if value == []:  # argparse turns --name=-- into this
+        if value == []:  # argparse's value for --name=--
             raise BadRequest(f"--{key.replace('_', '-')}: '--' is no value")
     return vars(namespace)
 
 
 def ask(argv: list[str], description: str, groups: type[G]) -> tuple[G, dict[str, Any]]:
-    """Parses the command line of a script without modes. Returns (what it asks for, the flags that it gives, by key).
+    """Parses the command line of a script without modes. Raises BadRequest like `read_flags`.
 
     Args:
-        groups: a dataclass of the script's groups of flags.
+        groups: dataclass of the script's groups of flags.
+
+    Returns:
+        An object of `groups`, and the given flags by key.
     """
     given = read_flags(argv, description, groups.titles())
     return groups.of(with_defaults(given, groups.flags())), given
 
 
 def with_hyphens(argv: list[str]) -> list[str]:
-    """The same command line with hyphens for underscores in the names (not the values) of flags."""
+    """Returns the command line with hyphens for underscores in the names, not the values, of flags."""
     result = []
     for i, word in enumerate(argv):
         if word == "--":
@@ -59,7 +64,7 @@ def with_hyphens(argv: list[str]) -> list[str]:
 
 
 def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:
-    """Builds the parser. Flags that are not given are absent from its result: the caller knows their defaults."""
+    """Builds the parser. Its result lacks flags that are not given: the caller adds their defaults."""
     bare = [str(flag.metavar) for flags in groups.values() for flag in flags if flag.positional]
     epilog = "Hyphens and underscores are the same: --batch-size is --batch_size."
     if "model" in groups:

@@ -1,13 +1,13 @@
-"""Recipes: sets of flag values that belong together. A flag that is given wins over the recipe."""
+"""Recipes: sets of flag values that belong together. A given flag replaces the recipe's value."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Values by flag key; a function computes one from the Settings so far. A flag of an architecture (drop_path) is left
-# out if the model has no such argument.
+# Values by flag key; a function computes its value from the settings so far. An architecture's flag (drop_path) is
+# skipped if the model lacks it.
 RECIPES: dict[str, dict[str, Any]] = {
-    # The plain training of a small study. Nothing in it depends on the number of epochs.
+    # Plain training for small studies: nothing needs tuning to the number of epochs.
     "seed": {
         "optimizer": "adamw",
         "lr": 0.0005,
@@ -16,7 +16,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "crop": "resized",
     },
     # Touvron et al., arXiv:2012.12877, table 9 and section 6, without repeated augmentation. The paper warms up for 5
-    # of 300 epochs; a short training for a tenth of its epochs. The smallest rate is that of its code at batch 1,024.
+    # of 300 epochs; short trainings here for a tenth of theirs. The minimum rate is that of its code at batch 1,024.
     "deit": {
         "optimizer": "adamw",
         "lr": lambda s: 0.0005 * s.optimization.batch_size * s.optimization.accumulate / 512,
@@ -35,9 +35,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "drop_path": 0.1,
         "ema": 0.99996,
     },
-    # The quickest way to a good accuracy on small images, after Page's "How to Train Your ResNet" and arXiv:2404.00498.
-    # results/cifar-fast.md has the figures. It trains on all images and reports the last epoch: as the rate falls to
-    # zero, that is the best one but for chance.
+    # Good accuracy on small images in the shortest time, after Page's "How to Train Your ResNet" and arXiv:2404.00498;
+    # figures in results/cifar-fast.md. Trains on all images and reports the last epoch: as the rate falls to zero, it
+    # is the best but for chance.
     "cifar-fast": {
         "model": "resnet9",
         "epochs": 15,

@@ -1,4 +1,4 @@
-"""What main.py is asked to do. Unlike settings it does not describe a run, and is not stored with it."""
+"""The request to main.py. Unlike settings, it does not describe a run and is not stored with it."""
 
 from __future__ import annotations
 

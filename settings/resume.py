@@ -1,4 +1,4 @@
-"""A run that is continued: its stored settings replace the defaults, and flags may not contradict them."""
+"""Resuming a run: its stored settings replace the defaults, and flags must not contradict them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from settings.recipes import RECIPES
 from settings.stored import check_settings
 from utils import BadRequest, read_json
 
-SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as the value that it came to
+SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as its resolved value
 
 
 def apply_stored_settings(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The stored settings of the run to be resumed, with those given flags that may change.
+    """Returns the stored settings of the run to resume, with given flags that may change (`Flag.may_change`).
 
-    Raises BadRequest if there is no such run, or a flag contradicts it.
+    Raises BadRequest if the run does not exist, or a flag contradicts it.
     """
     _refuse_overwrite(settings)
     name = settings.run.run_name or default_name(settings, given)
@@ -29,7 +29,7 @@ def apply_stored_settings(settings: Settings, given: dict[str, Any]) -> Settings
                          " names another")  # fmt: skip
     stored = read_run_settings(directory)
     _refuse_changes(stored, given)
-    # --device and --gpu name the same thing: a new one replaces either.
+    # --device and --gpu both choose the device: either replaces both.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
     kept = {"runs_dir", *(key for key in given if key not in SETTLED)} - {"model_args"}
@@ -44,7 +44,7 @@ def _refuse_changes(stored: dict[str, Any], given: dict[str, Any]) -> None:
     changed = {key: (asked[key], built_with.get(key)) for key in of_model}
     for key, value in given.items():
         if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
-            changed[key] = (value, stored.get(key, FLAGS[key].default))  # a flag that is newer than the run had no say
+            changed[key] = (value, stored.get(key, FLAGS[key].default))  # flags newer than the run had their default
     flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
         if new != old and not (key in SETTLED and new == "auto"):
@@ -58,7 +58,7 @@ def _refuse_overwrite(settings: Settings) -> None:
 
 
 def settle_auto(settings: Settings, given: dict[str, Any]) -> Settings:
-    """--resume auto: continues the run of this name, or of the name that the flags give it, if there is one."""
+    """Resolves --resume auto: resumes the run of this name, or of the default name, if it exists."""
     _refuse_overwrite(settings)
     name = settings.run.run_name or default_name(settings, given)
     exists = RunDirectory(Path(settings.run.runs_dir) / name).settings.is_file()
@@ -66,14 +66,17 @@ def settle_auto(settings: Settings, given: dict[str, Any]) -> Settings:
 
 
 def default_name(settings: Settings, given: dict[str, Any]) -> str:
-    """The name of a run that has none. The same before a recipe is applied and after it."""
+    """Returns the name of a run without --run-name. It is the same before and after a recipe is applied."""
     recipe = RECIPES.get(settings.optimization.recipe or "", {})
     model = settings.model.model if "model" in given else recipe.get("model", settings.model.model)
     return f"{settings.data.dataset}-{model.replace('/', '_')}-seed{settings.hardware.seed}"
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:
-    """Reads the settings of the run in `directory`. Raises BadRequest if there is no run, or its file is damaged."""
+    """Reads the settings of the run in `directory`.
+
+    Raises BadRequest if there is no run, its settings.json is damaged, or it is an evaluation.
+    """
     file = directory / "settings.json"
     if not file.is_file():
         raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")
@@ -92,5 +95,5 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
 
 
 def is_finished(settings: Settings) -> bool:
-    """Whether the run to be resumed has nothing left to do."""
+    """Whether the run to resume has its summary, so nothing is left to do."""
     return RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name).summary.is_file()

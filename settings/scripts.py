@@ -1,4 +1,4 @@
-"""What each training script offers: its flags, with its defaults. Studies check flags by it, as the scripts do."""
+"""The training scripts: flags and defaults of each. Scripts and studies check command lines with them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from settings.groups import Settings
 from settings.request import Request
 
 IMAGENET100_DEFAULTS = {"model": "vit_tiny", "recipe": "seed", "epochs": 5, "wandb_project": "imagenet100"}
-IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum")  # there is one data set, and it cannot be fetched
+IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum")  # the data set is fixed and cannot be downloaded
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script that trains.
+    """A training script.
 
     Attributes:
-        titles: its flags by the title that --help shows above them.
-        fixed: settings that it offers no flag for.
+        description: first paragraph of --help.
+        titles: flags by their title in --help.
+        fixed: settings without a flag in this script, by key.
     """
 
     description: str
@@ -30,16 +31,16 @@ class Script:
     fixed: dict[str, Any] = field(default_factory=dict)
 
     def ask(self, argv: list[str]) -> Asked:
-        """The checked command line, see `checks.ask`."""
+        """Parses and checks a command line, see `checks.ask`."""
         return checks.ask(argv, self.description, self.titles, self.fixed)
 
 
 def training_titles(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[str, list[Flag]]:
-    """The flags of a training, for a script that does nothing else.
+    """Returns the flags of training by title, for a script that does nothing else.
 
     Args:
-        defaults: by flag, if they are not those of main.py.
-        without: flags that the script does not offer.
+        defaults: by key, where they differ from main.py's.
+        without: keys of flags that the script does not offer.
     """
     titles = {
         title: [dataclasses.replace(flag, default=defaults.get(flag.key, flag.default)) for flag in flags

@@ -1,4 +1,4 @@
-"""Settings that the data set decides."""
+"""Settings that depend on the data set."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from utils import BadRequest, sides
 
 
 def settle(settings: Settings, dataset: Dataset) -> Settings:
-    """The settings with image size, channels, normalisation, crop and flip as they follow from the data set.
+    """Returns the settings with image size, channels, normalisation, crop and flip resolved for the data set.
 
-    Raises BadRequest for --crop-padding without effect.
+    Raises BadRequest if --crop-padding has no effect.
     """
     data, augmentation = settings.data, settings.augmentation
     img_size = models.image_size(data.img_size, settings.model.model, dataset.natural_side)
     values: dict[str, Any] = {"img_size": img_size, "in_chans": data.in_chans or dataset.in_chans}
     if data.normalization == "dataset" and dataset.train.images is None:
-        values["normalization"] = "imagenet"  # nobody has looked at all pixels of a set that is streamed
+        values["normalization"] = "imagenet"  # a streamed set's own statistics would need all its pixels
     if augmentation.flip is None:
         values["flip"] = dataset.flip
     crop = augmentation.crop or ("resized" if augmentation.rand or dataset.side is None else "pad")

@@ -1,4 +1,4 @@
-"""Checks the settings that a run stores (settings.json, summary.json, checkpoints), and blames them for errors."""
+"""Validates the settings in a settings.json, summary.json or checkpoint, and attributes errors to that file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from settings.flag_types import path
 from settings.groups import FLAGS
 from utils import BadRequest
 
-PATHS = {  # settings that name files of a run, and what helps if those are gone
+PATHS = {  # settings that name files a run reads, and advice if they are gone
     "data_path": "--datapath PATH names where the data are now",
     "cache_dir": "--cache-dir PATH names where the copy is now",
     "weights": "the file must lie there as it did",
@@ -43,11 +43,11 @@ def check_settings(settings: Any, source: object) -> None:
 
 @contextlib.contextmanager
 def blaming(source: object, values: dict[str, Any]) -> Iterator[None]:
-    """Adds to a BadRequest of the block that `source` stores the value, if no flag gave it.
+    """Within the block, a BadRequest about a value that comes from `source` says so.
 
     Args:
         source: the file that stores the values.
-        values: the values that come from there, by setting.
+        values: settings that come from that file, by key.
     """
     try:
         yield
@@ -72,10 +72,10 @@ def _blame(message: str, source: object, values: dict[str, Any]) -> str:
 
 
 def _is_value(flag: Flag, value: Any) -> bool:
-    """Whether the value is the default, or one that a command line can give."""
+    """Whether the flag accepts the value, or it is the default."""
     if value is None or flag.check is None:
         return flag.default is None if value is None else isinstance(value, bool)
-    if flag.check is path:  # earlier versions stored an unexpanded ~
+    if flag.check is path:  # earlier versions stored ~ unexpanded
         return isinstance(value, str) and bool(value.strip())
     if isinstance(value, (bool, dict)):
         return False

@@ -1,4 +1,4 @@
-"""What viz_random_10_vit_vs_deit.py is asked: two trained models, and the images to show them."""
+"""Flags of viz_random_10_vit_vs_deit.py: two trained models, and the images to show them."""
 
 from __future__ import annotations
 
@@ -82,13 +82,17 @@ class TwoModels(Groups):
     hardware: Machine = field(default_factory=Machine)
 
     def data(self) -> Data:
-        """The images as settings of a data set."""
+        """Returns the settings of the data set, with defaults for those without a flag here."""
         shared = {key: value for key, value in self.flat().items() if key in Data.__dataclass_fields__}
         return replace(Data(), **shared)
 
 
 def ask(argv: list[str]) -> tuple[TwoModels, dict[str, Any]]:
-    """(what is asked, with the checkpoints of run directories; the flags that are given). Raises BadRequest."""
+    """Parses and checks the command line. Raises BadRequest, naming the flag.
+
+    Returns:
+        The request, with checkpoints for run directories, and the given flags by key.
+    """
     request, given = parser.ask(argv, DESCRIPTION, TwoModels)
     first = _checkpoint("first", request.models.first)
     second = _checkpoint("second", request.models.second)
