@@ -1,4 +1,5 @@
-# `make train` trains on the embedded data set; `make test` runs every check. Both install what they need, once.
+# `make train` trains on the embedded data set; `make test` runs every check, `make quick` those that are not slow. All
+# install what they need, once.
 
 PYTHON ?= python3
 # Test processes of one thread each: with small models two processes use two cores better than two threads do.

@@ -1,4 +1,4 @@
-"""Small helpers that know nothing about training. Imports nothing heavy, as the checks of flags use them."""
+"""Small helpers that know nothing about training. Nothing heavy is imported here: the flag checks use them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
     import torch
 
-IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # packages with another import name
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # packages that are imported by another name
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 SET_UP = "run .venv/bin/python, which `make train` sets up, or install requirements.txt"
 
 
 class BadRequest(Exception):
-    """The request cannot be carried out. The scripts print it as one line and exit with status 2."""
+    """A request that cannot be met. Scripts print it as one line and exit with status 2."""
 
 
 class RunFailed(Exception):
-    """A run failed after it had started. The scripts print it as one line and exit with status 1."""
+    """A run that started and failed. Scripts print it as one line and exit with status 1."""
 
 
 class Stopped(Exception):
-    """A run stopped early on request and can be resumed. The scripts print it as one line.
+    """A run that stopped early and can be continued. Scripts print it as one line.
 
     Args:
         status: exit status of the script.
@@ -49,39 +49,41 @@ class Stopped(Exception):
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Returns a seed in [0, 2**63) that depends on all parts and on nothing else.
+    """Returns a seed in [0, 2**63) that depends on every part and nothing else.
 
-    Each random draw is a function of where it happens, e.g. ``derive_seed(seed, "augment", epoch, step)``.
+    It makes a random draw a function of its position, e.g. ``derive_seed(seed, "augment", epoch, step)``.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Returns `` Did you mean X?`` for a name close to a known one, else an empty string."""
+    """`` Did you mean X?`` for a name that differs from a known one by a typo, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.7)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns (height, width) in pixels; one number is the side of a square."""
+    """(height, width) in pixels. One number is the side of a square."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def in_px(size: int | Sequence[int]) -> str:
-    """Formats a size as `224 px` or `96 x 160 px`, height first."""
+    """A size as text: `224 px`, or `96 x 160 px` with the height first."""
     return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
 
 
 def cores() -> int:
-    """Returns the number of processor cores that this process may use."""
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def thread_pool(count: int) -> Iterator[ThreadPool]:
-    """Yields a pool of threads. Leaving the block early, e.g. by Ctrl-C, waits only for calls that have begun: a thread
-    inside torch would abort the process when Python exits."""
+    """A pool of threads. Leaving the block early, by Ctrl-C for example, waits only for calls that have begun.
+
+    A thread inside torch at the end of Python would abort the process.
+    """
     from multiprocessing.pool import ThreadPool
 
     with ThreadPool(max(1, count)) as pool:
@@ -99,9 +101,9 @@ def noting_signals(
     """Within the block each of SIGNALS calls `note(number)` and does nothing else.
 
     Args:
-        repeat_seconds: signals this soon after a noted one are the same request and are dropped: SLURM preempts with
-            two SIGTERM in a row.
-        stay_ignored: signals that stay ignored if they already are, as under nohup.
+        repeat_seconds: a signal that comes this soon after one that was noted is the same request, and not noted: SLURM
+            preempts with two SIGTERM in a row.
+        stay_ignored: the signals that stay ignored if they are, as under nohup.
     """
     noted = -float("inf")
 
@@ -125,15 +127,15 @@ def noting_signals(
 
 
 def require(*modules: str) -> None:
-    """Raises BadRequest if a package cannot be found. Imports none of them."""
+    """Raises BadRequest if a package is not installed. Imports nothing."""
     missing = [_requirement(module) for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         be = "is" if len(missing) == 1 else "are"
         raise BadRequest(f"{shorten(missing, 3)} {be} not installed for {sys.executable}; {SET_UP}")
 
 
-def package_at_fault(error: Exception) -> str | None:
-    """Describes an error by the package, missing or older than requirements.txt asks for, that causes it, or None."""
+def package_at_fault(error: BaseException) -> str | None:
+    """The message for an error of a package that is missing, or older than in requirements.txt; else None."""
     if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in _requirements():
         try:
             require(module)
@@ -155,19 +157,19 @@ def _requirement(module: str) -> str:
 
 
 def _requirements() -> dict[str, tuple[str, str]]:
-    """Returns (package, minimum version) of each line in requirements.txt, by import name."""
+    """(package, least version) in requirements.txt, by import name."""
     text = (Path(__file__).parent / "requirements.txt").read_text(encoding="utf-8")
     pairs = re.findall(r"^([\w-]+)>=([\d.]+)", text, re.MULTILINE)
     return {IMPORTED_AS.get(package, package): (package, least) for package, least in pairs}
 
 
 def _numbers(version: str) -> list[int]:
-    """Parses 2.11.0+cu128 to [2, 11, 0]."""
+    """Splits 2.11.0+cu128 into [2, 11, 0]."""
     return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parses TOML. Raises ValueError, naming the line, if it is invalid."""
+    """Parses TOML. Raises ValueError, naming the line, for other text."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -177,14 +179,14 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def shorten(items: Iterable[Any], most: int = 5) -> str:
-    """Joins the first `most` items with commas and adds the number of those left out."""
+    """The first few items as text, with the number of those left out."""
     items = [str(item) for item in items]
     more = f", ... ({len(items) - most} more)" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def human(value: float) -> str:
-    """Formats 12,345,678 as ``12.35 M``, with the unit prefixes k, M, G, T of 1000. Smaller values end in a space."""
+    """12,345,678 as ``12.35 M``, with the unit prefixes k, M, G, T of 1000."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.2f} {unit}"
@@ -192,12 +194,12 @@ def human(value: float) -> str:
 
 
 def decimal(value: float, places: int = 4) -> str:
-    """Formats a number, such as a loss, with `places` decimals, or from 1e6 on as ``1.2e+37``."""
+    """A number, such as a loss, with so many decimals; one that ran away as ``1.2e+37``."""
     return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{places}f}"
 
 
 def duration(seconds: float) -> str:
-    """Formats a time as `42 s`, `7.5 min`, `42 min` or `3.5 h`."""
+    """Time as `42 s`, `7 min` or `3.5 h`; small numbers have one more digit."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -206,7 +208,7 @@ def duration(seconds: float) -> str:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """Returns the dtype for sums on this device: float64, or float32 on MPS, which has no float64."""
+    """float64 for sums on this device; float32 on MPS, which has no float64."""
     import torch
 
     return torch.float32 if device.type == "mps" else torch.float64
@@ -214,10 +216,10 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def replacing(path: Path):
-    """Yields a temporary path beside `path`, which replaces `path` when the block ends without error.
+    """Yields a temporary path beside `path`, which replaces `path` if the block ends without error.
 
-    Its content is on disk before the rename: a reader, or the machine after a power cut, sees either the old file or
-    the whole new one.
+    Its content is on disk before the rename, so a reader (or the machine after a power cut) sees either the old file
+    or the whole new one.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -236,7 +238,7 @@ def replacing(path: Path):
 
 
 def _flush_names(folder: Path) -> None:
-    """Flushes a rename to disk, if the system can open folders for that."""
+    """Writes a rename to disk, on systems that can open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -246,30 +248,31 @@ def _flush_names(folder: Path) -> None:
 
 
 def in_utf8(name: str) -> str:
-    """Decodes a file name as UTF-8, whatever the file system's encoding is on this machine.
+    """A file name as Python reads it on a machine with UTF-8 file names, whatever their encoding is here.
 
-    Sorted by this, files have the same order on every machine. Bytes that are not UTF-8 become surrogates.
+    Sorted by this, files have the same order on every machine. Bytes that are not UTF-8 stay surrogates.
     """
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def readable(name: str) -> str:
-    """Returns a file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xe9``."""
+    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xe9``."""
     return in_utf8(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in UTF-8, atomically. `text` may hold file names that are not UTF-8 (see `readable`)."""
+    """Replaces a file by `text` in UTF-8, which may hold file names of other encodings (see `readable`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode())
 
 
 def take_lock(file: IO, wait: bool = False) -> bool | None:
-    """Locks an open file for this process. Returns False if another process holds the lock, unless `wait`; None if
-    locks are not supported, as on Windows and some file systems.
+    """Locks an open file for this process. Returns False if another process holds it and `wait` is off.
 
-    The lock is the kernel's (a POSIX record lock, which NFS passes to its server). It ends with the process, however
-    that dies, and child processes do not inherit it.
+    Returns None on systems without such locks: Windows, and some file systems.
+
+    The lock is the kernel's (a POSIX record lock, which NFS hands to its server). It ends with the process, however
+    that dies, and child processes have no part in it.
     """
     try:
         import fcntl
@@ -285,7 +288,7 @@ def take_lock(file: IO, wait: bool = False) -> bool | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON, atomically. NaN and infinity become null, which every reader understands."""
+    """Writes strict JSON: NaN and infinity become null, which every reader understands."""
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False, default=str) + "\n")
 
 
@@ -310,7 +313,6 @@ def read_json(path: Path) -> Any:
 
 
 def cpu_name() -> str:
-    """Returns the model name of the CPU, or its architecture if the name is unknown."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -320,30 +322,28 @@ def cpu_name() -> str:
 
 
 def world_size() -> int:
-    """Returns the number of processes."""
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
 def rank() -> int:
-    """Returns the number of this process, from 0."""
+    """The number of this process, from 0."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
-    """Returns the number of this process on its machine, from 0."""
+    """The number of this process on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", rank()))
 
 
 def is_distributed() -> bool:
-    """Whether there are several processes."""
     return world_size() > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process is rank 0, which prints and writes."""
     return rank() == 0
 
 
 def restarted() -> bool:
-    """Whether torchrun has restarted the processes after one of them died."""
+    """Whether torchrun has restarted the processes after one died."""
     return is_distributed() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -1,4 +1,4 @@
-"""Shows a data set as a run would see it: images per class, normalisation, augmented samples."""
+"""Shows a data set as a run sees it: images per class, normalisation, augmented samples."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from settings.settle import settle
 from utils import RunFailed, derive_seed, in_px
 
 SAMPLES = 25
-MANY = 200  # with more classes, only the smallest and the largest are listed
-LONG = 26  # characters; longer titles would overlap their neighbours
+MANY = 200  # classes: of more than these only the smallest and the largest are listed
+LONG = 26  # characters: longer titles would run into those of the neighbours
 
 
 def inspect_data(asked: Asked) -> None:
-    """Prints the counts of every split and draws augmented training images into the file of --inspect-data."""
+    """Prints the counts of every split, and draws augmented training images into the file that --inspect-data names."""
     file = Path(str(asked.request.to_do.inspect_data))
     group, found = locate_data(asked.settings.data, asked.given)
     dataset = read_dataset(group, found)
@@ -51,7 +51,7 @@ def _print_facts(settings: Settings, data: RunData) -> None:
         mean, std = channel_statistics(dataset.train.images)
         say(f"pixels      mean {_numbers(mean)}; deviation {_numbers(std)} (of all training images, from 0 to 1)")
     kind = settings.data.normalization
-    kind = kind if data.resident or kind == "half" else "imagenet"  # streamed sets have no statistics of their own
+    kind = kind if data.resident or kind == "half" else "imagenet"  # streamed sets have none of their own
     say(f"normalised  by mean {_numbers(dataset.mean)}; deviation {_numbers(dataset.std)} ({kind})")
     for note in dataset.notes:
         say(f"note        {note}")
@@ -61,10 +61,7 @@ def _print_facts(settings: Settings, data: RunData) -> None:
 
 
 def _samples(settings: Settings, data: RunData) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the first images (N, C, H, W) of a training, augmented and mixed, and their targets (N,) or (N, K).
-
-    Raises RunFailed if none of them can be read.
-    """
+    """The first images of a training, augmented and mixed. Raises RunFailed if none of them can be read."""
     seed, augmentation = settings.hardware.seed, settings.augmentation
     batches = dataclasses.replace(data, workers=0).train_batches(augmentation, torch.device("cpu"), SAMPLES, seed)
     images, targets = next(iter(batches.epoch(0)))
@@ -77,12 +74,6 @@ def _samples(settings: Settings, data: RunData) -> tuple[torch.Tensor, torch.Ten
     torch.manual_seed(derive_seed(seed, "step", 0, 0))  # as the loop does
     images, targets = make_mix(augmentation, len(data.dataset.class_names))(images, targets)
     return images[:SAMPLES], targets[:SAMPLES]
-
-
-def _pixels(images: torch.Tensor, dataset: Dataset) -> np.ndarray:
-    """Undoes the normalisation of images (N, C, H, W). Returns (N, H, W, C), from 0 to 1."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
-    return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def _splits(data: RunData) -> dict[str, Split]:
@@ -113,7 +104,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _headline(settings: Settings, dataset: Dataset) -> str:
-    """Returns the title of the picture: data set, image size and augmentation."""
+    """Title of the picture: the data set and the augmentation."""
     data, augmentation = settings.data, settings.augmentation
     name = dataset.name
     if data.data_path is not None and name == "folder":

@@ -1,4 +1,4 @@
-"""Output of the scripts: width of --help, readers that are gone, last line and exit status."""
+"""The output of scripts: its width, readers that leave, and the last line with the exit status."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from records.log import last_line
 
-WIDTH = 110  # columns of --help, unless the terminal is narrower
+WIDTH = 110  # columns of --help, if the terminal has as many
 
 
 def help_width() -> int:
-    """Returns the columns for --help: two less than the terminal's, at most WIDTH. WIDTH without a terminal."""
+    """Columns for --help: those of the terminal, at most WIDTH; without a terminal always WIDTH."""
     if not sys.stdout.isatty():
         return WIDTH
     return min(WIDTH, shutil.get_terminal_size((WIDTH + 2, 24)).columns - 2)
@@ -24,9 +24,9 @@ def help_width() -> int:
 
 @contextlib.contextmanager
 def without_readers() -> Iterator[None]:
-    """Within the block, output is dropped once nobody reads stdout or stderr (`| head`, a closed terminal).
+    """Keeps the block working when stdout or stderr lose their reader (`| head`, a closed terminal).
 
-    The work continues.
+    Later output is dropped.
     """
     streams = sys.stdout, sys.stderr
     with contextlib.ExitStack() as closing:
@@ -42,7 +42,7 @@ def without_readers() -> Iterator[None]:
 
 
 class _Output:
-    """A text stream that drops its output once the reader is gone."""
+    """A text stream that drops its output if there is no reader."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -67,19 +67,18 @@ class _Output:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # buffered output goes there too
+            os.dup2(nowhere, self._stream.fileno())  # the buffered output goes there, too
             os.close(nowhere)
 
 
-def run_script(main) -> int:
-    """Runs a script's `main()` and returns its exit status.
+def run_script(main: Callable[[], int | None]) -> int:
+    """Runs a script's `main()`, prints a failure as one line, and returns the exit status.
 
-    0, 1 (a run failed), 2 (bad request), 130 (Ctrl-C), or that of a run that stopped early (training/stopping.py).
-    Errors are printed as one line; those that are bugs are raised.
+    0: done, 1: a run failed, 2: a bad request. A run that stops early has its own, see training/stopping.py.
     """
     with without_readers():
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError):  # file names may hold characters that the encoding lacks
+            with contextlib.suppress(AttributeError):  # names of files may hold what an encoding lacks
                 stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         try:
             status = main() or 0
