@@ -33,6 +33,7 @@ def runs(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "old", tmp_path / "new"
 
 
+@pytest.mark.slow
 def test_a_checkout_is_the_same_as_itself():
     words = [sys.executable, "tests/same_bits.py", ".", str(ROOT), "--only", "digits"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
