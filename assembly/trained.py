@@ -12,7 +12,7 @@ from torch import nn
 import models
 from image_datasets.bad_images import Report
 from image_datasets.batches import EvalBatches
-from image_datasets.dataset import LocatedDataset
+from image_datasets.dataset import CHOICE, LocatedDataset
 from image_datasets.reading import SETTINGS, Reading
 from image_datasets.splits import Split
 from records import checkpoint
@@ -80,12 +80,13 @@ def locate_stored(
         source: checkpoint of the run, for errors.
     """
     own = {}
-    if group.dataset is None and group.data_path is None:
-        own["data_path"] = stored["data_path"]
-        group = dataclasses.replace(group, data_path=stored["data_path"])
-    group = dataclasses.replace(group, dataset=group.dataset or stored["dataset"])
+    if group.dataset is None:
+        own = {key: stored.get(key) for key in CHOICE if key not in given}
+        if group.data_path is None:
+            own["data_path"] = stored["data_path"]
+        group = dataclasses.replace(group, dataset=stored["dataset"], **own)
     with blaming(source, own):
-        return locate_data(read_alike(group, stored), given)
+        return locate_data(read_alike(group, stored), given, with_train=False)
 
 
 def batches_for(

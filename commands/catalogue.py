@@ -11,6 +11,7 @@ from torch import nn
 import image_datasets
 import models
 from analysis import cost
+from image_datasets.reading import CURRENT
 from settings.checks import Asked
 from training import devices
 from utils import BadRequest, human, in_px, sides
@@ -45,7 +46,7 @@ def print_models(asked: Asked) -> None:
     if models.find_model(names[0]) is None:
         print("\n".join(names))
         return
-    num_classes, side, chans = image_datasets.dimensions(data.dataset, data.data_path)
+    num_classes, side, chans = image_datasets.dimensions(image_datasets.Wanted.of(vars(data), reading=CURRENT))
     chans = data.in_chans or chans
     print(f"{'name':20}  {'px':>4}  {'parameters':>12}  {'FLOPs':>8}  year  paper")
     for name in names:
@@ -71,7 +72,7 @@ def print_summary(asked: Asked) -> None:
         import torchinfo
     except ImportError:
         raise BadRequest("--summary needs the package torchinfo: pip install torchinfo") from None
-    num_classes, side, chans = image_datasets.dimensions(data.dataset, data.data_path)
+    num_classes, side, chans = image_datasets.dimensions(image_datasets.Wanted.of(vars(data), reading=CURRENT))
     chans = data.in_chans or chans
     size = models.image_size(data.img_size, group.model, side)
     with devices.machine_errors_as_run_failed(lambda: f"{group.model} of this size"):

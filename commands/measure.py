@@ -109,7 +109,7 @@ def _dataset(run: FinishedRun, job: Job, content: dict[str, Any]) -> tuple[Datas
         "max_pixels": given.max_pixels or run.reading["max_pixels"],
     }
     digests = content.get("image_digests")
-    key = (*of_run.values(), json.dumps(digests), None if digests else str(run.checkpoint))
+    key = (json.dumps(of_run), json.dumps(digests), None if digests else str(run.checkpoint))
     if key not in job.datasets:
         with blaming(run.directory.summary, {} if given.data_path else {"data_path": run.data_path}):
             data, found = locate_data(dataclasses.replace(given, **of_run), job.asked.given)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 import image_datasets
@@ -11,8 +9,7 @@ from comparison.cohorts import Cohort, Model
 from comparison.context import Context
 from comparison.document import Picture
 from comparison.pairs import Pair, matched
-from image_datasets.dataset import Dataset
-from image_datasets.reading import Reading
+from image_datasets.dataset import Dataset, Wanted
 from records import answer_sheet, membership
 from settings.stored import blaming
 from utils import BadRequest
@@ -33,9 +30,9 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     run = cohort.runs[0]
     settings = run.settings
     path = data_path or settings.get("data_path")
-    verify = settings.get("verify_checksum", True)
+    wanted = Wanted.of({**settings, "data_path": path})
     with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
-        found = image_datasets.locate_dataset(settings["dataset"], path, False, verify, reading=Reading.of(settings))
+        found = image_datasets.locate(wanted)
     content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
     try:
         dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)
@@ -91,6 +88,6 @@ def _pixels(dataset: Dataset, index: int) -> np.ndarray:
         return dataset.test.images[index] / 255
     from image_datasets.image_files import read_image
 
-    image = read_image(str(Path(dataset.test.paths[index])), dataset.in_chans, dataset.test.reading)
+    image = read_image(dataset.test.paths[index], dataset.in_chans, dataset.test.reading)
     image.thumbnail((SIDE, SIDE))
     return np.atleast_3d(np.asarray(image)) / 255

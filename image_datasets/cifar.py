@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from image_datasets.dataset import Dataset, LocatedDataset
-from image_datasets.reading import Reading
+from image_datasets.dataset import Dataset, LocatedDataset, Wanted
 from utils import BadRequest
 
 # Folder, archive, required files, mean and std of the 50,000 training images.
@@ -43,10 +42,9 @@ class Layout(NamedTuple):
     download: bool
 
 
-def locate(
-    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
-) -> LocatedDataset:
-    """See `registry.locate_dataset`."""
+def locate(wanted: Wanted) -> LocatedDataset:
+    """See `registry.locate`."""
+    name, path = wanted.name, wanted.path
     folder, archive, files, _, _ = FACTS[name]
     if path is None:
         raise BadRequest(f"--dataset {name} needs --datapath: the folder that holds (or gets) {folder}/ or {archive}")
@@ -54,13 +52,13 @@ def locate(
     if root.name == folder and root.is_dir():
         root = root.parent
     missing = [file for file in files if not (root / folder / file).is_file()]
-    if missing and not (root / archive).is_file() and not download:
+    if missing and not (root / archive).is_file() and not wanted.download:
         if not root.is_dir():
             raise BadRequest(f"--datapath {path}: no such folder; --download fetches {name} into it")
         what = f"{folder}/{missing[0]}" if (root / folder).is_dir() else f"neither {folder}/ nor {archive}"
         verb = "lacks" if (root / folder).is_dir() else "has"
         raise BadRequest(f"--datapath {path} {verb} {what}; --download fetches {name}")
-    return LocatedDataset(name, layout=Layout(root, verify, bool(missing), download))
+    return LocatedDataset(name, layout=Layout(root, wanted.verify, bool(missing), wanted.download))
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from image_datasets.folder import SMALL
+from image_datasets.layout import SMALL
 from utils import cores, derive_seed, widest_float
 
 STRENGTHS = (1, 2, 3, 4, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from image_datasets.splits import Split
 
+CHOICE = ("classes", "image_column", "label_column", "dataset_args")  # settings that choose images of a data set
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -92,6 +94,14 @@ class Dataset:
                   (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
         return replace(self, mean=mean, std=std, **splits)
 
+    def with_classes(self, class_names: Sequence[str]) -> Dataset:
+        """The images of these classes alone."""
+        kept = [self.class_names.index(name) for name in class_names]
+        splits = {part: split and split.with_labels(kept) for part, split in
+                  (("train", self.train), ("val", self.val), ("test", self.test))}  # fmt: skip
+        wnids = self.wnids and [self.wnids[i] for i in kept]
+        return replace(self, class_names=list(class_names), wnids=wnids, **splits)
+
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
         """The same data set with another mean and deviation, given for RGB (see `statistics_for`)."""
         mean, std = statistics_for(self.in_chans, mean, std)
@@ -99,14 +109,57 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the flags ask of a data set.
+
+    Attributes:
+        path: folder or file of the data; None for data sets that need none.
+        download: fetch what is missing.
+        verify: require archives and files to have their published checksum.
+        skip_bad: accept unreadable image files.
+        reading: rules for finding and reading image files.
+        classes: the only classes to use, by name; None for all.
+        image_column, label_column: of data sets that are tables; None: they are found by their names.
+        arguments: further ones, of the library that reads the data set.
+        with_train: a set without training images is refused.
+    """
+
+    name: str
+    path: str | None = None
+    download: bool = False
+    verify: bool = True
+    skip_bad: bool = False
+    reading: Reading = CURRENT
+    classes: Sequence[str] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    with_train: bool = True
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], **changes: Any) -> Wanted:
+        """From the settings of a run. `changes` replace attributes."""
+        values = {
+            "name": settings["dataset"],
+            "path": settings.get("data_path"),
+            "verify": settings.get("verify_checksum", True),
+            "reading": Reading.of(settings),
+            "arguments": settings.get("dataset_args") or {},
+            **{key: settings.get(key) for key in CHOICE if key != "dataset_args"},
+        }
+        return cls(**{**values, **changes})
+
+
+@dataclass(frozen=True)
 class LocatedDataset:
     """A data set that `locate_dataset` has found, not read yet.
 
     Attributes:
-        layout: input of the data set's own `load`.
+        layout: input of the data set's own `load`; for sets of image files a `layout.Layout`.
         has_val: it has a validation split besides the split that results are reported on.
         skip_bad: leave out unreadable image files instead of stopping the run.
         reading: rules for reading image files.
+        classes: the only classes to use, where `layout` still has others; None for all.
     """
 
     name: str
@@ -114,3 +167,9 @@ class LocatedDataset:
     has_val: bool = False
     skip_bad: bool = False
     reading: Reading = CURRENT
+    classes: Sequence[str] | None = None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files, or members of larger files, that are known one by one."""
+        return hasattr(self.layout, "splits")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from image_datasets.image_files import read_image, too_slim
+from image_datasets.members import open_binary
 from image_datasets.orientation import JPEG_START, jpeg_orientation, segments
 from image_datasets.reading import CURRENT, Reading
 
@@ -32,7 +33,7 @@ def read_pixels(path: str, chans: int, reading: Reading = CURRENT) -> torch.Tens
     PIL image for all others. Raises BadImage like `read_image`.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
+        with open_binary(path) as file:
             start = file.read(len(JPEG_START))
             data = start + file.read(MAX_JPEG_BYTES) if start == JPEG_START else b""
         orientation = jpeg_orientation(data) if data and reading.turns else 1

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from image_datasets.dataset import Dataset, LocatedDataset
-from image_datasets.reading import Reading
+from image_datasets.dataset import Dataset, LocatedDataset, Wanted
 from utils import BadRequest, require
 
 
-def locate(
-    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
-) -> LocatedDataset:
-    """See `registry.locate_dataset`."""
-    if path is not None:
-        raise BadRequest("--datapath has no effect with --dataset digits: its images come with scikit-learn")
-    if download:
-        raise BadRequest("--download has no effect with --dataset digits: its images come with scikit-learn")
-    if not verify:
-        raise BadRequest("--no-verify-checksum has no effect with --dataset digits: its images come with scikit-learn")
+def locate(wanted: Wanted) -> LocatedDataset:
+    """See `registry.locate`."""
+    useless = {"--datapath": wanted.path is not None, "--download": wanted.download,
+               "--no-verify-checksum": not wanted.verify}  # fmt: skip
+    for flag, given in useless.items():
+        if given:
+            raise BadRequest(f"{flag} has no effect with --dataset digits: its images come with scikit-learn")
     require("sklearn")
-    return LocatedDataset(name, layout=None)
+    return LocatedDataset(wanted.name, layout=None)
 
 
 def load(located: LocatedDataset, workers: int) -> Dataset:

@@ -60,24 +60,26 @@ class LeftOut:
         return found
 
 
-def find_images(name: str, root: Path) -> FoundImages:
+def find_images(name: str, root: Path, with_train: bool = True) -> FoundImages:
     """Finds the classes and the image files of each split.
 
     Args:
         name: of the data set.
+        with_train: refuse a folder without training images.
 
     Raises BadRequest, naming the folder, if something is missing or unexpected.
     """
     left_out = LeftOut()
     folders = find_splits(root)
-    if "train" not in folders:
+    if "train" not in folders and (with_train or not folders or name != "folder"):
         raise BadRequest(f"--datapath {root}: has no folder train/ with one folder of images per class")
     wanted = {"imagenet1k": ("train", "val"), "tiny-imagenet": ("train",)}.get(name, tuple(folders))
     if name == "imagenet1k" and "val" not in folders:
         raise BadRequest(f"--datapath {root}: has no val/ with one folder of images per class")
     found = {part: class_folders(folders[part], left_out) for part in wanted}
-    class_names = sorted(found["train"])
-    check_classes(folders["train"], class_names)
+    first = wanted[0]
+    class_names = sorted(found[first] if first == "train" else set().union(*found.values()))
+    check_classes(folders[first], class_names)
     splits = {}
     for part in wanted:
         if not found[part]:
@@ -85,23 +87,35 @@ def find_images(name: str, root: Path) -> FoundImages:
         unknown = sorted(found[part].keys() - set(class_names))
         if unknown:
             raise BadRequest(f"{folders[part]}: has classes that train/ lacks: {shorten(unknown)}")
-        paths, labels = [], []
-        for label, class_name in enumerate(class_names):
-            if class_name not in found[part] and part != "train":
-                continue
-            inside = found[part][class_name]
-            if name == "tiny-imagenet":
-                inside = [str(Path(folder, "images")) for folder in inside if Path(folder, "images").is_dir()]
-            files = images_in(inside, left_out)
-            if not files:
-                raise BadRequest(f"{folders[part] / class_name}: a class folder without images")
-            paths += files
-            labels += [label] * len(files)
-        splits[part] = paths, labels
+        splits[part] = _split(name, folders[part], found[part], class_names, left_out, every=part == "train")
     if name == "tiny-imagenet":
         splits["test"] = tiny_imagenet_val(root / "val", class_names)
     beside = unused(root, list(folders.values())) if name == "folder" else []
     return FoundImages(class_names, splits, [*left_out.notes(), *beside])
+
+
+def _split(
+    name: str, folder: Path, found: dict[str, list[str]], class_names: list[str], left_out: LeftOut, every: bool
+) -> Files:
+    """The files of a split. Raises BadRequest for a class folder without images.
+
+    Args:
+        found: folders of each class.
+        every: the split has a folder of every class.
+    """
+    paths, labels = [], []
+    for label, class_name in enumerate(class_names):
+        if class_name not in found and not every:
+            continue
+        inside = found[class_name]
+        if name == "tiny-imagenet":
+            inside = [str(Path(folder, "images")) for folder in inside if Path(folder, "images").is_dir()]
+        files = images_in(inside, left_out)
+        if not files:
+            raise BadRequest(f"{folder / class_name}: a class folder without images")
+        paths += files
+        labels += [label] * len(files)
+    return paths, labels
 
 
 def check_classes(folder: Path, class_names: list[str]) -> None:

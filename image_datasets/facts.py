@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from image_datasets.members import NO_STAMP, content, stamp
 from utils import in_utf8, replacing, thread_pool
 
 FILE, VERSION = ".image-facts.npz", 1
@@ -82,17 +83,16 @@ def hexadecimal(digests: np.ndarray) -> list[str]:
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        state = os.stat(path)  # noqa: PTH116 (Path costs more than the call)
+        return stamp(path)
     except OSError:
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
+        return NO_STAMP
 
 
 def _look(path: str) -> np.void:
     found = GONE.copy()
     try:
-        data = Path(path).read_bytes()
-    except OSError:
+        data = content(path)
+    except (OSError, ValueError):
         return found
     found["digest"] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), "<u8")
     found["bytes"] = len(data)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from image_datasets.bad_images import BadImage
+from image_datasets.members import for_pillow
 from image_datasets.orientation import file_orientation, image_orientation, upright
 from image_datasets.pixels import convert
 from image_datasets.reading import CURRENT, OLDEST, Reading
@@ -66,7 +67,7 @@ def open_image(path: str, reading: Reading) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = reading.max_pixels  # only ever raised, so threads do not disturb each other
     too_many = f"are more than --max-pixels {reading.max_pixels:,} allows"
     try:
-        with Image.open(path) as image:
+        with Image.open(for_pillow(path)) as image:
             width, height = image.size
             if width * height > reading.max_pixels:
                 raise ValueError(f"{width:,} x {height:,} pixels {too_many}")

@@ -11,13 +11,14 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-from image_datasets import discovery_v1, folder
-from image_datasets.dataset import Dataset, LocatedDataset
+from image_datasets import discovery_v1
+from image_datasets.dataset import LocatedDataset, Wanted
 from image_datasets.discovery import Files, is_hidden, is_image
+from image_datasets.folder import check_root
 from image_datasets.image_files import EXTENSIONS
+from image_datasets.layout import located
 from image_datasets.reading import OLDEST, Reading
 from utils import BadRequest, read_json, shorten, write_json
 
@@ -25,51 +26,48 @@ VAL, LABELS, SCAN = "val.X", "Labels.json", ".imagenet100-scan.json"
 FULL = {"train": 130_000, "val": 5_000}  # images of the published data set
 
 
-def locate(
-    name: str, path: str | None, download: bool, verify: bool, skip_bad: bool, reading: Reading
-) -> LocatedDataset:
-    """See `registry.locate_dataset`."""
-    root = folder.check_root(name, path, download, verify, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
+def locate(wanted: Wanted) -> LocatedDataset:
+    """See `registry.locate`.
+
+    Classes without a training image are left out: whoever has one of the shards has a part of the classes.
+    """
+    reading = wanted.reading
+    root = check_root(wanted, f"train.X1, train.X2, ..., {VAL} and {LABELS}")
     names = _read_labels(root / LABELS)
     wnids = sorted(names)
     shards = sorted((entry for entry in root.glob("train.X*") if entry.is_dir()), key=_shard_number)
-    if not shards:
-        raise BadRequest(f"--datapath {path}: has no train.X* folders, the shards of the training images")
+    if not shards and wanted.with_train:
+        raise BadRequest(f"--datapath {root}: has no train.X* folders, the shards of the training images")
     if not (root / VAL).is_dir():
-        raise BadRequest(f"--datapath {path}: has no {VAL}/ with one folder of images per class")
+        raise BadRequest(f"--datapath {root}: has no {VAL}/ with one folder of images per class")
     content = _scan([*shards, root / VAL], wnids, root, reading)
     notes = [discovery_v1.NOTE] if reading.rules == OLDEST else []
     notes += [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
-    partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in wnids)
-    if partial:
-        notes.append(f"{partial} of {len(wnids)} classes live in some of the shards only")
+    here = [wnid for wnid in wnids if any(wnid in content["files"][shard.name] for shard in shards)] or wnids
+    if len(here) < 2:
+        raise BadRequest(f"{root}: only one class has training images ({here[0]}); at least two are needed")
+    if len(here) < len(wnids):
+        notes.append(f"{len(wnids) - len(here)} of the {len(wnids)} classes of {LABELS} have no training image here,"
+                     f" and are left out, also of {VAL}")  # fmt: skip
+    partial = sum(any(wnid not in content["files"][shard.name] for shard in shards) for wnid in here)
+    if partial and len(shards) > 1:
+        notes.append(f"{partial} of {len(here)} classes live in some of the shards only")
     copies = set(content["copies"])
     if copies:
         notes.append(f"{len(copies)} training images also stand in {VAL}, and are left out of training: "
                      f"{shorten(sorted(copies), 3)}")  # fmt: skip
-    splits = {
-        "train": _split(root, [shard.name for shard in shards], content["files"], wnids, copies),
-        "val": _split(root, [VAL], content["files"], wnids, set()),
-    }
+    splits = {"train": _split(root, [shard.name for shard in shards], content["files"], here, copies)} if shards else {}
+    splits["val"] = _split(root, [VAL], content["files"], here, set())
     for part, (paths, labels) in splits.items():
-        lost = [wnids[i] for i in sorted(set(range(len(wnids))) - set(labels))]
+        lost = [here[i] for i in sorted(set(range(len(here))) - set(labels))]
         if lost:
-            where = VAL if part == "val" else "any train.X*"
+            where = VAL if part == "val" else "any train.X* that is not also there"
             raise BadRequest(f"{root}: {len(lost)} classes of {LABELS} have no image in {where}: {shorten(lost)}")
         if len(paths) != FULL[part]:
             notes.append(f"{len(paths):,} images in {VAL if part == 'val' else 'the training shards'};"
                          f" the full set has {FULL[part]:,}")  # fmt: skip
-    side, grey = folder.peek(splits["train"], skip_bad, reading)
-    streamed_side = folder.common_side(splits, side, reading)
-    layout = folder.Layout(root, _class_names(names), splits, side, grey, streamed_side, tuple(notes), wnids)
-    return LocatedDataset(name, layout, skip_bad=skip_bad, reading=reading)
-
-
-def load(located: LocatedDataset, workers: int) -> Dataset:
-    """As `folder.load`; results are reported on val.X."""
-    layout: folder.Layout = located.layout
-    notes = [*layout.notes, f"there is no test split: {VAL} is what is reported on"]
-    return replace(folder.load(located, workers), test_name=VAL, wnids=layout.wnids, notes=notes)
+    class_names = [name for wnid, name in zip(wnids, _class_names(names), strict=True) if wnid in set(here)]
+    return located(wanted, root, class_names, splits, notes, wnids=here, val_name=VAL)
 
 
 def _read_labels(file: Path) -> dict[str, str]:

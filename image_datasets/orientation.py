@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from image_datasets.members import for_pillow, open_binary
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -76,15 +78,15 @@ def file_orientation(path: str) -> int:
     from PIL import Image
 
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (Path costs more than the call)
+        with open_binary(path) as file:
             start = file.read(len(JPEG_START))
             found = jpeg_orientation(start + file.read(HEADER)) if start == JPEG_START else None
         if found is not None:
             return found
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):
         pass
     try:
-        with Image.open(path) as image:
+        with Image.open(for_pillow(path)) as image:
             known = image.format != "TIFF" and any(key in image.info for key in IN_INFO)
             found = image.getexif().get(ORIENTATION, 1) if known else 1
     except Exception:

@@ -62,6 +62,12 @@ class Split:
             self, targets=self.targets[index], images=images, paths=paths, copies=copies, reasons=reasons, facts=facts
         )
 
+    def with_labels(self, kept: Sequence[int]) -> Split:
+        """The images of the class indices `kept`, which become 0, 1, ... in this order."""
+        new = {label: i for i, label in enumerate(kept)}
+        part = self.subset(np.flatnonzero(np.isin(self.targets, kept)))
+        return replace(part, targets=np.array([new[label] for label in part.targets.tolist()], dtype=np.int64))
+
     def bad(self) -> np.ndarray:
         """Indices of the images that are known to be unreadable."""
         return np.flatnonzero([] if self.reasons is None else [reason is not None for reason in self.reasons])

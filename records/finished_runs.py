@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_datasets.dataset import CHOICE
 from image_datasets.reading import SETTINGS
 from records.run_directory import RunDirectory
 from records.stored_settings import complete_older
@@ -19,7 +20,7 @@ class FinishedRun:
     Attributes:
         checkpoint: file with the selected weights.
         dataset, data_path: the data set it reported on, and the folder it was read from.
-        reading: settings by which its image files were found and read.
+        reading: settings by which its images were chosen and read.
         top1: the top-1 accuracy it reported, from 0 to 1.
         is_evaluation: the run scored a checkpoint, perhaps on other data than the model was trained on.
     """
@@ -77,7 +78,7 @@ def _read(directory: RunDirectory) -> FinishedRun:
     if not checkpoint.is_file():
         where = "" if checkpoint.is_absolute() else f", relative to {Path.cwd()}, the current folder"
         raise BadRequest(f"{directory.path}: its checkpoint {checkpoint} is not there{where}")
-    reading = {key: settings[key] for key in SETTINGS}
+    reading = {key: settings.get(key) for key in (*SETTINGS, *CHOICE)}
     evaluated = settings.get("evaluated") is not None
     return FinishedRun(
         directory, checkpoint, settings["dataset"], settings["data_path"], reading, content["top1"], evaluated

@@ -97,7 +97,7 @@ def load_scored(
 
 def _restrict_to_tested(found: LocatedDataset, run: _ScoredRun, workers: int) -> tuple[LocatedDataset, dict[str, Any]]:
     """Makes the test images in the run's list the test split of `found`. Returns it with facts for the summary."""
-    if not run.content.get("image_digests") or not hasattr(found.layout, "splits") or run.listed is None:
+    if not run.content.get("image_digests") or not found.has_files or run.listed is None:
         return found, {"notes": []}
     tested = {name: item for name, item in run.listed.items() if item.split == "test"}
     inside, changes = manifest.restrict(found, tested, workers)
@@ -115,12 +115,12 @@ def _restrict_to_tested(found: LocatedDataset, run: _ScoredRun, workers: int) ->
     names = [name for name in found.layout.class_names if name in known]
     index = {name: i for i, name in enumerate(names)}
     taken, train = set(paths), ([], [])
-    for path, label in zip(*found.layout.splits["train"], strict=True):
+    for path, label in zip(*found.layout.splits.get("train", ([], [])), strict=True):
         if path not in taken and (name := found.layout.class_names[label]) in index:
             train[0].append(path)
             train[1].append(index[name])
     reported = "val" if [*inside.layout.splits] == ["val"] else "test"
-    splits = {"train": train, reported: (paths, [index[name] for name in classes])}
+    splits = {**({"train": train} if train[0] else {}), reported: (paths, [index[name] for name in classes])}
     layout = found.layout.with_splits(splits, names)
     facts: dict[str, Any] = {"notes": _added([name for name in changes.added if name not in run.listed])}
     if changes:

@@ -239,8 +239,8 @@ def _check_use(settings: Settings, checkpoint: str, images: list[str] | None = N
         if not Path(file).is_file():
             raise BadRequest(f"{file}: no such {what} file")
     data, run = settings.data, settings.run
-    if data.dataset is not None and data.dataset not in image_datasets.list_datasets():
-        image_datasets.locate_dataset(data.dataset, data.data_path, data.download, data.verify_checksum)
+    if data.dataset is not None:
+        image_datasets.check_name(data.dataset)
     if run.run_name is not None:
         needed = None if images else checkpoint
         check_run_directory(Path(run.runs_dir) / run.run_name, None, run.overwrite, needed=needed)

@@ -87,6 +87,19 @@ def path(value: str) -> str:
         ) from None
 
 
+def class_names(text: str) -> list[str]:
+    """Argparse type: names separated by commas, or a file with a name on each line."""
+    try:
+        file = Path(path(text))
+        names = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read ({error})") from None
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no class")
+    return names
+
+
 def key_value(text: str) -> tuple[str, str]:
     """Argparse type: name=value, as a pair."""
     key, equals, value = text.partition("=")

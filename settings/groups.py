@@ -32,6 +32,7 @@ from settings.flag_types import (
     POSITIVE,
     PROBABILITY,
     channels,
+    class_names,
     count_or_auto,
     image_size,
     interval,
@@ -55,13 +56,24 @@ NOT_STORED = ("resume", "overwrite", "download", "check_images", "max_minutes") 
 class Data:
     """data"""
 
-    dataset: str = flag(f"name of the data set: {', '.join(list_datasets())}", check=text, metavar="NAME",
+    dataset: str = flag(f"name of the data set: {', '.join(list_datasets())} (the last of these forms:"
+        " torchvision/NAME, hf/NAME, csv/FILE, npz/FILE, webdataset/FOLDER)", check=text, metavar="NAME",
         default_text="cifar100 with --datapath, else digits", modes=(*EVERY_READER, LIST, SUMMARY))
     data_path: str | None = flag("folder that holds the data set", check=path, metavar="PATH", aliases=("datapath",),
         default_text="none; digits needs none", modes=(*EVERY_READER, MEASURE, LIST, SUMMARY), may_change=True)
-    download: bool = flag("fetch CIFAR into --data-path if it is not there", False, modes=EVERY_READER, may_change=True)
+    download: bool = flag("fetch CIFAR, or a data set of torchvision, into --data-path if it is not there", False,
+        modes=EVERY_READER, may_change=True)
     verify_checksum: bool = flag("insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
         " CIFAR, plain data only", True, negatable=True, modes=(*EVERY_READER, MEASURE), may_change=True)
+    classes: list[str] | None = flag("use these classes alone: their names, or a file with a name on each line",
+        check=class_names, metavar="NAMES", default_text="all", modes=(*EVERY_READER, SUMMARY))
+    image_column: str | None = flag("column of a table (csv, hf) that holds the images", check=text, metavar="NAME",
+        default_text="found by its type or name", modes=(*EVERY_READER, SUMMARY))
+    label_column: str | None = flag("column of a table (csv, hf) that holds the classes", check=text, metavar="NAME",
+        default_text="found by its type or name", modes=(*EVERY_READER, SUMMARY))
+    dataset_args: dict[str, Any] | None = flag("arguments of the library's data set, such as split=letters of"
+        " torchvision/EMNIST; csv takes root=FOLDER of its files; values are Python's", name="dataset-arg",
+        check=key_value, metavar="NAME=VALUE", nargs="+", default_text="none", modes=(*EVERY_READER, SUMMARY))
     data_rules: int = flag(
         "version of the rules by which image files are found and read (docs/data.md); 1: those of"
         " runs that store none", check=number(int, OLDEST, NEWEST), metavar="N",

@@ -7,16 +7,18 @@ from typing import Any
 
 import image_datasets
 from image_datasets import resized
-from image_datasets.dataset import LocatedDataset
-from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST, Reading
+from image_datasets.dataset import LocatedDataset, Wanted
+from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST
 from settings.groups import FLAGS, Data
 from utils import BadRequest
 
-WITHOUT_FILES = ("digits", "cifar10", "cifar100")
 
-
-def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, LocatedDataset]:
+def locate_data(data: Data, given: dict[str, Any], with_train: bool = True) -> tuple[Data, LocatedDataset]:
     """Locates the data set without reading it.
+
+    Args:
+        given: the given flags, by key.
+        with_train: refuse a data set without training images.
 
     Returns:
         The group with its reading rules and --val-fraction filled in, and the input of `image_datasets.load_dataset`.
@@ -30,21 +32,21 @@ def locate_data(data: Data, given: dict[str, Any]) -> tuple[Data, LocatedDataset
     )
     skip_bad = data.on_bad_image == "skip"
     try:
-        found = image_datasets.locate_dataset(
-            data.dataset,
-            data.data_path,
-            data.download,
-            data.verify_checksum,
-            skip_bad or data.check_images,  # --check-images lists every bad file; do not fail on the first one here
-            Reading.of(vars(data)),
+        wanted = Wanted.of(
+            vars(data),
+            download=data.download,
+            skip_bad=skip_bad or data.check_images,  # --check-images lists every bad file; do not fail on the first
+            with_train=with_train,
         )
+        found = image_datasets.locate(wanted)
     except OSError as error:
         raise BadRequest(f"{error.filename}: cannot be read ({error.strerror})") from None
     found = dataclasses.replace(found, skip_bad=skip_bad)
     if found.has_val and "val_fraction" in given:
-        raise BadRequest(f"--val-fraction has no effect: {data.data_path} has its own val/ besides test/")
+        name = data.data_path or data.dataset
+        raise BadRequest(f"--val-fraction has no effect: {name} has its own validation split besides the test split")
     for key in ("exif_orientation", "max_pixels", "num_workers", "on_bad_image", "check_images", "cache_resized"):
-        if key in given and data.dataset in WITHOUT_FILES:
+        if key in given and not found.has_files:
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {data.dataset} is no set of image files")
     if data.cache_resized is not None:
         resized.check(found, data.cache_dir)

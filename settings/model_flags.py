@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from typing import Any
 
 import models
 from models.arguments import BASIC, Argument
+from settings.dataset_flags import literal
 from settings.flag import EVERY_BUILDER, Flag
 from settings.flag_types import COUNT, FRACTION, POSITIVE, counts, one_of
 from utils import BadRequest, shorten
@@ -91,10 +91,7 @@ def _value(text: str, argument: Argument | None) -> Any:
             return flag.check(text)
         except argparse.ArgumentTypeError as error:
             raise BadRequest(f"--model-arg {flag.key}: {error}") from None
-    try:
-        value = ast.literal_eval(text.capitalize() if text in ("true", "false", "none") else text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = text
+    value = literal(text)
     if argument is not None and argument.kind == "bool" and not isinstance(value, bool):
         raise BadRequest(f"--model-arg {argument.name}: {text!r} is neither true nor false")
     return value

@@ -6,6 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from settings import model_flags, terminal
+from settings.dataset_flags import settle_dataset
 from settings.flag import Flag, G, with_defaults
 from utils import BadRequest, suggestion
 
@@ -36,7 +37,7 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
     for key, value in vars(namespace).items():
         if value == []:  # argparse's value for --name=--
             raise BadRequest(f"--{key.replace('_', '-')}: '--' is no value")
-    return vars(namespace)
+    return settle_dataset(vars(namespace))
 
 
 def ask(argv: list[str], description: str, groups: type[G]) -> tuple[G, dict[str, Any]]:

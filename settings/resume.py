@@ -69,7 +69,7 @@ def default_name(settings: Settings, given: dict[str, Any]) -> str:
     """Returns the name of a run without --run-name. It is the same before and after a recipe is applied."""
     recipe = RECIPES.get(settings.optimization.recipe or "", {})
     model = settings.model.model if "model" in given else recipe.get("model", settings.model.model)
-    return f"{settings.data.dataset}-{model.replace('/', '_')}-seed{settings.hardware.seed}"
+    return f"{settings.data.dataset}-{model}-seed{settings.hardware.seed}".replace("/", "_")
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:

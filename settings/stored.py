@@ -14,7 +14,7 @@ import models
 from records.stored_settings import check_needed
 from settings import model_flags
 from settings.flag import Flag
-from settings.flag_types import path
+from settings.flag_types import class_names, path
 from settings.groups import FLAGS
 from utils import BadRequest
 
@@ -31,10 +31,11 @@ def check_settings(settings: Any, source: object) -> None:
     check_needed(settings, source)
     built_with = settings["model_args"]
     for key, value in settings.items():
-        if key in FLAGS and key != "model_args" and not _is_value(FLAGS[key], value):
+        if key in FLAGS and key not in ("model_args", "dataset_args") and not _is_value(FLAGS[key], value):
             raise BadRequest(f"{source}: damaged (its {key} is {value!r:.80})")
-    if not isinstance(built_with, dict):
-        raise BadRequest(f"{source}: damaged (its model_args are {built_with!r:.80})")
+    for key, value in (("model_args", built_with), ("dataset_args", settings.get("dataset_args") or {})):
+        if not isinstance(value, dict):
+            raise BadRequest(f"{source}: damaged (its {key} are {value!r:.80})")
     models.check_name(settings["model"])
     for key, flag in model_flags.flags_of(settings["model"]).items():
         if key in built_with and not _is_value(flag, built_with[key]):
@@ -77,6 +78,8 @@ def _is_value(flag: Flag, value: Any) -> bool:
         return flag.default is None if value is None else isinstance(value, bool)
     if flag.check is path:  # earlier versions stored ~ unexpanded
         return isinstance(value, str) and bool(value.strip())
+    if flag.check is class_names:  # a name may hold a comma
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
     if isinstance(value, (bool, dict)):
         return False
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from image_datasets.decode import read_pixels
 from image_datasets.file_loader import identity, leave_signals_to_main_process
+from image_datasets.members import NO_STAMP, stamp
 from image_datasets.reading import OLDEST, Reading
 from image_datasets.resized import tiles
 from image_datasets.resized.place import KINDS
@@ -107,12 +108,11 @@ def _keys(form: str, root: str, paths: list[str], workers: int, skip_bad: bool) 
     def fill(start: int) -> None:
         for i in range(start, min(start + 1024, len(paths))):
             try:
-                state = os.stat(paths[i])  # noqa: PTH116 (Path costs more than the call)
-                size, time_ns = state.st_size, state.st_mtime_ns
+                size, time_ns = stamp(paths[i])
             except OSError:
                 if not skip_bad:
                     raise
-                size = time_ns = -1  # reading it will report the error
+                size, time_ns = NO_STAMP  # reading it will report the error
             text = f"{form}\0{paths[i].removeprefix(root)}\0{size}\0{time_ns}"
             digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
             result[i] = np.frombuffer(digest, "<u8")

@@ -197,7 +197,7 @@ def test_the_log_says_so_where_sizes_differ(learns, workdir, large):
 def test_squares_above_224_px_are_made_smaller(image_folder):
     for side, natural in ((224, 224), (225, None)):
         root = image_folder(side=side, parts={"train": 3, "test": 1}, name=str(side))
-        assert image_datasets.dimensions("folder", str(root))[1] == natural
+        assert image_datasets.dimensions(image_datasets.Wanted("folder", str(root)))[1] == natural
 
 
 # --------------------------------------------------------------------------------------------------------------- shape

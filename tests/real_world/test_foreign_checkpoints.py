@@ -126,7 +126,7 @@ def test_a_teacher_answers_with_the_averaged_weights(cli, learns, foreign):
     line = f"{QUICK} --epochs 1 --teacher resnet20 --teacher-weights foreign.pth --run-name"
     out = learns(line, "a").out
     assert "foreign.pth (its averaged weights; --teacher-weights-kind raw takes the others): top-1 " in out
-    assert summary("a")["teacher"]["weights_kind"] == "ema" and summary("a")["teacher"]["top1"] > 0.5
+    assert summary("a")["teacher"]["weights_kind"] == "ema" and summary("a")["teacher"]["top1"] > 0.2
     result = cli(line, "b", "--teacher-weights-kind", "raw")
     assert result.status == 2 and "is no better than chance" in result.err
     result = cli(line.replace("foreign", "runs/t/best"), "c", "--teacher-weights-kind", "ema")
