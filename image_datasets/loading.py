@@ -15,7 +15,7 @@ from image_datasets.dataset import Dataset, LocatedDataset, channel_statistics, 
 from image_datasets.facts import COLOUR, GREY, file_facts
 from image_datasets.layout import MAX_KEPT, SMALL, Layout
 from image_datasets.reading import OLDEST
-from image_datasets.splits import Split, split_test
+from image_datasets.splits import Split, reported_split
 from utils import thread_pool
 
 CHUNK = 32  # small images that a thread decodes per task
@@ -36,7 +36,11 @@ def load(located: LocatedDataset, workers: int) -> Dataset:
     if side is not None and next(iter(splits.values())).images is None:
         side = None
         notes.append(DIFFERING)
-    train, test, test_name = _reported(located, splits, notes)
+    if located.name == "tiny-imagenet":
+        train, test, test_name = splits["train"], splits["test"], "val"
+        notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on")
+    else:
+        train, test, test_name = reported_split(splits, layout.class_names, notes, layout.in_folders, layout.val_name)
     of_train = side is not None and len(train) > 0
     mean, std = channel_statistics(train.readable_images()) if of_train else statistics_for(chans)
     return Dataset(
@@ -111,28 +115,6 @@ def _read_splits(
         images, reasons = decoded
         in_memory[part] = replace(split, images=images, reasons=reasons)
     return in_memory or splits
-
-
-def _reported(located: LocatedDataset, splits: dict[str, Split], notes: list[str]) -> tuple[Split, Split, str]:
-    """Returns (training split, split that results are reported on, its name), and adds to `notes`."""
-    layout: Layout = located.layout
-    train = splits.get("train")
-    if train is None:
-        train = next(iter(splits.values())).subset(np.zeros(0, dtype=np.int64))
-        notes.append("there are no training images: pixels are normalised by ImageNet's mean and deviation by default")
-    if "test" in splits:
-        if located.name != "tiny-imagenet":
-            return train, splits["test"], "test"
-        notes.append("tiny-imagenet's test labels are not published: its val/ is what is reported on")
-        return train, splits["test"], "val"
-    slash = "/" if layout.in_folders else ""
-    if "val" in splits:
-        missing = "test/" if layout.in_folders else "test split"
-        notes.append(f"there is no {missing}: {layout.val_name}{slash} is what is reported on")
-        return train, splits["val"], layout.val_name
-    missing = "neither test/ nor val/" if layout.in_folders else "neither a test nor a validation split"
-    notes.append(f"there is {missing}: a fixed, stratified fifth of train{slash} is held out as the test split")
-    return *split_test(train, layout.class_names), "test"
 
 
 def _decode_all(

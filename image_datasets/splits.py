@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -145,3 +145,35 @@ def split_train(
     if train_fraction < 1:
         train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))
     return train, val
+
+
+def reported_split(
+    splits: Mapping[str, Split],
+    class_names: Sequence[str],
+    notes: list[str],
+    in_folders: bool = False,
+    val_name: str = "val",
+) -> tuple[Split, Split, str]:
+    """Returns (training split, split that results are reported on, its name), and adds to `notes`.
+
+    Results are reported on the test split, else on the validation split, else on a fixed fifth of the training images.
+
+    Args:
+        splits: those that the data set has, of train, val and test. Without train the training split is empty.
+        in_folders: the splits are folders.
+        val_name: the data set's own name for its validation split.
+    """
+    train = splits.get("train")
+    if train is None:
+        train = next(iter(splits.values())).subset(np.zeros(0, dtype=np.int64))
+        notes.append("there are no training images: pixels are normalised by ImageNet's mean and deviation by default")
+    if "test" in splits:
+        return train, splits["test"], "test"
+    slash = "/" if in_folders else ""
+    if "val" in splits:
+        missing = "test/" if in_folders else "test split"
+        notes.append(f"there is no {missing}: {val_name}{slash} is what is reported on")
+        return train, splits["val"], val_name
+    missing = "neither test/ nor val/" if in_folders else "neither a test nor a validation split"
+    notes.append(f"there is {missing}: a fixed, stratified fifth of train{slash} is held out as the test split")
+    return *split_test(train, class_names), "test"

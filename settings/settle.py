@@ -6,6 +6,7 @@ from typing import Any
 
 import models
 from image_datasets.dataset import Dataset
+from image_datasets.layout import SMALL
 from settings.groups import Settings
 from utils import BadRequest, sides
 
@@ -22,7 +23,8 @@ def settle(settings: Settings, dataset: Dataset) -> Settings:
         values["normalization"] = "imagenet"  # a streamed set's own statistics would need all its pixels
     if augmentation.flip is None:
         values["flip"] = dataset.flip
-    crop = augmentation.crop or ("resized" if augmentation.rand or dataset.side is None else "pad")
+    large = dataset.side is None or dataset.side > SMALL
+    crop = augmentation.crop or ("resized" if augmentation.rand or large else "pad")
     if augmentation.crop_padding is not None and crop != "pad":
         raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if augmentation.crop_padding is None and crop == "pad":

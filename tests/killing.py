@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -102,3 +103,16 @@ def kill_until_done(words: list[str], folder: Path, run: Path, log: Path, seed: 
             return kills
         assert process.exitcode == -9, log.read_text()
         kills += 1
+
+
+def stop_after(epochs: int, monkeypatch) -> None:
+    """Makes the next training end after `epochs` epochs, as if killed."""
+    from training import loop
+
+    train = loop.train
+
+    def killed(state, forward, train_batches, val_batches, config, *others):
+        train(state, forward, train_batches, val_batches, dataclasses.replace(config, epochs=epochs), *others)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", killed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import gzip
 import json
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import stop_after
 from PIL import Image
 
 import compare
@@ -63,19 +63,6 @@ def predictions(run: str) -> np.ndarray:
 def listed(run: str) -> list[dict]:
     with gzip.open(f"runs/{run}/images.csv.gz", "rt", newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def stop_after(epochs: int, monkeypatch) -> None:
-    """Makes the next training end after `epochs` epochs, as if killed."""
-    from training import loop
-
-    train = loop.train
-
-    def killed(state, forward, train_batches, val_batches, config, *others):
-        train(state, forward, train_batches, val_batches, dataclasses.replace(config, epochs=epochs), *others)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "train", killed)
 
 
 @pytest.mark.parametrize("side", [16, 70])
