@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from commands import start_training
+from commands import start_prediction, start_training
 from commands.menu import run_menu
 from settings import checks
 from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
@@ -13,10 +13,10 @@ from settings.scripts import SCRIPTS
 from settings.terminal import run_script
 from utils import BadRequest, require
 
+STARTS = {TRAIN: start_training, PREDICT: start_prediction}  # by mode; these find the files before torch is imported
 COMMANDS = {  # by mode; a module is imported when it runs, as it imports torch
     EVALUATE: ("commands.evaluate", "run_evaluation"),
     MEASURE: ("commands.measure", "run_measurements"),
-    PREDICT: ("commands.predict", "run_prediction"),
     LIST: ("commands.catalogue", "print_models"),
     SUMMARY: ("commands.catalogue", "print_summary"),
     INSPECT: ("commands.inspect_data", "inspect_data"),
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     asked = SCRIPTS["main.py"].ask(argv)
     require(*checks.PACKAGES)
-    if asked.mode == TRAIN:
-        start_training(asked)
+    if asked.mode in STARTS:
+        STARTS[asked.mode](asked)
     else:
         module, function = COMMANDS[asked.mode]
         getattr(importlib.import_module(module), function)(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image_datasets.given_files import find_given
 from records.run_directory import RunDirectory
 from settings import resume
 from settings.checks import Asked
@@ -24,3 +25,11 @@ def start_training(asked: Asked) -> None:
         from commands.train import run_training
 
         run_training(settings.replace(**vars(data)), found)
+
+
+def start_prediction(asked: Asked) -> None:
+    """Classifies image files. Imports torch once they are found. Raises BadRequest."""
+    files, notes = find_given((asked.request.to_do.predict or [])[1:])
+    from commands.predict import run_prediction
+
+    run_prediction(asked, files, notes)

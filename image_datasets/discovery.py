@@ -53,7 +53,7 @@ class LeftOut:
             found.append(f"left out: {self.hidden:,} files and folders that are hidden, or that programs leave behind")
         if self.no_image:
             kinds = shorten((f"{ending} {count:,}" for ending, count in self.no_image.most_common()), 4)
-            found.append(f"left out: {self.no_image.total():,} files in class folders that are no images ({kinds})")
+            found.append(f"left out: {self.no_image.total():,} files that are no images ({kinds})")
         if self.spellings:
             found.append(f"folders whose names differ only in how Unicode spells them are one class:"
                          f" {shorten(self.spellings)}")  # fmt: skip

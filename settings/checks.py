@@ -116,12 +116,9 @@ def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any
     elif mode == LIST:
         settings, request = _check_list(settings, request, given)
     elif mode == EVALUATE:
-        _check_use(settings, str(request.to_do.evaluate))
+        _check_evaluate(settings, str(request.to_do.evaluate))
     elif mode == PREDICT:
-        checkpoint, *files = request.to_do.predict or [""]
-        if not files:
-            raise BadRequest(f"--predict {checkpoint}: which images? give their files after the checkpoint")
-        _check_use(settings, checkpoint, files)
+        _check_predict(settings, request)
     elif mode == MEASURE:
         request = _check_measure(request, given)
     elif mode == INSPECT:
@@ -233,17 +230,31 @@ def _check_cache(settings: Settings) -> None:
             raise BadRequest(f"--cache-teacher: {flag} changes the images, so the teacher has to see each of them anew")
 
 
-def _check_use(settings: Settings, checkpoint: str, images: list[str] | None = None) -> None:
-    """Checks --evaluate and --predict as far as possible without reading the checkpoint."""
-    for file, what in ((checkpoint, "checkpoint"), *((file, "image") for file in images or [])):
-        if not Path(file).is_file():
-            raise BadRequest(f"{file}: no such {what} file")
+def _check_evaluate(settings: Settings, checkpoint: str) -> None:
+    """Checks --evaluate as far as possible without reading the checkpoint."""
+    _check_checkpoint(checkpoint)
     data, run = settings.data, settings.run
     if data.dataset is not None:
         image_datasets.check_name(data.dataset)
     if run.run_name is not None:
-        needed = None if images else checkpoint
-        check_run_directory(Path(run.runs_dir) / run.run_name, None, run.overwrite, needed=needed)
+        check_run_directory(Path(run.runs_dir) / run.run_name, None, run.overwrite, needed=checkpoint)
+
+
+def _check_predict(settings: Settings, request: Request) -> None:
+    """Checks --predict without reading the checkpoint or looking for the images."""
+    checkpoint, *paths = request.to_do.predict or [""]
+    if not paths:
+        raise BadRequest(f"--predict {checkpoint}: which images? give files, folders or patterns after the checkpoint")
+    _check_checkpoint(checkpoint)
+    if request.to_predict.output is not None:
+        check_output_file("--output", request.to_predict.output, "a file of predictions", (".csv", ".jsonl"))
+    if settings.run.wandb in ("online", "offline"):
+        raise BadRequest(f"--wandb {settings.run.wandb} has no effect with --predict: there is no run to track")
+
+
+def _check_checkpoint(file: str) -> None:
+    if not Path(file).is_file():
+        raise BadRequest(f"{file}: no such checkpoint file")
 
 
 def _check_measure(request: Request, given: dict[str, Any]) -> Request:
@@ -277,11 +288,11 @@ def _check_list(settings: Settings, request: Request, given: dict[str, Any]) -> 
     return settings.replace(dataset=dataset), request.replace(list_models=pattern)
 
 
-def check_output_file(flag: str, name: str) -> None:
-    """Raises BadRequest, naming `flag`, unless `name` is a .png file that can be written."""
+def check_output_file(flag: str, name: str, what: str = "a picture", endings: tuple[str, ...] = (".png",)) -> None:
+    """Raises BadRequest, naming `flag`, unless `name` is a file with one of these endings that can be written."""
     path = Path(name)
-    if path.suffix != ".png":
-        raise BadRequest(f"{flag} {name}: the name of a picture ends in .png")
+    if path.suffix not in endings:
+        raise BadRequest(f"{flag} {name}: the name of {what} ends in {' or '.join(endings)}")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise BadRequest(f"{flag} {name}: cannot be written there")
 

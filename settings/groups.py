@@ -126,7 +126,7 @@ class Data:
         default_text=".resized in --data-path", may_change=True)
     num_workers: int = flag("processes (threads, for sets kept in memory) that decode image files",
         check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
-        modes=(*EVERY_READER, MEASURE), may_change=True)
+        modes=(*EVERY_READER, PREDICT, MEASURE), may_change=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ class Optimization:
         check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER)
     epochs: int = flag("passes over the training images", 100, check=COUNT, metavar="N")
     batch_size: int = flag("images per batch, of each process; auto: in training, the largest power of two up to"
-        " 1,024 that fits into memory", 128, check=count_or_auto, metavar="N", modes=(*EVERY_RUN, MEASURE))
+        " 1,024 that fits into memory", 128, check=count_or_auto, metavar="N", modes=(*EVERY_RUN, PREDICT, MEASURE))
     accumulate: int = flag("batches whose gradients make up one step of the optimiser", 1, check=COUNT, metavar="N")
     optimizer: str = flag("sgd; muon-sgd, which is Muon for the filters of convolutions and Nesterov SGD for all else;"
         " adam, adamw, or any other that timm knows, such as lamb or lion", "sgd", check=str.lower, metavar="NAME")
@@ -318,7 +318,7 @@ class Run:
         False, modes=(*EVERY_RUN, MEASURE), may_change=True)
     wandb: str = flag("Weights & Biases: online, offline, disabled, or auto: what WANDB_MODE says, else online with"
         " credentials and offline without", "auto", check=one_of("auto", "online", "offline", "disabled"),
-        metavar="MODE", modes=EVERY_RUN, may_change=True)
+        metavar="MODE", modes=(*EVERY_RUN, PREDICT), may_change=True)
     wandb_project: str = flag("project of the run at Weights & Biases", "image-classification", check=text,
         metavar="NAME", modes=EVERY_RUN, may_change=True, variable="WANDB_PROJECT")
     wandb_group: str | None = flag("group of the run at Weights & Biases; the runs of a study have its name",

@@ -21,8 +21,9 @@ class ToDo:
         " robustness.json and cost.json into each, unless they are there", check=path, metavar="RUN", nargs="+",
         default_text="train", modes=(MEASURE,))
     predict: list[str] | None = flag(
-        "print the five most probable classes of images: the checkpoint, then the image files", check=path,
-        metavar=("CHECKPOINT", "IMAGE"), nargs="+", default_text="train", modes=(PREDICT,))
+        "print the five most probable classes of images: the checkpoint, then image files, folders, or patterns in"
+        " quotes such as 'photos/**/*.jpg'; if a file cannot be read, the others are answered, and the exit status"
+        " is 1", check=path, metavar=("CHECKPOINT", "PATH"), nargs="+", default_text="train", modes=(PREDICT,))
     list_models: str | None = flag(
         "print a table of the models that match a pattern such as 'resnet*', their parameters and"
         " FLOPs for --dataset (here by default cifar100); the names of timm's or torchvision's for 'timm/vit*',"
@@ -48,8 +49,18 @@ class ToMeasure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToPredict:
+    """where predictions go (with --predict)"""
+
+    output: str | None = flag("write them to this file, .csv or .jsonl, replacing it: a row per image, with path,"
+        " class_1, probability_1 and so on, and error where a file cannot be read", check=path, metavar="FILE",
+        default_text="print them", modes=(PREDICT,))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request(Groups):
-    """Both groups."""
+    """All groups."""
 
     to_do: ToDo = field(default_factory=ToDo)
+    to_predict: ToPredict = field(default_factory=ToPredict)
     to_measure: ToMeasure = field(default_factory=ToMeasure)

@@ -354,11 +354,3 @@ def test_an_evaluation_is_not_resumed(cli, workdir, trained):
     assert again.status == 2 and "--overwrite deletes it" in again.err and "--resume" not in again.err
     result = cli("--resume --run-name b")
     assert result.status == 2 and "holds an evaluation" in result.err
-
-
-def test_predicting_a_file_that_is_no_image(cli, workdir, trained):
-    (workdir / "notes.txt").write_text("no image")
-    before = contents(workdir)
-    result = cli("--predict runs/a/best.pth notes.txt")
-    assert_refused(result, "notes.txt: cannot be read as an image", workdir, before)
-    assert_refused(cli("--predict runs/a/best.pth none.png"), "none.png: no such image file", workdir, before)

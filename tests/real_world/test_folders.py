@@ -114,7 +114,7 @@ def test_other_files_are_left_out_and_counted_by_ending(root):
         (root / "train" / "cat" / name).write_text("BMW and other words")
     dataset = read(root)
     assert counts(dataset) == [10, 10]
-    assert told(dataset, "left out: 4 files in class folders that are no images (.txt 2, ")
+    assert told(dataset, "left out: 4 files that are no images (.txt 2, ")
 
 
 def test_a_file_that_calls_itself_an_image_is_not_left_out_in_silence(root):
