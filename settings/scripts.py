@@ -13,7 +13,8 @@ from settings.groups import Settings
 from settings.request import Request
 
 IMAGENET100_DEFAULTS = {"model": "vit_tiny", "recipe": "seed", "epochs": 5, "wandb_project": "imagenet100"}
-IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum")  # the data set is fixed and cannot be downloaded
+# The data set is fixed, is no table, and cannot be downloaded.
+IMAGENET100_WITHOUT = ("dataset", "download", "verify_checksum", "image_column", "label_column", "dataset_args")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_the_cifar_100_lines_are_those_that_are_tested():
 
 def shortened(line: str, path: str) -> list[str]:
     """The words after the script's name, with this data folder, for one epoch (digits: on a fifth of the images)."""
-    words = [path if word == "PATH" else word for word in shlex.split(line)[2:]]
+    words = [{"PATH": path, "cat,dog": "class0,class1"}.get(word, word) for word in shlex.split(line)[2:]]
     if "--epochs" in words:
         words[words.index("--epochs") + 1] = "1"
         if "digits" in words and "--train-fraction" not in words:
@@ -91,6 +91,8 @@ def shortened(line: str, path: str) -> list[str]:
 def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
+    files = sorted(Path(path).glob("train/*/*"))
+    Path("LIST").write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
     # The result of `make train`: above chance, so it may be a teacher.
     first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
     assert first.status == 0

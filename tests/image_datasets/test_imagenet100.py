@@ -65,6 +65,34 @@ def test_shards_are_merged_under_the_sorted_wnids(make):
     assert dimensions(Wanted("imagenet100", str(root))) == (3, 16, 3)
 
 
+def test_one_shard_alone_trains_on_its_own_classes(make):
+    root = make({"train.X1": {"n01": 2, "n02": 3}, "val.X": {"n01": 1, "n02": 2, "n03": 1}})
+    dataset = load_dataset(check(root))
+    assert dataset.wnids == ["n01", "n02"] and dataset.class_names == ["tench", "crane (n02)"]
+    assert np.bincount(dataset.test.targets).tolist() == [1, 2]
+    assert any(
+        note.startswith("1 of the 3 classes of Labels.json have no training image here") for note in dataset.notes
+    )
+
+
+def test_classes_are_named_by_name_or_wordnet_id(make):
+    root = whole(make)
+    dataset = load_dataset(locate_dataset("imagenet100", str(root), classes=["n03", "tench"]))
+    assert dataset.wnids == ["n01", "n03"] and dataset.class_names == ["tench", "crane (n03)"]
+    assert np.bincount(dataset.train.targets).tolist() == [3, 4]
+    assert [Path(path).parent.name for path in dataset.test.paths] == ["n01", "n03"]
+    for classes, needle in ((["n03", "n3"], "imagenet100 has no class 'n3'"), (["n03"], "at least two classes"),
+                            (["n01", "tench"], "'tench' is named twice")):  # fmt: skip
+        with pytest.raises(BadRequest, match=needle):
+            locate_dataset("imagenet100", str(root), classes=classes)
+
+
+def test_val_alone_can_be_scored(make):
+    root = make({"val.X": {"n01": 1, "n02": 2, "n03": 1}})
+    dataset = load_dataset(locate_dataset("imagenet100", str(root), with_train=False))
+    assert (len(dataset.train), len(dataset.test), dataset.test_name) == (0, 4, "val.X")
+
+
 def test_training_files_that_stand_in_val_are_left_out(make):
     root = whole(make)
     copy = root / "train.X2/n01/another-name.JPEG"
