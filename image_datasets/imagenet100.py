@@ -42,7 +42,8 @@ def locate(wanted: Wanted) -> LocatedDataset:
         raise BadRequest(f"--datapath {root}: has no {VAL}/ with one folder of images per class")
     content = _scan([*shards, root / VAL], wnids, root, reading)
     notes = [discovery_v1.NOTE] if reading.rules == OLDEST else []
-    notes += [f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}"]
+    if shards:
+        notes.append(f"{len(shards)} training shards are merged: {', '.join(shard.name for shard in shards)}")
     here = [wnid for wnid in wnids if any(wnid in content["files"][shard.name] for shard in shards)] or wnids
     if len(here) < 2:
         raise BadRequest(f"{root}: only one class has training images ({here[0]}); at least two are needed")
