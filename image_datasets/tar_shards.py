@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from image_datasets.class_names import name_numbers
 from image_datasets.dataset import LocatedDataset, Wanted
 from image_datasets.discovery import SPLITS, Files, is_hidden
 from image_datasets.folder import check_root
@@ -130,12 +130,8 @@ def _number_classes(root: Path, found: Found, labels: list[str]) -> tuple[dict[s
                      if sample.label == wrong[0])  # fmt: skip
         known = f"{file} names 0 to {count - 1}" if names else "classes are numbered from 0"
         raise BadRequest(f"{readable(where)}: is of class {wrong[0]}, but {known}")
-    left_out = count - len(numbers)
-    notes = [f"{left_out:,} of {count:,} classes have no training image, and are left out"] if left_out else []
-    if names is None:
-        return {str(number): str(number) for number in numbers}, notes
-    times = Counter(names)
-    return {str(i): names[i] if times[names[i]] == 1 else f"{names[i]} ({i})" for i in numbers}, notes
+    named, notes = name_numbers(numbers, names, with_train="train" in found)
+    return {str(number): name for number, name in named.items()}, notes
 
 
 def _read_names(file: Path) -> list[str]:
