@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from image_datasets import cache_file
 from image_datasets.members import NO_STAMP, content, stamp
-from utils import in_utf8, replacing, thread_pool
+from utils import in_utf8, thread_pool
 
 FILE, VERSION = ".image-facts.npz", 1
 UNREADABLE, GREY, COLOUR = 0, 1, 2
@@ -104,20 +105,13 @@ def _look(path: str) -> np.void:
     return found
 
 
-def _places(root: Path) -> list[Path]:
-    """Where the facts may be cached, best place first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "image-facts")  # noqa: PTH111
-    name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
-    return [root / FILE, cache / f"{name}.npz"]
-
-
 def _read(root: Path) -> dict[tuple[str, int, int], np.void]:
     """Cached facts by name, size and time of the file, from all places."""
     known: dict[tuple[str, int, int], np.void] = {}
-    for place in _places(root):
+    for place in cache_file.places(root, FILE):
         # Missing, damaged or of another version: numpy and zipfile raise many kinds.
         with contextlib.suppress(Exception), np.load(place, allow_pickle=False) as file:
-            names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            names = cache_file.unpack(file["names"])
             stamps, facts = file["stamps"], file["facts"]
             if int(file["version"]) == VERSION and facts.dtype == FACTS and len(names) == len(stamps) == len(facts):
                 known.update(zip(zip(names, *stamps.T.tolist(), strict=True), facts, strict=True))
@@ -125,13 +119,4 @@ def _read(root: Path) -> dict[tuple[str, int, int], np.void]:
 
 
 def _write(root: Path, names: list[str], stamps: np.ndarray, facts: np.ndarray) -> None:
-    text = np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
-    for place in _places(root):
-        try:
-            if place.parent != root:
-                place.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(place) as temporary, temporary.open("wb") as file:
-                np.savez(file, version=VERSION, names=text, stamps=stamps, facts=facts)
-            return
-        except OSError:  # read-only or full: the next run reads the files again
-            continue
+    cache_file.save(root, FILE, version=VERSION, names=cache_file.pack(names), stamps=stamps, facts=facts)
