@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from image_datasets.class_names import name_numbers
 from image_datasets.dataset import Dataset, LocatedDataset, channel_statistics, statistics_for
 from image_datasets.facts import array_facts
 from image_datasets.splits import Split, reported_split
@@ -70,11 +71,9 @@ def checked_images(source: str, images: np.ndarray) -> np.ndarray:
 
 
 def used_classes(
-    parts: dict[str, tuple[list, list[int]]], source: str, names: Sequence[str] | None
-) -> tuple[list[str], list[int]]:
-    """Returns the names of the classes, and their labels in `parts`, in ascending order.
-
-    They are the classes with training images, or of all images if none are for training.
+    parts: Mapping[str, tuple[Any, Iterable[int]]], source: str, names: Sequence[str] | None
+) -> tuple[list[str], list[int], list[str]]:
+    """Returns (names of the classes, their labels in `parts` in ascending order, notes), see `name_numbers`.
 
     Args:
         parts: images and labels of each split.
@@ -83,12 +82,14 @@ def used_classes(
     Raises BadRequest, beginning with `source`, for fewer than two classes and for images of unknown ones.
     """
     labels = {part: {int(label) for label in found} for part, (_, found) in parts.items()}
-    used = sorted(labels.get("train") or set().union(*labels.values()))
+    every = set().union(*labels.values())
+    used = labels.get("train", every)
     for part, found in labels.items():
-        if unknown := sorted(found - set(used)):
+        if unknown := sorted(found - used):
             raise BadRequest(f"{source}: its {part} split has classes without training images: {shorten(unknown)}")
-    if len(used) < 2:
+    if names is not None and not 0 <= min(every) <= max(every) < len(names):
+        names = None
+    named, notes = name_numbers(used, names, with_train="train" in labels)
+    if len(named) < 2:
         raise BadRequest(f"{source}: has images of one class only; at least two are needed")
-    if names is None or max(used) >= len(names) or min(used) < 0:
-        return [str(label) for label in used], used
-    return [names[label] for label in used], used
+    return list(named.values()), list(named), notes

@@ -65,11 +65,11 @@ def load(located: LocatedDataset, workers: int) -> Dataset:
     for part, (images, labels) in parts.items():
         images = arrays.checked_images(f"{file}: {names[part][0]}", images)
         parts[part] = images, _labels(f"{file}: {names[part][1]}", labels, len(images))
-    found, used = arrays.used_classes(parts, str(file), class_names)
+    found, used, notes = arrays.used_classes(parts, str(file), class_names)
     parts = {part: (images, np.searchsorted(used, labels)) for part, (images, labels) in parts.items()}
     if len({images.shape[1:] for images, _ in parts.values()}) > 1:
         raise BadRequest(f"{file}: the images of its splits have different shapes")
-    return arrays.load(located, arrays.Arrays(found, parts))
+    return arrays.load(located, arrays.Arrays(found, parts, notes=tuple(notes)))
 
 
 def _labels(source: str, labels: np.ndarray, count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +94,8 @@ def locate(wanted: Wanted) -> LocatedDataset:
     if "train" not in parts and wanted.with_train:
         raise BadRequest(f"{wanted.name}: has no labelled training images")
     first = next(iter(datasets.values()))
-    class_names, used = used_classes(parts, wanted.name, _class_names(first))
+    class_names, used, more = used_classes(parts, wanted.name, _class_names(first))
+    notes += more
     wnids = getattr(first, "wnids", None)
     wnids = [wnids[label] for label in used] if wnids else None
     index = {label: i for i, label in enumerate(used)}
@@ -242,6 +242,4 @@ def _class_names(dataset: Any) -> list[str] | None:
     known = getattr(dataset, "classes", None)
     if not isinstance(known, (list, tuple)) or not known:
         return None
-    found = [str(name[0] if isinstance(name, (list, tuple)) else name) for name in known]
-    times = Counter(found)
-    return [name if times[name] == 1 else f"{name} ({i})" for i, name in enumerate(found)]
+    return [str(name[0] if isinstance(name, (list, tuple)) else name) for name in known]
