@@ -61,8 +61,8 @@ class Data:
         default_text="cifar100 with --datapath, else digits", modes=(*EVERY_READER, LIST, SUMMARY))
     data_path: str | None = flag("folder that holds the data set", check=path, metavar="PATH", aliases=("datapath",),
         default_text="none; digits needs none", modes=(*EVERY_READER, MEASURE, LIST, SUMMARY), may_change=True)
-    download: bool = flag("fetch CIFAR or a data set of torchvision into --data-path, or hf/NAME into its cache, if it is not there", False,
-        modes=EVERY_READER, may_change=True)
+    download: bool = flag("fetch CIFAR or a data set of torchvision into --data-path, or hf/NAME into its cache, if it"
+        " is not there", False, modes=EVERY_READER, may_change=True)
     verify_checksum: bool = flag("insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
         " CIFAR, plain data only", True, negatable=True, modes=(*EVERY_READER, MEASURE), may_change=True)
     classes: list[str] | None = flag("use these classes alone: their names, or a file with a name on each line",
