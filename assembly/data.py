@@ -25,6 +25,7 @@ from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
 from utils import BadRequest, in_px, rank, shorten, world_size
 
+NORMALIZATIONS = ("dataset", "imagenet", "half")  # those that need no published weights
 LOOKED_AT = 256  # evenly spaced training images whose shapes show whether the crop hides much
 
 
@@ -151,8 +152,9 @@ def make_data(
 
     Raises BadRequest if a flag has no effect on these images, or no training image is left.
     """
-    dataset = replace(_normalized(dataset.with_channels(group.in_chans), group, model), notes=list(dataset.notes))
-    _check_shape(group, dataset)
+    dataset = dataset.with_channels(group.in_chans)
+    dataset = replace(normalized(dataset, group.normalization, model), notes=list(dataset.notes))
+    check_shape(group, dataset)
     train, val = split_train(
         dataset.train, group.val_fraction or 0.0, group.train_fraction, split_seed, dataset.class_names
     )
@@ -188,12 +190,13 @@ def make_data(
     )
 
 
-def _normalized(dataset: Dataset, group: Data, model: str) -> Dataset:
-    if group.normalization == "dataset":
+def normalized(dataset: Dataset, kind: str, model: str) -> Dataset:
+    """Returns the data set with the mean and deviation of a --normalization."""
+    if kind == "dataset":
         return dataset
-    if group.normalization == "half":
+    if kind == "half":
         return dataset.normalized((0.5,) * 3, (0.5,) * 3)
-    published = models.published_statistics(model) if group.normalization == "pretrained" else None
+    published = models.published_statistics(model) if kind == "pretrained" else None
     return dataset.normalized(*(published or (IMAGENET_MEAN, IMAGENET_STD)))
 
 
@@ -255,7 +258,7 @@ def _without_duplicates(train: Split, val: Split | None, dataset: Dataset, drop:
     return train.subset(np.flatnonzero(~found))
 
 
-def _check_shape(group: Data, dataset: Dataset) -> None:
+def check_shape(group: Data, dataset: Dataset) -> None:
     """Notes if the centre crop hides much of the images. Raises BadRequest if --resize-mode has no effect."""
     square = dataset.natural_side is not None and isinstance(group.img_size, int)
     if group.resize_mode != "crop":

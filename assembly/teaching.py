@@ -7,12 +7,13 @@ from typing import Any
 
 import models
 from assembly.data import RunData
+from assembly.foreign import IMAGENET_CLASSES, imagenet_outputs, load_foreign
 from assembly.trained import read_trained
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset, statistics_for
-from models.weights import KINDS, load, other_kind, read_weights
+from models.weight_files import KINDS, other_kind
 from records.checkpoint import is_checkpoint, match_classes
-from records.log import say
+from records.log import say, say_in_log
 from records.run_directory import TEACHER, RunDirectory
 from settings import defaults, model_flags
 from settings.groups import Augmentation, Distillation, Settings
@@ -22,8 +23,6 @@ from training.evaluation import evaluate
 from training.stopping import Stop
 from training.teacher import CachedTeacher, Teacher
 from utils import BadRequest, shorten
-
-IMAGENET_CLASSES = 1000
 
 
 def teacher_settings(settings: Settings) -> Settings:
@@ -90,7 +89,7 @@ def make_distillation(
         raise BadRequest("--cache-teacher is for images that are kept on the device and not augmented (up to 64 px,"
                          " --crop none --no-flip)")  # fmt: skip
     dataset, device, batch_size = data.dataset, train_batches.device, train_batches.batch_size
-    teacher = load_teacher(group.teacher, file, dataset, group.teacher_weights_kind)
+    teacher = load_teacher(group.teacher, file, dataset, group.teacher_weights_kind, group.teacher_weights_by_order)
     teacher.adapt(dataset.mean, dataset.std, device)
     split, batches = "validation", val_batches
     if batches is None:
@@ -141,13 +140,16 @@ def _knows_validation(teacher: Teacher, data: RunData) -> bool:
     return (theirs.get("val_fraction"), seed) != data.carved
 
 
-def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None = None) -> Teacher:
+def load_teacher(
+    name: str, file: str | None, dataset: Dataset, kind: str | None = None, by_order: bool = False
+) -> Teacher:
     """Loads the trained model `name` as a teacher of the data set's classes.
 
     Args:
         file: a checkpoint of this suite, or a state dict with the data set's classes or ImageNet-1k's. None for the
             published ImageNet weights. Outputs for ImageNet's 1000 classes are mapped by WNID.
-        kind: of the file's weights, "raw" or "ema", see `models.weights.read_weights`.
+        kind: of the file's weights, "raw" or "ema", see `weight_files.read_weights`.
+        by_order: take the tensors of a state dict in their order, whatever their names.
 
     Raises BadRequest if the weights or the classes do not fit.
     """
@@ -156,30 +158,23 @@ def load_teacher(name: str, file: str | None, dataset: Dataset, kind: str | None
     img_size = models.image_size(None, name, dataset.natural_side)
     mean, std = statistics_for(dataset.in_chans, *(models.published_statistics(name) or ()))
     if file is None:
-        outputs = _imagenet_outputs(name, dataset)
+        outputs, unknown = imagenet_outputs(dataset)
+        if unknown:
+            raise BadRequest(f"--teacher {name}: ImageNet has no class {shorten(unknown, 2)} of {dataset.name}; give"
+                             " --teacher-weights FILE, a checkpoint that was trained on this data set")  # fmt: skip
         try:
             model = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans, pretrained=True)
         except BadRequest as error:
             reason = str(error).replace("--weights", "--teacher-weights")
             raise BadRequest(f"--teacher {name}: {reason}; --teacher-epochs N trains one") from None
         return Teacher(model, 224, mean, std, outputs)
-    weights = read_weights(Path(file), kind)
-    for note in weights.notes:
+    loaded = load_foreign(name, file, dataset, img_size, {}, kind, by_order, teacher=True)
+    for note in loaded.notes:
         say(f"teacher       {note}")
-    state = weights.state
-    num_classes = len(dataset.class_names)
-    model = models.create_model(name, num_classes, img_size, dataset.in_chans)
-    heads: Any = model.head_names
-    found = {state[f"{head}.weight"].shape[0] for head in heads if f"{head}.weight" in state}
-    outputs = None
-    if found == {IMAGENET_CLASSES} != {num_classes}:
-        outputs = _imagenet_outputs(name, dataset)
-        model, img_size = models.create_model(name, IMAGENET_CLASSES, 224, dataset.in_chans), 224
-    elif found and found != {num_classes}:
-        raise BadRequest(f"--teacher-weights {file}: has {max(found)} classes, {dataset.name} has {num_classes}")
-    load(model, state, file)
-    teacher = Teacher(model, img_size, mean, std, outputs)
-    teacher.kind = weights.kind if weights.others else None
+    for key, own in loaded.pairs:
+        say_in_log(f"teacher       {key} -> {own}")
+    teacher = Teacher(loaded.module, loaded.img_size, mean, std, loaded.outputs)
+    teacher.kind = loaded.weights.kind if loaded.weights.others else None
     return teacher
 
 
@@ -197,16 +192,3 @@ def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> T
     if content["ema"] is not None:
         teacher.kind = kind or content["best"].get("weights", "raw")
     return teacher
-
-
-def _imagenet_outputs(name: str, dataset: Dataset) -> list[int]:
-    """Returns the ImageNet-1k index of each class of the data set, by WNID."""
-    from timm.data import ImageNetInfo
-
-    index = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    wnids = dataset.wnids or dataset.class_names
-    unknown = [wnid for wnid in wnids if wnid not in index]
-    if unknown:
-        raise BadRequest(f"--teacher {name}: ImageNet has no class {shorten(unknown, 2)} of {dataset.name}; give"
-                         " --teacher-weights FILE, a checkpoint that was trained on this data set")  # fmt: skip
-    return [index[wnid] for wnid in wnids]

@@ -15,6 +15,8 @@ from torch import nn
 import models
 from analysis import cost
 from assembly.data import RunData, make_mix
+from assembly.foreign import note_on_kind, notes_on_weights
+from models import weight_files
 from models import weights as model_weights
 from records.log import say
 from settings.groups import Augmentation, Hardware, Loss, Model, Optimization
@@ -47,12 +49,16 @@ class BuiltModel:
 
     Attributes:
         weights_kind: "raw" or "ema", if the weights file holds both.
+        model_args: arguments of the constructor, with those that follow from the weights.
         notes: how the weights fit, to print.
+        pairs: (name in the file, name of the model) of tensors that were taken by their order.
     """
 
     module: nn.Module
     weights_kind: str | None
+    model_args: dict[str, Any]
     notes: list[str]
+    pairs: list[tuple[str, str]]
 
 
 def build_model(
@@ -65,20 +71,21 @@ def build_model(
 
     Raises BadRequest if the weights do not fit, or a flag needs a head that the model does not name.
     """
+    kind, args, notes, pairs, weights = group.weights_kind, group.model_args, [], [], None
+    if group.weights and with_weights:
+        weights = weight_files.read_weights(Path(group.weights), kind, group.weights_by_order)
+        kind = weights.kind if weights.others else kind
+        args = models.settle_arguments(group.model, args, weights.state)
+        notes = note_on_kind(group.weights, weights) + notes_on_weights(group.weights, weights, args, group.model_args)
     torch.manual_seed(derive_seed(seed, "init"))
     num_classes, chans = len(data.dataset.class_names), data.dataset.in_chans
     pretrained = group.pretrained and with_weights
-    model = models.create_model(group.model, num_classes, data.img_size, chans, pretrained, **group.model_args)
-    load_notes: Any = model.load_notes
-    kind, notes = group.weights_kind, list(load_notes)
-    if group.weights and with_weights:
-        weights = model_weights.read_weights(Path(group.weights), kind)
-        if weights.others:
-            kind = weights.kind
-            notes.append(f"{group.weights} holds raw and averaged ones: the {model_weights.KINDS[kind]} ones are taken,"
-                         f" --weights-kind {model_weights.other_kind(kind)} takes the others")  # fmt: skip
-        notes += weights.notes
-        notes += model_weights.load(model, weights.state, source=group.weights, img_size=weights.img_size)
+    model: Any = models.create_model(group.model, num_classes, data.img_size, chans, pretrained, **args)
+    notes += model.load_notes
+    if weights is not None:
+        notes += model_weights.load(model, weights.state, source=str(group.weights), img_size=weights.img_size,
+                                    by_order=group.weights_by_order)  # fmt: skip
+        pairs = model.load_pairs
     by_head = {"freeze backbone": group.freeze == "backbone", "head-lr": optimization.head_lr is not None,
                "layer-decay": optimization.layer_decay is not None}  # fmt: skip
     for flag, used in by_head.items():
@@ -86,7 +93,7 @@ def build_model(
             raise BadRequest(f"--{flag}: {group.model} does not tell which of its layers is the head")
     if group.freeze == "backbone":
         freeze_backbone(model)
-    return BuiltModel(model, kind, notes)
+    return BuiltModel(model, kind, args, notes, pairs)
 
 
 def make_state(

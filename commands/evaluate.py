@@ -9,23 +9,32 @@ import torch
 from torch import nn
 
 from analysis import cost
+from assembly.foreign import read_scored
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImages
+from image_datasets.dataset import LocatedDataset
 from records import checkpoint, lock, membership, summary
-from records.log import logged, open_log, say
+from records.log import logged, open_log, say, say_in_log
 from records.run_directory import RunDirectory, check_run_directory, this_attempt
 from records.wandb_run import Wandb
+from settings import model_flags
 from settings.checks import Asked
-from settings.groups import Settings
+from settings.groups import FLAGS, Data, Settings
+from settings.locate import locate_data
 from training import devices, evaluation
 from training.devices import machine_errors_as_run_failed
+from utils import BadRequest
+
+# Flags that say what a checkpoint of this suite says itself.
+OF_WEIGHTS = ("img_size", "in_chans", "resize_mode", "normalization", "model_args", "weights_kind", "weights_by_order")
 
 
 @logged()
 def run_evaluation(asked: Asked) -> None:
     """Scores a checkpoint on the test split of a data set and writes a run directory.
 
-    The data set is that of the checkpoint's run unless another is given. Raises BadRequest if they do not fit.
+    The data set is that of the checkpoint's run unless another is given; weights of others have no run. Raises
+    BadRequest if they do not fit.
     """
     need = f"--batch-size {asked.settings.optimization.batch_size}; try half of it"
     with machine_errors_as_run_failed(lambda: need):
@@ -33,25 +42,31 @@ def run_evaluation(asked: Asked) -> None:
 
 
 def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
-    model, content = read_trained(path, given.get("model"))
-    stored = content["settings"]
-    data, found = locate_stored(settings.data, given, stored, path)
     hardware, run = settings.hardware, settings.run
-    name = run.run_name or f"{stored['run_name']}-on-{data.dataset}"
+    trained, data, found = _locate(settings.data, path, given)
+    name = run.run_name or f"{trained[1]['settings']['run_name'] if trained else Path(path).stem}-on-{data.dataset}"
     directory = RunDirectory(Path(run.runs_dir) / name)
     check_run_directory(directory.path, None, run.overwrite, needed=path)
     device = devices.set_up(hardware.device, hardware.gpu, eval_precision=hardware.eval_precision)
-    other = "dataset" in given or "data_path" in given
-    dataset, known = membership.load_scored(found, path, content, other, data.accept_changed_data, data.num_workers)
-    checkpoint.match_classes(path, content, dataset.class_names, dataset.name)
+    if trained is None:
+        model, content, dataset, known = read_scored(settings.replace(**vars(data)), found, given, device)
+    else:
+        model, content = trained
+        other = "dataset" in given or "data_path" in given
+        dataset, known = membership.load_scored(found, path, content, other, data.accept_changed_data, data.num_workers)
+        checkpoint.match_classes(path, content, dataset.class_names, dataset.name)
+    stored = content["settings"]
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
     bad_images = BadImages()
     report = bad_images.of("test") if data.on_bad_image == "skip" else None
     batches = batches_for(content, dataset.test, device, settings.optimization.batch_size, data.num_workers, report)
-    say(f"model         {stored['model']} from {path}, epoch {content['best']['epoch']}")
+    epoch = f", epoch {content['best']['epoch']}" if trained else ""
+    say(f"model         {stored['model']} from {path}{epoch}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     for note in known["notes"]:
         say(f"note          {note}")
+    for key, own in known.pop("pairs", []):
+        say_in_log(f"weights       {key} -> {own}")
     say(f"device        {devices.describe_device(device)}, {hardware.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
     scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision)
@@ -86,6 +101,26 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
                       run.run_name is not None)  # fmt: skip
         written = summary.write(directory, scores, facts, dataset.class_names)
     wandb.finish(summary.scalars(written), {"confusion": directory.confusion})
+
+
+def _locate(
+    group: Data, path: str, given: dict[str, Any]
+) -> tuple[tuple[nn.Module, dict[str, Any]] | None, Data, LocatedDataset]:
+    """Returns (model and content of a checkpoint of this suite, data, the located data set).
+
+    For weights of others the first is None. Raises BadRequest for flags that only these need.
+    """
+    if not checkpoint.is_checkpoint(Path(path)):
+        if not {"model", "dataset"} <= given.keys():
+            checkpoint.load_checkpoint(Path(path))  # says what to add
+        return None, *locate_data(group, given, with_train=False)
+    flags = {**FLAGS, **model_flags.flags_of(None)}
+    useless = [key for key in given if key in (*OF_WEIGHTS, *model_flags.flags_of(None))]
+    if useless:
+        name = flags[useless[0]].name
+        raise BadRequest(f"--{name} has no effect: {path} is a checkpoint of this suite, whose run stores it")
+    trained = read_trained(path, given.get("model"))
+    return trained, *locate_stored(group, given, trained[1]["settings"], path)
 
 
 def _facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:

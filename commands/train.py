@@ -17,9 +17,9 @@ from assembly import teaching, trainee
 from assembly.data import RunData, make_data, read_dataset
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset, LocatedDataset
-from models.weights import KINDS
+from models.weight_files import KINDS
 from records import checkpoint, lock, membership, summary
-from records.log import logged, open_log, say
+from records.log import logged, open_log, say, say_in_log
 from records.run_directory import RunDirectory, check_run_directory, this_attempt
 from records.wandb_run import Wandb
 from settings import defaults, resume
@@ -168,7 +168,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     built, images = build(), optimization.batch_size
     flops = cost.count_flops(built.module, data.img_size, data.dataset.in_chans, settings.model.model)
     precision = devices.choose_precision(hardware.precision, device, built.module)
-    settings = settings.replace(precision=precision, weights_kind=built.weights_kind)
+    settings = settings.replace(precision=precision, weights_kind=built.weights_kind, model_args=built.model_args)
     train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed)
     val_batches = None if data.val is None else data.eval_batches("val", device, images)
     smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.local_sizes)
@@ -181,6 +181,8 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
         built = build()
     for note in built.notes:
         say(f"weights       {note}")
+    for key, name in built.pairs:
+        say_in_log(f"weights       {key} -> {name}")
     num_classes = len(data.dataset.class_names)
     state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
     if record.continued:

@@ -1,6 +1,7 @@
 """What is trained. Every architecture is one file here, and each of its variants one line of `register_variants`."""
 
 from models.registry import (
+    FROM_WEIGHTS,
     all_arguments,
     check_name,
     create_model,
@@ -11,10 +12,12 @@ from models.registry import (
     published_statistics,
     register_model,
     register_variants,
+    settle_arguments,
     variant,
 )
 
 __all__ = [
+    "FROM_WEIGHTS",
     "all_arguments",
     "check_name",
     "create_model",
@@ -25,5 +28,6 @@ __all__ = [
     "published_statistics",
     "register_model",
     "register_variants",
+    "settle_arguments",
     "variant",
 ]

@@ -48,8 +48,8 @@ def create_timm(
     except Exception as error:  # from the hub, a file or the constructor
         reason = str(error).strip().split("\n")[0][:200]
         if pretrained:
-            advice = "download it where there is a network, and give the file with --weights FILE instead"
-            raise BadRequest(f"no pretrained weights for timm/{name}: {advice} ({reason})") from None
+            fault = f"the pretrained weights of timm/{name} cannot be fetched ({reason})"
+            raise BadRequest(f"{fault}. {_where(name)}") from None
         raise BadRequest(f"timm/{name} cannot be built for {in_px(img_size)} images: {reason}") from None
     model.head_names = weights.find_head(model, num_classes)
     model.load_notes = []
@@ -57,6 +57,20 @@ def create_timm(
     if pretrained and published != num_classes:
         model.load_notes = [f"head replaced: the weights of timm/{name} have {published} classes, not {num_classes}"]
     return model
+
+
+def _where(name: str) -> str:
+    """Where timm publishes the weights of a model, and how they are used without a network."""
+    import timm
+
+    published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if published is None or not (published.hf_hub_id or published.url):
+        return "timm publishes none for it; --weights FILE takes others"
+    address, file = str(published.url), str(published.url).rsplit("/", 1)[-1]
+    if published.hf_hub_id:
+        file = published.hf_hub_filename or "model.safetensors"
+        address = f"the repository {published.hf_hub_id} of the Hugging Face hub"
+    return f"Download the file {file} from {address} where there is a network, and give it with --weights FILE"
 
 
 def create_torchvision(

@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import importlib
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from models.arguments import BASIC, Argument, literal, read_arguments, variant_a
 from utils import BadRequest, in_px, require, shorten, suggestion
 
 LIBRARIES = ("timm", "torchvision")
+FROM_WEIGHTS = ("shortcut",)  # arguments that follow from the weights in a file, unless they are given
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def create_model(
         model_args: further keyword arguments of the constructor.
 
     The model's attribute `load_notes` says what was changed to fit the weights, a sentence each; `head_names` names the
-    modules that compute the logits.
+    modules that compute the logits; `takes`, of models of this suite, names the arguments that have a flag.
 
     Raises BadRequest for an unknown name, for arguments or an image size that the constructor refuses, and for weights
     that are not available.
@@ -276,7 +278,7 @@ def create_model(
     with external.refusing(f"{name} cannot be built for {in_px(img_size)} images with {given}"):
         model = function(num_classes=num_classes, img_size=img_size, in_chans=in_chans, **model_args)
     model.head_names = weights.find_head(model, num_classes)
-    model.load_notes = []
+    model.load_notes, model.takes = [], takes
     if pretrained:
         state = weights.torchvision_weights(entry.pretrained)
         model.load_notes = weights.load(model, state, source=entry.pretrained)
@@ -292,6 +294,18 @@ def image_size(given: int | list[int] | None, model: str, side: int | None) -> i
     """
     entry = find_model(model)
     return given or (entry.img_size if entry else None) or side or 224
+
+
+def settle_arguments(name: str, model_args: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The arguments of a model, with those filled in that follow from the parameter names in a file of weights.
+
+    These are FROM_WEIGHTS, where they are not among `model_args`.
+    """
+    entry = find_model(name)
+    if entry is None or entry.argument("shortcut") is None or "shortcut" in model_args:
+        return model_args
+    convolutions = any(re.search(r"\.(downsample|shortcut)\.0\.weight$", key) for key in names)
+    return {**model_args, "shortcut": "B" if convolutions else "A"}
 
 
 def default_arguments(name: str) -> dict[str, Any]:

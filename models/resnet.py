@@ -7,6 +7,7 @@ names as in torchvision. The CIFAR form has a 3x3 stem without pooling; resnet20
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,8 @@ class ResNet(nn.Module):
         depths: blocks in each stage, at least one; the first block of every stage but the first halves the sides.
         widths: channels of the 3x3 convolutions in each stage.
         stem: "imagenet" (7x7 stride 2 and max pooling), "cifar" (3x3, stride 1), or "auto": cifar up to 64 px.
-        pad_shortcut: shortcuts without parameters where the shape changes (only with BasicBlock).
+        shortcut: where the shape changes: A, without parameters (only with BasicBlock), or B, 1x1 convolutions with
+            batch normalisation; with --weights, that of the file.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class ResNet(nn.Module):
         stem: Stem = "auto",
         depths: Counts = (2, 2, 2, 2),
         widths: Counts = (64, 128, 256, 512),
-        pad_shortcut: bool = False,
+        shortcut: Literal["A", "B"] = "B",
     ):
         super().__init__()
         if len(depths) != len(widths) or min(*depths, *widths) < 1:
@@ -122,7 +124,7 @@ class ResNet(nn.Module):
                 out_chans = width * block.expansion
                 downsample = None
                 if stride != 1 or chans != out_chans:
-                    if pad_shortcut:
+                    if shortcut == "A":
                         downsample = PadShortcut(out_chans - chans)
                     else:
                         conv = nn.Conv2d(chans, out_chans, 1, stride, bias=False)
@@ -158,13 +160,15 @@ register_variants(
 register_variants(  # the (6n + 2)-layer networks of section 4.2
     ResNet,
     variant("resnet20", depths=(3, 3, 3)),
+    variant("resnet32", depths=(5, 5, 5)),
+    variant("resnet44", depths=(7, 7, 7)),
     variant("resnet56", depths=(9, 9, 9)),
     variant("resnet110", depths=(18, 18, 18)),
     block=BasicBlock,
     stem="cifar",
     widths=(16, 32, 64),
-    pad_shortcut=True,
-    takes=(),
+    shortcut="A",
+    takes=("shortcut",),
     year=2015,
     paper="arXiv:1512.03385",
 )

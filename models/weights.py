@@ -1,34 +1,20 @@
-"""Reading weights from files and loading them into a model: what is adapted, and what is refused."""
+"""Loading a state dict into a model: what is adapted, and what is refused."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import hashlib
 import math
 import re
-import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from models.parameter_names import COUNTER, fit_names, nearest, pair_in_order
+from models.weight_files import read_state_dict
 from utils import BadRequest, shorten, sides
-
-# Keys of checkpoints for their weights, and for averages of them over the training; DEEPER: one level further down.
-RAW = ("model", "state_dict", "model_state", "model_state_dict")
-AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict",
-            "ema_model", "model_state_ema", "ema_model_state", "model_averaged", "averaged_model")  # fmt: skip
-DEEPER = ("state_dict", "model_state_dict", "model", "module", "shadow")
-KINDS = {"raw": "raw", "ema": "averaged"}
-# Files that torchvision published keep the parameter names of their time.
-OLD_TORCHVISION_NAMES = (
-    (r"\.mlp\.linear_1\.", ".mlp.0."),  # Vision Transformers
-    (r"\.mlp\.linear_2\.", ".mlp.3."),
-    (r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),
-)
 
 
 def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
@@ -50,197 +36,108 @@ def find_head(model: nn.Module, num_classes: int) -> tuple[str, ...]:
     return (last,) if last else ()
 
 
-def other_kind(kind: str) -> str:
-    """The kind that is not `kind`: "raw" or "ema"."""
-    return "raw" if kind == "ema" else "ema"
-
-
-class Weights(NamedTuple):
-    """Weights read from a file.
-
-    Attributes:
-        state: tensors by parameter name.
-        kind: "raw" or "ema" (averaged).
-        others: whether the file holds the other kind, too.
-        notes: a sentence for each part of the file that was left out and that a user should know of.
-        img_size: of the training images in pixels; None if the file does not say.
-    """
-
-    state: dict[str, torch.Tensor]
-    kind: str
-    others: bool
-    notes: list[str]
-    img_size: int | Sequence[int] | None
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict that `read_weights` chooses."""
-    return read_weights(path).state
-
-
-def read_weights(path: Path, kind: str | None = None) -> Weights:
-    """Reads the weights in a checkpoint.
-
-    Args:
-        kind: "raw" or "ema" (averaged). None: for a run of this suite the kind that it selected; for other files the
-            averaged weights if there are any, as these are what their author reports.
-
-    Raises BadRequest, naming the file, if it is missing or damaged, or holds no such weights.
-    """
-    content = read_checkpoint(path)
-    found = find_state_dicts(path, content)
-    kind = kind or _selected(content) or ("ema" if "ema" in found else "raw")
-    if kind not in found:
-        raise BadRequest(f"{path}: holds no {KINDS[kind]} weights, only {KINDS[next(iter(found))]} ones")
-    notes = []
-    if "ema" not in found:
-        notes += [f"{path}: its {key!r} holds no tensors by parameter name, and is left aside"
-                  for key in AVERAGED if isinstance(content.get(key), dict) and content[key]]  # fmt: skip
-    size = content.get("img_size")
-    known = isinstance(size, int) or (isinstance(size, (list, tuple)) and [type(side) for side in size] == [int, int])
-    return Weights(found[kind], kind, len(found) > 1, notes, size if known else None)
-
-
-def _selected(content: dict) -> str | None:
-    """The kind of weights that a run of this suite selected; None for other checkpoints."""
-    best = content.get("best")
-    return best.get("weights", "raw") if "format" in content and isinstance(best, dict) else None
-
-
-def find_state_dicts(path: Path, content: dict) -> dict[str, dict[str, torch.Tensor]]:
-    """The state dicts in a checkpoint, by kind: "raw" and "ema" (averaged).
-
-    They are bare, or under a checkpoint's usual keys. Wrappers' prefixes are removed; an empty dict does not count.
-
-    Args:
-        path: of the file, for messages.
-
-    Raises BadRequest, naming the file, if there is none.
-    """
-    bare = _state_dict(content)
-    if bare is not None:
-        return {"ema" if "n_averaged" in content else "raw": bare}
-    found = {}
-    for kind, keys in (("raw", RAW), ("ema", AVERAGED)):
-        states = (_state_dict(content[key], DEEPER) for key in keys if isinstance(content.get(key), dict))
-        state = next((state for state in states if state is not None), None)
-        if state is not None:
-            found[kind] = state
-    if not found:
-        raise BadRequest(f"{path}: holds no state dict (tensors by parameter name)")
-    return found
-
-
-def _state_dict(value: dict, deeper: tuple[str, ...] = ()) -> dict[str, torch.Tensor] | None:
-    """The state dict that is `value`, or that it holds under one of the keys; None if there is none.
-
-    Removes what DataParallel, torch.compile and AveragedModel add.
-    """
-    for state in (value, *(value.get(key) for key in deeper)):
-        if not (isinstance(state, dict) and state):
-            continue
-        if all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in state.items()):
-            names = {key: re.sub(r"(^|\.)_orig_mod\.", r"\1", key) for key in state if key != "n_averaged"}
-            return {re.sub(r"^(?:module\.)+", "", name): state[key] for key, name in names.items()}
-    return None
-
-
-def read_checkpoint(path: Path) -> dict:
-    """Reads a file of `torch.save` onto the CPU, without running code that it may contain.
-
-    Raises BadRequest, naming the file, if it is missing, damaged or not a checkpoint. Unlike `torch.load` it checks the
-    checksums.
-    """
-    if not path.is_file():
-        raise BadRequest(f"{path}: no such checkpoint file")
-    try:
-        check_sums(path)
-        # Training scripts store their flags as a Namespace, which runs no code.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # about old formats; what matters is raised below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the zip reader, the unpickler and the file system each raise their own
-        reason = str(error).strip().split("\n")[0][:150]
-        if reason.startswith("Weights only load failed"):  # torch's advice would run untrusted code
-            raise BadRequest(f"{path}: damaged, or not a checkpoint of tensors and plain values alone") from None
-        raise BadRequest(f"{path}: damaged, or not a checkpoint ({type(error).__name__}: {reason})") from None
-    if not isinstance(content, dict):
-        raise BadRequest(f"{path}: not a checkpoint (holds a {type(content).__name__}, not a dict)")
-    return content
-
-
-def check_sums(path: Path) -> None:
-    """Compares every part of a file of `torch.save` with its CRC-32. Files from before torch 1.6 have none.
-
-    Raises zipfile.BadZipFile, or OSError, if it is damaged.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            # torch returns uninitialised memory for an entry that is marked as a folder.
-            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10]
-        if folders:
-            raise zipfile.BadZipFile(f"{folders[0]!r} is marked as a folder")
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged!r}")
-
-
 def load(
-    model: nn.Module, state: dict[str, torch.Tensor], source: str, img_size: int | Sequence[int] | None = None
+    model: nn.Module,
+    state: dict[str, torch.Tensor],
+    source: str,
+    img_size: int | Sequence[int] | None = None,
+    new_head: bool = True,
+    by_order: bool = False,
+    teacher: bool = False,
 ) -> list[str]:
     """Copies `state` into `model`. Returns a sentence for each change that this took.
 
     Args:
         source: names the weights in messages.
         img_size: of the images that `state` was trained on; None: they were square.
+        new_head: a head with another number of classes, or none, keeps its fresh initialisation, instead of being
+            refused.
+        by_order: take the tensors in their order, whatever their names. The model's attribute `load_pairs` then lists
+            the names, the file's and the model's.
+        teacher: messages name the flags of a teacher.
 
-    A head with another number of classes keeps its fresh initialisation. A first convolution for another number of
-    channels gets the filters summed or repeated. Position embeddings are interpolated to another number of patches. The
-    model's method `convert_state_dict`, if it has one, translates foreign parameter names.
+    Other names of parameters are translated, see `parameter_names.fit_names`. A first convolution for another number of
+    channels gets the filters summed or repeated. Position embeddings are interpolated to another number of patches.
 
     Raises BadRequest, with the keys, if anything else does not fit.
     """
     own = model.state_dict()
-    if hasattr(model, "convert_state_dict"):
-        state = model.convert_state_dict(state)
-    state = {key if key in own else _current_name(key): value for key, value in state.items()}
+    fitted = fit_names(model, state, source, new_head, by_order)
+    state = dict(fitted.state)
     for key in own:
-        if key.endswith("num_batches_tracked"):  # files from before torch 0.4.1 lack these counters
+        if key.endswith(COUNTER):
             state.setdefault(key, own[key])
-    notes = [*_fit_heads(model, own, state, source), *_fit_input(own, state)]
+    notes = [*fitted.notes, *_fit_heads(model, own, state, source, new_head), *_fit_input(own, state)]
     notes += _fit_positions(model, own, state, img_size)
     missing = sorted(set(own) - set(state))
-    unexpected = sorted(set(state) - set(own))
+    unknown = sorted(set(state) - set(own))
     shapes = sorted(
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in set(own) & set(state)
         if own[key].shape != state[key].shape
     )
     problems = []
-    for title, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", shapes)):
+    near = [nearest(key, missing or list(own)) for key in unknown[:3]] + unknown[3:]
+    for title, keys in (("missing", missing), ("unknown", near), ("of another shape", shapes)):
         if keys:
             problems.append(f"{len(keys)} {title}: {shorten(keys, 3)}")
     if problems:
-        raise BadRequest(f"{source}: weights of another model; keys {'; '.join(problems)}")
+        advice = _advice(model, own, state, missing, unknown, teacher)
+        raise BadRequest(f"{source}: weights of another model; keys {'; '.join(problems)}{advice}")
     own.update(state)  # `own` has the version numbers that some of torchvision's models need
     model.load_state_dict(own)
+    model.load_pairs = fitted.pairs
     return notes
 
 
-def _current_name(key: str) -> str:
-    for pattern, name in OLD_TORCHVISION_NAMES:
-        key = re.sub(pattern, name, key)
-    return key
+def classes_of(model: nn.Module, state: dict[str, torch.Tensor], source: str, by_order: bool = False) -> int | None:
+    """The number of classes of the head in `state`; None if it has no head. Arguments and errors as in `load`."""
+    found = fit_names(model, state, source, new_head=False, by_order=by_order).state
+    counts = [found[f"{name}.weight"].shape[0] for name in model.head_names if f"{name}.weight" in found]
+    return max(counts, default=None)
 
 
-def _fit_heads(model: nn.Module, own: dict, state: dict, source: str) -> list[str]:
+def _advice(model: nn.Module, own: dict, state: dict, missing: list[str], unknown: list[str], teacher: bool) -> str:
+    """The flag with which weights would fit that do not fit, for the message."""
+    flags = [] if teacher else getattr(model, "takes", ())
+    if "shortcut" in flags and (unknown or missing):
+        for word, keys, others in (("A", missing, unknown), ("B", unknown, missing)):
+            if keys and not others and all(".downsample." in key for key in keys):
+                what = "no parameters" if word == "A" else "convolutions"
+                return f"; their shortcuts have {what}: --shortcut {word} fits"
+    sizes = [(tuple(state[key].shape[2:]), tuple(own[key].shape[2:])) for key in own if key in state]
+    stems = {((7, 7), (3, 3)): "imagenet", ((3, 3), (7, 7)): "cifar"}
+    stem = next((stems[pair] for pair in sizes if pair in stems), None)
+    if stem is None and "classifier.6.weight" in (*missing, *unknown):  # VGG's three linear layers
+        stem = "imagenet" if "classifier.6.weight" in unknown else "cifar"
+    if "stem" in flags and stem is not None:
+        return f"; they have the stem of --stem {stem}"
+    with contextlib.suppress(BadRequest):
+        if missing and unknown:
+            pair_in_order(model, own, state, "")
+            return f"; in their order they fit: --{'teacher-' if teacher else ''}weights-by-order takes them so"
+    return ""
+
+
+def _fit_heads(model: nn.Module, own: dict, state: dict, source: str, new_head: bool) -> list[str]:
+    """Gives the model's own head to weights with another one or with none. Raises BadRequest without `new_head`."""
     notes = []
-    for name in model.head_names:
-        key = f"{name}.weight"
-        if key in state and key in own and state[key].shape[0] != own[key].shape[0]:
+    keys = [(name, f"{name}.weight") for name in model.head_names if f"{name}.weight" in own]
+    for name, key in keys:
+        if key in state and state[key].shape[0] != own[key].shape[0]:
             old, new = state[key].shape[0], own[key].shape[0]
+            if not new_head:
+                raise BadRequest(f"{source}: its head {name!r} has {old} classes, not {new}")
             notes.append(f"head {name!r} replaced: {source} has {old} classes, this model {new}")
             state.update({k: own[k] for k in (key, f"{name}.bias") if k in own})
+    of_heads = {f"{name}.{part}" for name in model.head_names for part in ("weight", "bias")}
+    missing = set(own) - set(state)
+    if missing and missing <= of_heads and not set(state) - set(own):
+        names = " and ".join(repr(name) for name, key in keys if key in missing)
+        if not new_head:
+            raise BadRequest(f"{source}: has no head ({names}), so there is nothing to score")
+        notes.append(f"{source} has no head: {names} starts anew")
+        state.update({key: own[key] for key in missing})
     return notes
 
 
@@ -309,4 +206,6 @@ def torchvision_weights(enum_name: str) -> dict[str, torch.Tensor]:
         return read_state_dict(folder / name)
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise BadRequest(f"no pretrained weights: put {name} ({weights.url}) into {folder} ({reason})") from None
+        fault = f"the pretrained weights {enum_name} cannot be fetched ({reason})"
+        raise BadRequest(f"{fault}. Download the file {name} from {weights.url} where there is a network, and put it"
+                         f" into the folder {folder}") from None  # fmt: skip

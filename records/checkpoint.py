@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models.weights import read_checkpoint
+from models.weight_files import read_checkpoint
 from records import legacy_checkpoint
 from records.log import say
 from records.run_directory import RunDirectory
@@ -44,7 +44,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return legacy_checkpoint.convert(path, content)
     missing = [key for key in ("format", *CONTENT) if key not in content]
     if missing:
-        raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); --weights takes others")
+        advice = "--evaluate FILE --model NAME --dataset NAME scores weights of others, --weights FILE trains from them"
+        raise BadRequest(f"{path}: not a checkpoint of this suite (it has no {missing[0]!r}); {advice}")
     if content["format"] != FORMAT:
         raise BadRequest(f"{path}: is of checkpoint format {content['format']}, this version reads {FORMAT}")
     _check_content(content, path)

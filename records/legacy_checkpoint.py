@@ -15,7 +15,7 @@ from typing import Any
 import models
 from data_transform import EVAL_CROP
 from image_datasets.dataset import statistics_for
-from models.weights import find_state_dicts
+from models.weight_files import find_state_dicts
 from records.stored_settings import OLDER
 from utils import BadRequest
 
@@ -23,8 +23,10 @@ TINY, SMALL = 192, 384  # token widths
 
 
 def is_legacy(content: dict[str, Any]) -> bool:
-    """Whether what a file holds is a legacy checkpoint."""
-    return "model_state" in content and "settings" not in content
+    """Whether what a file holds is a legacy checkpoint. Without a model's name it is a Vision Transformer."""
+    state = content.get("model_state")
+    told = "model" in _args(content) or (isinstance(state, dict) and "patch_embed.proj.weight" in state)
+    return "model_state" in content and "settings" not in content and told
 
 
 def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -32,8 +34,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
     Raises BadRequest, naming the file, if its architecture cannot be determined.
     """
-    args = content.get("args") or {}
-    args = dict(vars(args) if isinstance(args, argparse.Namespace) else args)
+    args = _args(content)
     states = find_state_dicts(path, content)
     averaged = states.get("ema")
     state = states["raw"] if "raw" in states else states["ema"]
@@ -54,9 +55,9 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "model": state,
         "ema": averaged,
         "best": {
-            "epoch": content.get("epoch"),
+            "epoch": _number(content.get("epoch")),
             "weights": "raw" if averaged is None else "ema",
-            "top1": content.get("val_acc1"),
+            "top1": _number(content.get("val_acc1")),
         },
         "settings": {
             "model": name,
@@ -80,6 +81,16 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "selected_on": "not stored (a file of the earlier form)",
         "train_seconds": None,
     }
+
+
+def _args(content: dict[str, Any]) -> dict[str, Any]:
+    args = content.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return dict(args) if isinstance(args, dict) else {}
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) else None
 
 
 def _model_name(path: Path, args: dict[str, Any], state: dict) -> str:

@@ -97,6 +97,12 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def say_in_log(text: str) -> None:
+    """Logs a line without printing it. Only the main process does."""
+    if is_main_process() and _logs:
+        _logs[-1].write(text)
+
+
 def last_line(error: BaseException) -> tuple[str, int] | None:
     """Returns (last line of a script, exit status) for an exception that is not a bug, or None for a bug."""
     if isinstance(error, BadRequest):

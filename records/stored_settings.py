@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import models
 from image_datasets import reading
 from utils import BadRequest
 
 OLDER = {**reading.OLDER, "resize_mode": "crop"}  # behaviour of runs from before these flags
+OLDER_ARGUMENTS = {"shortcut": "A"}  # likewise, arguments of the models that take them
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")
 
 
@@ -22,4 +24,8 @@ def check_needed(settings: Any, source: object) -> None:
 
 def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
     """Fills in the former behaviour for flags that are newer than the run."""
+    entry = models.find_model(str(settings.get("model")))
+    arguments = {key: value for key, value in OLDER_ARGUMENTS.items() if entry is not None and entry.argument(key)}
+    if arguments and isinstance(settings.get("model_args"), dict):
+        settings = {**settings, "model_args": {**arguments, **settings["model_args"]}}
     return {**OLDER, **settings}

@@ -68,8 +68,10 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     by = f" by {summary['selected_by']}" if summary["selected_by"] else ""
     trained = "" if summary["train_seconds"] is None else f"; trained in {summary['train_seconds']:.1f} s"
     memory = "" if summary["peak_memory"] is None else f"; peak memory {human(summary['peak_memory'])}B"
-    say(f"selected      epoch {summary['best_epoch']} of {summary['epochs']} ({summary['weights']} weights),"
-        f"{by} on: {summary['selected_on']}{trained}{memory}")  # fmt: skip
+    weights = f"{summary['weights']} weights"
+    if summary["best_epoch"] is not None:
+        weights = f"epoch {summary['best_epoch']} of {summary['epochs']} ({weights})"
+    say(f"selected      {weights},{by} on: {summary['selected_on']}{trained}{memory}")
     if bad := {split: count for split, count in summary["bad_images"].items() if count}:
         counts = ", ".join(f"{split} {count:,}" for split, count in bad.items())
         say(f"bad images    {sum(bad.values()):,} cannot be read and were left out ({counts})")

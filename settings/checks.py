@@ -117,6 +117,8 @@ def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any
         settings, request = _check_list(settings, request, given)
     elif mode == EVALUATE:
         _check_evaluate(settings, str(request.to_do.evaluate))
+        settings = settings.replace(weights=request.to_do.evaluate, **defaults.augmentation_defaults(settings))
+        settings = _check_model(settings, given) if "model" in given else settings
     elif mode == PREDICT:
         _check_predict(settings, request)
     elif mode == MEASURE:
@@ -149,6 +151,10 @@ def _check_model(settings: Settings, given: dict[str, Any]) -> Settings:
     if not settings.run.resume:
         recipe = defaults.recipe_arguments(settings.optimization.recipe, group.model, given)
         arguments = model_flags.settle(group.model, {**recipe, **given})
+        if group.weights:  # the file decides what is not given
+            named = {*given, *(key for key, _ in given.get("model_args", []))}
+            left_open = set(models.FROM_WEIGHTS) - named
+            arguments = {key: value for key, value in arguments.items() if key not in left_open}
     if group.pretrained and entry is not None and not entry.pretrained:
         raise BadRequest(f"--pretrained: there are no published weights for {group.model}; --weights FILE takes others")
     if group.pretrained and "stem" in arguments:

@@ -17,7 +17,7 @@ LIST, SUMMARY, INSPECT = "list", "summary", "inspect"
 EVERY_RUN = (TRAIN, EVALUATE)
 EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # modes that read a data set's images
 EVERY_USER = (TRAIN, EVALUATE, PREDICT, MEASURE)  # modes that run a model
-EVERY_BUILDER = (TRAIN, SUMMARY)  # modes that build a new model
+EVERY_BUILDER = (TRAIN, EVALUATE, SUMMARY)  # modes that build a new model
 EVERY_AUGMENTER = (TRAIN, INSPECT)
 
 

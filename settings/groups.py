@@ -91,14 +91,14 @@ class Data:
     resize_mode: str = flag("how images of another shape become the model's, in training and evaluation: crop, their"
         " aspect ratio is kept, and the margin lost; squeeze, all of them in the model's aspect ratio; letterbox,"
         " all of them in their own, on the mean colour", "crop", check=one_of("crop", "squeeze", "letterbox"),
-        metavar="MODE", modes=(TRAIN, INSPECT))
+        metavar="MODE", modes=(TRAIN, EVALUATE, INSPECT))
     in_chans: int = flag("channels of the images that the model gets (1: grey, 3: colour)", check=channels,
         metavar="N", default_text="the data set's", modes=(*EVERY_BUILDER, LIST, INSPECT))
     normalization: str = flag(
         "mean and deviation that pixels are normalised with: those of the dataset's training"
         " images (of sets that are streamed: imagenet's), imagenet's, half (both 0.5), or"
         " those of the --pretrained weights", check=one_of("dataset", "imagenet", "half", "pretrained"),
-        metavar="KIND", default_text="dataset; pretrained with --pretrained", modes=EVERY_AUGMENTER)
+        metavar="KIND", default_text="dataset; pretrained with --pretrained", modes=EVERY_READER)
     val_fraction: float | None = flag(
         "share of the training images that selects the checkpoint; 0: train on all of them and"
         " report the last epoch", check=FRACTION, metavar="F",
@@ -169,7 +169,9 @@ class Model:
         metavar="FILE", default_text="random initialisation")
     weights_kind: str | None = flag("which weights of the --weights file, where it holds both: raw, or ema: averaged",
         check=one_of("raw", "ema"), metavar="KIND",
-        default_text="ema; of this suite's checkpoints those that were" " selected")
+        default_text="ema; of this suite's checkpoints those that were selected", modes=EVERY_RUN)
+    weights_by_order: bool = flag("take the tensors of the --weights file in their order, whatever their names; each"
+        " needs the shape and the last part of the name of the model's", False, modes=EVERY_RUN)
     freeze: str = flag("what is not trained: none, or backbone: all but the head, in evaluation mode", "none",
         check=one_of("none", "backbone"), metavar="WHAT")
 
@@ -252,6 +254,7 @@ class Distillation:
         default_text="the published ImageNet weights")
     teacher_weights_kind: str | None = flag("as --weights-kind, of the --teacher-weights file",
         check=one_of("raw", "ema"), metavar="KIND", default_text="as there")
+    teacher_weights_by_order: bool = flag("as --weights-by-order, of the --teacher-weights file", False)
     teacher_epochs: int | None = flag(
         "first train the teacher for so many epochs on the same data, with the same flags, as a"
         " run of its own named RUN-NAME-teacher", check=COUNT, metavar="N", default_text="it is trained already")

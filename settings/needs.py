@@ -46,7 +46,13 @@ NEEDS: list[tuple[str, Callable[[Settings], bool], str]] = [
         "pretrained needs --pretrained",
     ),
     ("weights_kind", lambda s: s.model.weights is not None, "it needs --weights"),
+    ("weights_by_order", lambda s: s.model.weights is not None, "it needs --weights"),
     ("teacher_weights_kind", lambda s: s.distillation.teacher_weights is not None, "it needs --teacher-weights"),
+    (
+        "teacher_weights_by_order",
+        lambda s: s.distillation.teacher_weights is not None,
+        "it needs --teacher-weights",
+    ),
     ("teacher_weights", lambda s: s.distillation.teacher is not None, "it needs --teacher"),
     ("teacher_epochs", lambda s: s.distillation.teacher is not None, "it needs --teacher"),
     (

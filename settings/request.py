@@ -14,7 +14,8 @@ from settings.flag_types import COUNT, path, text
 class ToDo:
     """what to do (training, unless one of these is given)"""
 
-    evaluate: str | None = flag("score the model in this checkpoint instead of training; writes a run directory",
+    evaluate: str | None = flag("score the model in this checkpoint instead of training; writes a run directory. For"
+        " weights of others --model and --dataset are needed, and flags of the model and of its images are accepted",
         check=path, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,))
     measure: list[str] | None = flag(
         "measure finished runs, given as run directories or as folders that hold some: writes"

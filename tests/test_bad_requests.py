@@ -74,7 +74,7 @@ FLAGS = [
     ("--head-lr 0.1 --freeze backbone", "--head-lr has no effect"),
     ("--layer-decay 0.7 --freeze backbone", "--layer-decay has no effect"),
     ("--select-by map --val-fraction 0", "--select-by has no effect"),
-    ("--evaluate x.pth --dropout 0.1", "--dropout has no effect with --evaluate"),
+    ("--evaluate x.pth --dropout 0.1", "x.pth: no such checkpoint file"),
     ("--list-models --model-arg a=1", "--model-arg has no effect with --list-models"),
     ("--summary --epochs 3", "--epochs has no effect with --summary"),
     ("--summary --list-models", "cannot be done at once"),
@@ -89,7 +89,7 @@ FLAGS = [
         "--model resnet18 --model-arg wings=2",
         "--model-arg wings: resnet18 has no such argument; it takes stem, depths",
     ),
-    ("--model resnet20 --model-arg stem=cifar", "--model-arg stem: resnet20 has no such argument; it takes none"),
+    ("--model resnet20 --model-arg stem=cifar", "--model-arg stem: resnet20 has no such argument; it takes shortcut"),
     ("--model resnet18 --model-arg stem=tiny", "--model-arg stem: 'tiny' is none of auto, cifar, imagenet"),
     ("--model mobilenet_v2 --model-arg se=maybe", "--model-arg se: 'maybe' is neither true nor false"),
     ("--model mobilenet_v2 --se --model-arg se=true", "--model-arg se: given twice"),
@@ -309,7 +309,9 @@ def test_a_pickle_that_would_run_code_is_not_run(cli, workdir, mode):
     (workdir / "image.png").write_bytes(b"")
     before = contents(workdir)
     more = ["image.png"] if mode == "--predict" else []
-    assert_refused(cli(f"{mode} evil.pth", *more), "evil.pth: damaged, or not a checkpoint", workdir, before)
+    assert_refused(
+        cli(f"{mode} evil.pth", *more), "evil.pth: not a checkpoint of tensors and plain values alone", workdir, before
+    )
 
 
 def test_unwritable_run_directories(cli, workdir):

@@ -17,7 +17,7 @@ from torch import nn
 import models
 from assembly import trainee
 from models import registry
-from models.weights import read_state_dict
+from models.weight_files import read_state_dict
 from records.run_directory import RunDirectory
 from training import loop
 

@@ -30,8 +30,8 @@ def score(
 ) -> dict[str, Any]:
     """Returns the full report (`metrics.report`) on a split for the selected weights of a checkpoint, without TF32.
 
-    It also holds "logits" (N, K) and "targets" (N,), and for a run with averaged weights loss, top1 and top5 of both
-    kinds in "raw" and "ema". `model` keeps the selected weights.
+    It also holds "logits" (N, K) and "targets" (N,), and for a checkpoint with raw and averaged weights loss, top1 and
+    top5 of both kinds in "raw" and "ema". `model` keeps the selected weights.
 
     Args:
         content: the checkpoint.
@@ -45,11 +45,12 @@ def score(
         return evaluate(model, batches, len(class_names), precision, keep_logits, stop)
 
     selected, both = content["best"]["weights"], {}
-    if content["ema"] is not None:
+    has_both = content["model"] is not None and content["ema"] is not None
+    if has_both:
         other = "raw" if selected == "ema" else "ema"
         both[other], _ = with_weights(other, keep_logits=False)
     means, logits = with_weights(selected, keep_logits=True)
-    if content["ema"] is not None:
+    if has_both:
         both[selected] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")

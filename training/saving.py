@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models.weights import check_sums
+from models.weight_files import check_sums
 from records import checkpoint
 from records.checkpoint import FORMAT, copy_checkpoint
 from records.log import say

@@ -63,9 +63,11 @@ def test_an_image_size_that_the_patches_do_not_divide_is_refused():
 def test_timm_weights_that_cannot_be_had_are_one_line_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BadRequest, match=r"no pretrained weights for timm/test_resnet: .*--weights FILE") as caught:
+    with pytest.raises(BadRequest, match=r"weights of timm/test_resnet cannot be fetched") as caught:
         models.create_model("timm/test_resnet", 7, 32, pretrained=True)
     assert "\n" not in str(caught.value)
+    where = "the file model.safetensors from the repository timm/test_resnet.r160_in1k of the Hugging Face hub"
+    assert f"Download {where}" in str(caught.value) and "give it with --weights FILE" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])

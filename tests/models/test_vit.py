@@ -168,7 +168,7 @@ def test_missing_weights_say_which_file_to_put_where(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with torch.device("meta"), pytest.raises(BadRequest, match=r"put vit_b_16-c867db91\.pth \(https://"):
+    with torch.device("meta"), pytest.raises(BadRequest, match=r"the file vit_b_16-c867db91\.pth from https://"):
         models.create_model("vit_b_16", 10, 224, pretrained=True)
 
 

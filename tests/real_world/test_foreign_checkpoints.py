@@ -10,7 +10,7 @@ import torch
 from test_main import QUICK, stop_after
 from torch import nn
 
-from models import weights
+from models import weight_files
 from utils import BadRequest
 
 
@@ -49,7 +49,7 @@ FORMS = {
 def test_averaged_weights_are_taken_unless_the_raw_ones_are_asked_for(form, tmp_path):
     path = write(tmp_path / "a.pth", FORMS[form])
     for kind, taken, value in ((None, "ema", 2), ("ema", "ema", 2), ("raw", "raw", 1)):
-        found = weights.read_weights(path, kind)
+        found = weight_files.read_weights(path, kind)
         assert (found.kind, found.others, found.notes) == (taken, True, [])
         assert sorted(found.state) == ["fc.bias", "fc.weight"] and torch.all(found.state["fc.weight"] == value)
 
@@ -57,16 +57,16 @@ def test_averaged_weights_are_taken_unless_the_raw_ones_are_asked_for(form, tmp_
 @pytest.mark.parametrize("nothing", [None, {}, {"decay": 0.9}, 0.999])
 def test_an_empty_average_is_none(nothing, tmp_path):
     path = write(tmp_path / "a.pth", {"model": state(1), "model_ema": nothing})
-    found = weights.read_weights(path)
+    found = weight_files.read_weights(path)
     assert (found.kind, found.others) == ("raw", False)
     assert len(found.notes) == (nothing == {"decay": 0.9})
     with pytest.raises(BadRequest, match=r"a\.pth: holds no averaged weights, only raw ones"):
-        weights.read_weights(path, "ema")
+        weight_files.read_weights(path, "ema")
 
 
 def test_an_average_without_names_is_left_aside_and_told(tmp_path):
     path = write(tmp_path / "a.pth", {"model": state(1), "ema": {"shadow_params": [torch.zeros(2)], "decay": 0.9}})
-    assert weights.read_weights(path).notes == [
+    assert weight_files.read_weights(path).notes == [
         f"{path}: its 'ema' holds no tensors by parameter name, and is left aside"
     ]
 
@@ -74,18 +74,18 @@ def test_an_average_without_names_is_left_aside_and_told(tmp_path):
 def test_an_average_alone_is_taken_as_what_it_is(tmp_path):
     for content in (averaged_model(2), {"model_ema": state(2)}):
         path = write(tmp_path / "a.pth", content)
-        found = weights.read_weights(path)
+        found = weight_files.read_weights(path)
         assert (found.kind, found.others) == ("ema", False) and torch.all(found.state["fc.weight"] == 2)
         with pytest.raises(BadRequest, match="holds no raw weights, only averaged ones"):
-            weights.read_weights(path, "raw")
+            weight_files.read_weights(path, "raw")
 
 
 @pytest.mark.parametrize("selected", ["raw", "ema"])
 def test_of_this_suites_checkpoints_those_are_taken_that_were_selected(selected, tmp_path):
     content = {"format": 2, "model": state(1), "ema": state(2), "best": {"epoch": 1, "weights": selected}}
     path = write(tmp_path / "a.pth", content)
-    assert weights.read_weights(path).kind == selected
-    assert weights.read_weights(path, weights.other_kind(selected)).kind == weights.other_kind(selected)
+    assert weight_files.read_weights(path).kind == selected
+    assert weight_files.read_weights(path, weight_files.other_kind(selected)).kind == weight_files.other_kind(selected)
 
 
 # -------------------------------------------------------------------------------------------------- the command line

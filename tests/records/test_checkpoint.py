@@ -12,7 +12,7 @@ import torch
 from test_main import QUICK, assert_same_run, stop_after
 from torch import nn
 
-from models.weights import check_sums, read_checkpoint
+from models.weight_files import check_sums, read_checkpoint
 from records import checkpoint
 from records.checkpoint import load_newest
 from records.run_directory import RunDirectory

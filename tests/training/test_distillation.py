@@ -129,7 +129,7 @@ def test_missing_published_weights_are_an_error_that_says_what_to_do(tmp_path, m
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(BadRequest, match=r"--teacher resnet18: no pretrained weights: put .*; --teacher-epochs N"):
+    with pytest.raises(BadRequest, match=r"--teacher resnet18: the pretrained weights .*; --teacher-epochs N"):
         load_teacher("resnet18", None, dataset(["tench", "goldfish"], ["n01440764", "n01443537"]))
 
 
