@@ -39,6 +39,8 @@ def locate(wanted: Wanted) -> LocatedDataset:
         raise BadRequest("--dataset csv: which list? write --dataset csv/FILE")
     refuse_fetching(wanted, "a list has no checksum")
     file = Path(wanted.path)
+    if not file.is_file():
+        raise BadRequest(f"{file}: no such file")
     unknown = sorted(set(wanted.arguments) - {"root"})
     if unknown:
         raise BadRequest(f"--dataset-arg {unknown[0]}: a csv list takes root alone, the folder of its files")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,8 @@ def _parameters(build: type) -> set[str]:
 
 def check_name(name: str) -> None:
     """Raises BadRequest, with a suggestion, if torchvision has no such data set."""
+    if not name:
+        raise BadRequest("--dataset torchvision: which of its data sets? write --dataset torchvision/NAME")
     known = names()
     if name not in known:
         hint = suggestion(name, known) or next((f" Did you mean {k}?" for k in known if k.lower() == name.lower()), "")
@@ -178,7 +181,9 @@ def _make(wanted: Wanted, build: Callable[..., Any], can_fetch: bool, arguments:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The message in one line, without torchvision's advice on its own arguments."""
+    text = re.sub(r"\.? You (can|may) use download=True.*", "", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__
 
 
 def _items(dataset: Any, source: str) -> Part | None:
