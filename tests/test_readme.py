@@ -21,6 +21,7 @@ from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
 import compare
 import main
+import models
 import study
 from data_transform import Normalize, image_transform
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
@@ -91,6 +92,7 @@ def shortened(line: str, path: str) -> list[str]:
 def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
+    torch.save(models.create_model("resnet20", 3, 32).state_dict(), workdir / "WEIGHTS.pth")
     # The result of `make train`: above chance, so it may be a teacher.
     first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
     assert first.status == 0
