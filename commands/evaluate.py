@@ -23,7 +23,7 @@ from settings.groups import FLAGS, Data, Settings
 from settings.locate import locate_data
 from training import devices, evaluation
 from training.devices import machine_errors_as_run_failed
-from utils import BadRequest
+from utils import BadRequest, in_px
 
 # Flags that say what a checkpoint of this suite says itself.
 OF_WEIGHTS = ("img_size", "in_chans", "resize_mode", "normalization", "model_args", "weights_kind", "weights_by_order")
@@ -60,8 +60,8 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     bad_images = BadImages()
     report = bad_images.of("test") if data.on_bad_image == "skip" else None
     batches = batches_for(content, dataset.test, device, settings.optimization.batch_size, data.num_workers, report)
-    epoch = f", epoch {content['best']['epoch']}" if trained else ""
-    say(f"model         {stored['model']} from {path}{epoch}")
+    more = f"epoch {content['best']['epoch']}" if trained else f"for images of {in_px(content['img_size'])}"
+    say(f"model         {stored['model']} from {path}, {more}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     for note in known["notes"]:
         say(f"note          {note}")

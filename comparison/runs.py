@@ -82,6 +82,15 @@ class Run:
         return np.nan if value is None else float(value)
 
 
+def epochs_of(runs: list[Run]) -> str:
+    """The best epochs of runs of one model, as `3 of 10` or `3–7 of 10`; a dash if the weights come from others."""
+    epochs = [run.summary["best_epoch"] for run in runs]
+    if None in epochs:
+        return "–"
+    span = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)}–{max(epochs)}"
+    return f"{span} of {runs[0].summary['epochs']}"
+
+
 def read_run(path: Path) -> Run:
     """Reads and checks a run. Raises BadRequest, naming the file and what is wrong with it."""
     directory = RunDirectory(path)

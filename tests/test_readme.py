@@ -21,6 +21,7 @@ from test_main import BCE_LINE, SGD_LINE, VGG_LINE
 
 import compare
 import main
+import models
 import study
 from data_transform import Normalize, image_transform
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
@@ -93,6 +94,7 @@ def test_every_other_command_works(cli, workdir, image_folder):
     path = str(image_folder(side=32))
     files = sorted(Path(path).glob("train/*/*"))
     Path("LIST").write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+    torch.save(models.create_model("resnet20", 3, 32).state_dict(), workdir / "WEIGHTS.pth")
     # The result of `make train`: above chance, so it may be a teacher.
     first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
     assert first.status == 0

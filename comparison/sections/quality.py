@@ -12,6 +12,7 @@ from comparison.context import Context
 from comparison.document import Part, Points, Section, Table
 from comparison.drawing import INK, colour, draw_row, drawn_interval, finish_rows, marker, new_rows
 from comparison.metric_names import METRICS
+from comparison.runs import epochs_of
 from records import plots
 
 
@@ -41,13 +42,11 @@ def _main_table(context: Context) -> Table:
     columns = ["model", "n", f"{kind.heading}, ± over seeds", "over images", "selected on", "measured on", "best epoch"]
     rows = []
     for model in context.cohort.models:
-        epochs = [run.summary["best_epoch"] for run in model.runs]
-        span = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)}–{max(epochs)}"
         by = {run.summary["selected_by"] for run in model.runs if run.summary.get("selected_by") is not None}
         rows.append([
             model.label, str(len(model.runs)), model.show(context.metric), _over_images(context, model, context.metric),
             context.cohort.selected_on + (f" (by {', '.join(sorted(by))})" if by else ""), context.cohort.split,
-            f"{span} of {model.runs[0].summary['epochs']}",
+            epochs_of(model.runs),
         ])  # fmt: skip
     rows += [[one.label, "–", kind.show(one.metrics[context.metric]), *["–"] * 4]
              for one in context.published if context.metric in one.metrics]  # fmt: skip

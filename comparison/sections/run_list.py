@@ -6,6 +6,7 @@ from comparison.context import Context
 from comparison.document import Section
 from comparison.formats import percent
 from comparison.metric_names import METRICS
+from comparison.runs import epochs_of
 
 
 def section(context: Context) -> Section:
@@ -16,7 +17,7 @@ def section(context: Context) -> Section:
             seconds = run.summary.get("train_seconds")
             rows.append([run.path.name, model.variant, str(run.seed), percent(run.fraction),
                          context.kind.show(run.metric(context.metric)),
-                         f"{run.summary['best_epoch']} of {run.summary['epochs']}",
+                         epochs_of([run]),
                          "–" if seconds is None else f"{seconds:.0f} s"])  # fmt: skip
             data.append({"run": run.path.name, "model": model.variant, "seed": run.seed, "train_fraction": run.fraction,
                          "split": run.summary["split"], "selected_on": run.summary["selected_on"],

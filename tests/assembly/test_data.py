@@ -268,7 +268,7 @@ def test_a_mode_without_effect_is_refused(cli, workdir, large, wide):
     streamed = f"{PLAIN} --datapath {large} --resize-mode squeeze"
     refused(cli("--dataset digits --resize-mode letterbox"), "has no effect: the images are squares of 8 px")
     refused(cli(streamed), "--resize-mode squeeze has no effect: the images are squares of 80 px")
-    refused(cli("--evaluate x.pth --resize-mode crop"), "--resize-mode has no effect with --evaluate")
+    refused(cli("--predict x.pth a.png --resize-mode crop"), "--resize-mode has no effect with --predict")
     refused(cli(f"{WIDE} --datapath {wide} --resize-mode stretch"), "'stretch' is none of crop, squeeze, letterbox")
     assert not (workdir / "runs").exists()
 

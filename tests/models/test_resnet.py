@@ -24,6 +24,8 @@ from models.resnet import PadShortcut
         ("resnet50", 10, 224, 23_528_522),
         ("resnet18", 10, 32, 11_173_962),
         ("resnet20", 10, 32, 269_722),
+        ("resnet32", 10, 32, 464_154),
+        ("resnet44", 10, 32, 658_586),
         ("resnet56", 10, 32, 853_018),
         ("resnet110", 10, 32, 1_727_962),
     ],
@@ -84,6 +86,19 @@ def test_the_shortcut_without_parameters_takes_every_second_pixel_and_adds_empty
     images = torch.randn(2, 4, 6, 6)
     expected = torch.cat([torch.zeros(2, 2, 3, 3), images[..., ::2, ::2], torch.zeros(2, 2, 3, 3)], dim=1)
     assert torch.equal(PadShortcut(4)(images), expected)
+
+
+def test_shortcuts_of_form_b_are_torchvisions_and_cost_their_convolutions():
+    assert count(make_on_meta("resnet20", 10, 32, shortcut="B")) == 269_722 + (16 * 32 + 64) + (32 * 64 + 128)
+    torch.manual_seed(0)
+    blocks = torchvision.models.resnet.BasicBlock
+    downsample = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
+    reference = with_lively_statistics(blocks(16, 32, 2, downsample), 0.3, 0.8)
+    model = make_on_meta("resnet20", 10, 32, shortcut="B").layer2[0]
+    model.load_state_dict(reference.state_dict(), assign=True)
+    images = torch.randn(2, 16, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), reference(images), rtol=1e-5, atol=1e-5)
 
 
 def test_convolutions_start_with_he_initialisation_of_the_fan_out():

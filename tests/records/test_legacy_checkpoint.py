@@ -126,3 +126,13 @@ def test_averaged_weights_in_it_are_those_that_are_scored(learns, shards, workdi
         expected = reference(images).numpy()
     found = np.load(workdir / "runs/old-on-imagenet100/predictions.npz")
     np.testing.assert_allclose(found["logits"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_under_the_same_key_without_a_models_name_are_weights_of_others(cli, learns, workdir):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=10, in_chans=1)
+    torch.save({"model_state": model.state_dict(), "val_acc1": np.float64(61.5), "epoch": 4}, "a.pth")
+    result = cli("--evaluate a.pth")
+    assert result.status == 2 and "--evaluate FILE --model NAME --dataset NAME scores weights of others" in result.err
+    learns("--evaluate a.pth --model timm/resnet10t --dataset digits --img-size 32 --run-name a")
+    assert json.loads((workdir / "runs/a/summary.json").read_text())["selected_on"] == "not known (weights of others)"
