@@ -12,7 +12,7 @@ from analysis import cost
 from assembly.foreign import read_scored
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImages
-from image_datasets.dataset import LocatedDataset
+from image_datasets.dataset import CHOICE, LocatedDataset
 from records import checkpoint, lock, membership, summary
 from records.log import logged, open_log, say, say_in_log
 from records.run_directory import RunDirectory, check_run_directory, this_attempt
@@ -44,7 +44,10 @@ def run_evaluation(asked: Asked) -> None:
 def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     hardware, run = settings.hardware, settings.run
     trained, data, found = _locate(settings.data, path, given)
-    name = run.run_name or f"{trained[1]['settings']['run_name'] if trained else Path(path).stem}-on-{data.dataset}"
+    name = (
+        run.run_name
+        or f"{trained[1]['settings']['run_name'] if trained else Path(path).stem}-on-{data.dataset}".replace("/", "_")
+    )
     directory = RunDirectory(Path(run.runs_dir) / name)
     check_run_directory(directory.path, None, run.overwrite, needed=path)
     device = devices.set_up(hardware.device, hardware.gpu, eval_precision=hardware.eval_precision)
@@ -63,23 +66,14 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     more = f"epoch {content['best']['epoch']}" if trained else f"for images of {in_px(content['img_size'])}"
     say(f"model         {stored['model']} from {path}, {more}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
-    for note in known["notes"]:
+    for note in dataset.notes + known["notes"]:
         say(f"note          {note}")
     for key, own in known.pop("pairs", []):
         say_in_log(f"weights       {key} -> {own}")
     say(f"device        {devices.describe_device(device)}, {hardware.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
     scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision)
-    evaluated = {
-        **stored,
-        "max_pixels": data.max_pixels,
-        "run_name": name,
-        "dataset": data.dataset,
-        "data_path": data.data_path,
-        "on_bad_image": data.on_bad_image,
-        "eval_precision": hardware.eval_precision,
-        "evaluated": path,
-    }
+    evaluated = _settings_of_evaluation(stored, data, name, hardware.eval_precision, path)
     facts = {
         "split": dataset.test_name,
         **_facts_of_checkpoint(model, content, flops, hardware.eval_precision),
@@ -101,6 +95,23 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
                       run.run_name is not None)  # fmt: skip
         written = summary.write(directory, scores, facts, dataset.class_names)
     wandb.finish(summary.scalars(written), {"confusion": directory.confusion})
+
+
+def _settings_of_evaluation(
+    stored: dict[str, Any], data: Data, name: str, eval_precision: str, path: str
+) -> dict[str, Any]:
+    """Returns the settings of the run that was scored, with those of the data that it was scored on."""
+    return {
+        **stored,
+        "max_pixels": data.max_pixels,
+        "run_name": name,
+        "dataset": data.dataset,
+        "data_path": data.data_path,
+        **{key: getattr(data, key) for key in CHOICE},
+        "on_bad_image": data.on_bad_image,
+        "eval_precision": eval_precision,
+        "evaluated": path,
+    }
 
 
 def _locate(

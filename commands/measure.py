@@ -112,7 +112,7 @@ def _dataset(run: FinishedRun, job: Job, content: dict[str, Any]) -> tuple[Datas
     key = (json.dumps(of_run), json.dumps(digests), None if digests else str(run.checkpoint))
     if key not in job.datasets:
         with blaming(run.directory.summary, {} if given.data_path else {"data_path": run.data_path}):
-            data, found = locate_data(dataclasses.replace(given, **of_run), job.asked.given)
+            data, found = locate_data(dataclasses.replace(given, **of_run), job.asked.given, with_train=False)
         job.datasets.clear()
         job.datasets[key] = membership.load_scored(
             found, str(run.checkpoint), content, run.is_evaluation, data.accept_changed_data, data.num_workers

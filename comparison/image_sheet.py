@@ -30,7 +30,7 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     run = cohort.runs[0]
     settings = run.settings
     path = data_path or settings.get("data_path")
-    wanted = Wanted.of({**settings, "data_path": path})
+    wanted = Wanted.of({**settings, "data_path": path}, with_train=False)
     with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
         found = image_datasets.locate(wanted)
     content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}

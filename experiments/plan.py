@@ -13,6 +13,7 @@ from experiments.study_file import Study
 from records import lock
 from records.run_directory import TEACHER
 from settings import model_flags, resume
+from settings.dataset_flags import comparable, other_place
 from settings.flag import TRAIN
 from settings.groups import FLAGS, Data, Settings
 from settings.locate import locate_data
@@ -215,8 +216,12 @@ def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
             continue
         has = stored.get(key, flag.default)  # the flag may be newer than the run
         left_open = asked == "auto" or (asked is None and key in BY_DATA)
-        if not left_open and (key, asked) != ("normalization", "dataset") and asked != has:
+        differs = comparable(key, asked) != comparable(key, has)
+        if not left_open and (key, asked) != ("normalization", "dataset") and differs:
             found.append(f"--{flag.name} {has} in place of {asked}")
+    data = settings.data
+    if other_place(data.dataset, stored["data_path"], data.data_path):
+        found.append(f"--data-path {stored['data_path']} in place of {data.data_path}")
     built_with = stored["model_args"]
     for key, asked in settings.model.model_args.items():
         if asked != "auto" and asked != built_with.get(key):

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from settings import model_flags
+from settings.dataset_flags import split_place
 from settings.flag import TRAIN, Flag
 from settings.groups import FLAGS
 from settings.scripts import SCRIPTS
@@ -159,6 +160,11 @@ def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[s
         if flag.key in flags:
             raise BadRequest(f"{place}: {name}: given twice")
         flags[flag.key] = _value(f"{place}: {name}", value, flag, switch_words=where == "--set")
+    form, path = split_place(str(flags.get("dataset", "")))
+    if path is not None:
+        if "data_path" in flags:
+            raise BadRequest(f"{place}: dataset: {flags['dataset']} names its place already: leave out data-path")
+        flags |= {"dataset": form, "data_path": path}
     return flags
 
 

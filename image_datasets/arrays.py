@@ -36,6 +36,9 @@ def load(located: LocatedDataset, arrays: Arrays) -> Dataset:
         part: Split(labels.astype(np.int64), np.ascontiguousarray(images), facts=array_facts(images))
         for part, (images, labels) in arrays.parts.items()
     }
+    for part, split in splits.items():
+        if not len(split):
+            raise BadRequest(f"{located.name}: the {part} split has no images")
     notes = list(arrays.notes)
     train, test, test_name = reported_split(splits, arrays.class_names, notes)
     chans = test.images.shape[3]
@@ -84,11 +87,13 @@ def used_classes(
     labels = {part: {int(label) for label in found} for part, (_, found) in parts.items()}
     every = set().union(*labels.values())
     used = labels.get("train", every)
+    if min(every, default=0) < 0:
+        raise BadRequest(f"{source}: has the label {min(every)}; classes are numbered from 0")
     for part, found in labels.items():
         if unknown := sorted(found - used):
             raise BadRequest(f"{source}: its {part} split has classes without training images: {shorten(unknown)}")
-    if names is not None and not 0 <= min(every) <= max(every) < len(names):
-        names = None
+    if names is not None and max(every, default=0) >= len(names):
+        raise BadRequest(f"{source}: has the label {max(every)}, but names of {len(names)} classes, numbered from 0")
     named, notes = name_numbers(used, names, with_train="train" in labels)
     if len(named) < 2:
         raise BadRequest(f"{source}: has images of one class only; at least two are needed")

@@ -1,12 +1,14 @@
 """Lists of image files: a CSV file with a path, a class and perhaps a split on each line.
 
 A header names the columns. Without one they are path, label and split. Paths are relative to the folder of the list,
-or to ``--dataset-arg root=FOLDER``.
+or to ``--dataset-arg root=FOLDER``, which is itself relative to the folder of the list.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ DELIMITERS = (",", "\t", ";")
 
 
 class Row(NamedTuple):
-    """A line of the list: its number, the path as written, the class and the split."""
+    """A line of the list: its number, the path of the file, the class and the split."""
 
     number: int
     path: str
@@ -44,13 +46,13 @@ def locate(wanted: Wanted) -> LocatedDataset:
     unknown = sorted(set(wanted.arguments) - {"root"})
     if unknown:
         raise BadRequest(f"--dataset-arg {unknown[0]}: a csv list takes root alone, the folder of its files")
-    root = Path(str(wanted.arguments.get("root", file.parent)))
+    root = file.parent / str(wanted.arguments.get("root", ""))
     notes: list[str] = []
     rows = _read(file, root, wanted, notes)
     if wanted.with_train and all(row.part != "train" for row in rows):
         raise BadRequest(f"{file}: has no training images, only those of {shorten({row.part for row in rows})}")
     class_names = sort_names({row.label for row in rows if row.part == "train" or not wanted.with_train})
-    splits = {part: _files(file, root, [row for row in rows if row.part == part], class_names) for part in PARTS}
+    splits = {part: _files(file, [row for row in rows if row.part == part], class_names) for part in PARTS}
     splits = {part: files for part, files in splits.items() if files[0]}
     if len(class_names) < 2:
         raise BadRequest(f"{file}: names only one class, {class_names[0]!r}; at least two are needed")
@@ -79,12 +81,15 @@ def _read(file: Path, root: Path, wanted: Wanted, notes: list[str]) -> list[Row]
     for number, cells in rows[has_header:]:
         if len(cells) <= max(image, label, split or 0):
             raise BadRequest(f"{file} line {number}: has {len(cells)} columns, too few")
-        path, name = cells[image], cells[label]
+        path, name = cells[image], unicodedata.normalize("NFC", cells[label])
         if not path or not name:
             raise BadRequest(f"{file} line {number}: has no {'class' if path else 'path'}")
         part = "train" if split is None else PART.get(cells[split].lower())
         if part is None:
             raise BadRequest(f"{file} line {number}: {cells[split]!r} is no split; use train, val and test")
+        if len(name.splitlines()) > 1:
+            raise BadRequest(f"{file} line {number}: the name of a class has a line break")
+        path = os.path.normpath(root / path)
         if path in seen:
             raise BadRequest(f"{file} line {number}: {path} is also on line {seen[path]}")
         seen[path] = number
@@ -129,14 +134,13 @@ def _column(file: Path, first: list[str], what: str, asked: str | None, usual: t
     return first.index(asked)
 
 
-def _files(file: Path, root: Path, rows: list[Row], class_names: list[str]) -> Files:
+def _files(file: Path, rows: list[Row], class_names: list[str]) -> Files:
     """Paths and class indices. Raises BadRequest for a missing file, or a class without training images."""
     index = {name: i for i, name in enumerate(class_names)}
-    paths = [str(root / row.path) for row in rows]
-    for row, path in zip(rows, paths, strict=True):
+    for row in rows:
         if row.label not in index:
             raise BadRequest(f"{file} line {row.number}: the class {row.label!r} has no training image")
-        if not Path(path).is_file():
-            raise BadRequest(f"{file} line {row.number}: {path} is no file; --dataset-arg root=FOLDER names the folder"
-                             " of the files, where it is not that of the list")  # fmt: skip
-    return paths, [index[row.label] for row in rows]
+        if not Path(row.path).is_file():
+            raise BadRequest(f"{file} line {row.number}: {row.path} is no file; --dataset-arg root=FOLDER names the"
+                             " folder of the files, where it is not that of the list")  # fmt: skip
+    return [row.path for row in rows], [index[row.label] for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,7 +61,7 @@ def load(located: LocatedDataset, workers: int) -> Dataset:
         with np.load(file, allow_pickle=False) as content:
             parts = {part: (content[images], content[labels]) for part, (images, labels) in names.items()}
             class_names = [str(name) for name in content[NAMES]] if NAMES in content else None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise BadRequest(f"{file}: cannot be read ({error})") from None
     for part, (images, labels) in parts.items():
         images = arrays.checked_images(f"{file}: {names[part][0]}", images)

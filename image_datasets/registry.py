@@ -54,10 +54,15 @@ def list_datasets() -> dict[str, str]:
     return {name: entry.description for name, entry in DATASETS.items()}
 
 
+def is_form(name: str) -> bool:
+    """Whether the name is that of a form of data sets, whose path says which one is meant."""
+    return name in DATASETS and DATASETS[name].is_form
+
+
 def split_place(name: str) -> tuple[str, str | None]:
     """Splits ``csv/FILE`` and the like into (name of the form, path); of other names the path is None."""
     form, slash, place = name.partition("/")
-    if form in DATASETS and DATASETS[form].is_form and slash:
+    if is_form(form) and slash:
         return form, place or None
     return name, None
 
@@ -66,7 +71,7 @@ def check_name(name: str) -> None:
     """Raises BadRequest, with a suggestion, if `name` is not a data set."""
     form, _, rest = name.partition("/")
     if name not in DATASETS and form not in DATASETS:
-        known = ", ".join(f"{key}/..." if _has_place(key) else key for key in DATASETS)
+        known = ", ".join(f"{key}/..." if is_form(key) or key == "torchvision" else key for key in DATASETS)
         raise BadRequest(f"unknown data set {name!r}.{suggestion(name, DATASETS)} Known: {known}")
     if form == "torchvision":
         from image_datasets import torchvision_sets
@@ -74,10 +79,6 @@ def check_name(name: str) -> None:
         torchvision_sets.check_name(rest)
     elif rest:
         raise BadRequest(f"unknown data set {name!r}: {form} takes no name; --datapath names its folder")
-
-
-def _has_place(name: str) -> bool:
-    return DATASETS[name].is_form or name == "torchvision"
 
 
 def dimensions(wanted: Wanted) -> tuple[int, int | None, int]:
@@ -141,7 +142,12 @@ def load_dataset(located: LocatedDataset, workers: int = 0) -> Dataset:
     dataset = _module(located.name).load(located, workers)
     if located.classes is None:
         return dataset
-    return dataset.with_classes(resolve_classes(located.classes, dataset.class_names, dataset.wnids, dataset.name))
+    names = resolve_classes(located.classes, dataset.class_names, dataset.wnids, dataset.name)
+    part = dataset.with_classes(names)
+    for name, split in (("train", part.train), ("val", part.val), ("test", part.test)):
+        if split is not None and not len(split) and len(dataset.train):
+            raise BadRequest(f"--classes: the {name} split has no image of these classes")
+    return part
 
 
 def resolve_classes(

@@ -19,6 +19,7 @@ from utils import BadRequest, require, shorten, suggestion
 
 # Values of the argument `split` for each of our splits: the first that a data set knows.
 SPLIT_VALUES = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+OURS = {"root", "train", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
 NOT_MIRRORED = {"EMNIST", "GTSRB", "KMNIST", "MNIST", "Omniglot", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS"}
 
 
@@ -97,7 +98,10 @@ def locate(wanted: Wanted) -> LocatedDataset:
     if "train" not in parts and wanted.with_train:
         raise BadRequest(f"{wanted.name}: has no labelled training images")
     first = next(iter(datasets.values()))
-    class_names, used, more = used_classes(parts, wanted.name, _class_names(first))
+    labels = {label for _, found in parts.values() for label in found}
+    known = _class_names(first)
+    known = None if known is None or max(labels, default=0) >= len(known) else known
+    class_names, used, more = used_classes(parts, wanted.name, known)
     notes += more
     wnids = getattr(first, "wnids", None)
     wnids = [wnids[label] for label in used] if wnids else None
@@ -130,7 +134,7 @@ def _build(wanted: Wanted, name: str) -> dict[str, Any]:
     build = getattr(datasets, name)
     takes = _parameters(build)
     arguments = dict(wanted.arguments)
-    unknown = sorted(arguments.keys() - takes | arguments.keys() & {"root", "train", "download"})
+    unknown = sorted(arguments.keys() - takes | arguments.keys() & OURS)
     if unknown:
         raise BadRequest(f"--dataset-arg {unknown[0]}: {wanted.name} takes no such argument")
     if wanted.download and "download" not in takes:
@@ -155,27 +159,29 @@ def _build(wanted: Wanted, name: str) -> dict[str, Any]:
     return found
 
 
-class _NoSuchSplit(Exception):
+class _NoSuchSplit(BadRequest):
     """The data set has no split of that name."""
 
 
 def _make(wanted: Wanted, build: Callable[..., Any], can_fetch: bool, arguments: dict[str, Any]) -> Any:
     """Builds a data set of torchvision, and fetches it if it is not there and --download is given."""
     try:
-        return build(wanted.path, **arguments)
-    except (RuntimeError, OSError) as error:
-        if not wanted.download:
-            advice = "; --download fetches it" if can_fetch else ""
-            raise BadRequest(f"--datapath {wanted.path}: {wanted.name} is not there ({_line(error)}){advice}") from None
+        return build(wanted.path, **({"download": False} if can_fetch else {}), **arguments)
+    except MemoryError:
+        raise
     except (ValueError, TypeError) as error:
-        if "argument split" in str(error):
-            raise _NoSuchSplit from None
-        raise BadRequest(f"{wanted.name}: {_line(error)}; --dataset-arg NAME=VALUE sets arguments") from None
+        kind = _NoSuchSplit if "argument split" in str(error) else BadRequest
+        raise kind(f"{wanted.name}: {_line(error)}; --dataset-arg NAME=VALUE sets arguments") from None
     except ImportError as error:
         raise BadRequest(f"{wanted.name} needs a package: {_line(error)}") from None
+    except Exception as error:  # each data set has errors of its own for files that are missing or damaged
+        if not wanted.download:
+            advice = "; --download fetches it" if can_fetch else ""
+            raise BadRequest(f"--datapath {wanted.path}: {wanted.name} is not there, or damaged"
+                             f" ({_line(error)}){advice}") from None  # fmt: skip
     try:
         return build(wanted.path, download=True, **arguments)
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
         raise BadRequest(f"{wanted.name} cannot be downloaded ({_line(error)}); put its files into {wanted.path} where"
                          " there is a network") from None  # fmt: skip
 
@@ -201,7 +207,10 @@ def _items(dataset: Any, source: str) -> Part | None:
     with _opened_files() as opened:
         for i in range(len(dataset)):
             opened.clear()
-            item = dataset[i]
+            try:
+                item = dataset[i]
+            except Exception as error:
+                raise BadRequest(f"{source}: item {i} cannot be read ({_line(error)})") from None
             if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
                 raise BadRequest(f"{source}: is no classification data set; its items are not an image and a class")
             image, label = item

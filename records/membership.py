@@ -103,6 +103,9 @@ def _restrict_to_tested(found: LocatedDataset, run: _ScoredRun, workers: int) ->
     inside, changes = manifest.restrict(found, tested, workers)
     if run.named and len(changes.missing) + len(changes.changed) == len(tested):
         return found, {"notes": [OTHER_IMAGES]}
+    reported = next(part for part in ("test", "val", "train") if part in found.layout.splits)
+    if run.named and reported != "train" and inside.layout.splits.keys() - {reported}:
+        return found, {"notes": [OTHER_IMAGES]}  # for example a list of the same files with other splits
     if changes and not run.accept:
         raise BadRequest(f"{run.checkpoint}: the images that the run was tested on have changed ({changes}); put them"
                          " back, or score it all the same with --accept-changed-data")  # fmt: skip

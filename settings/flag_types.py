@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def class_names(text: str) -> list[str]:
         names = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read ({error})") from None
-    names = [name.strip() for name in names if name.strip()]
+    names = [unicodedata.normalize("NFC", name.strip()) for name in names if name.strip()]
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names no class")
     return names

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from image_datasets.registry import is_form
 from records.run_directory import RunDirectory
 from records.stored_settings import complete_older
 from settings import model_flags
+from settings.dataset_flags import comparable, other_place
 from settings.groups import FLAGS, Settings
 from settings.recipes import RECIPES
 from settings.stored import check_settings
@@ -32,7 +34,9 @@ def apply_stored_settings(settings: Settings, given: dict[str, Any]) -> Settings
     # --device and --gpu both choose the device: either replaces both.
     if "device" in given or "gpu" in given:
         stored["device"] = stored["gpu"] = None
-    kept = {"runs_dir", *(key for key in given if key not in SETTLED)} - {"model_args"}
+    kept = {"runs_dir", *(key for key in given if key not in SETTLED)} - {"model_args", "classes"}
+    if "root" not in given.get("dataset_args", {}):
+        kept -= {"dataset_args"}
     values = {key: value for key, value in stored.items() if key in FLAGS and key not in kept}
     return settings.replace(**{"run_name": name, **values})
 
@@ -45,9 +49,13 @@ def _refuse_changes(stored: dict[str, Any], given: dict[str, Any]) -> None:
     for key, value in given.items():
         if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
             changed[key] = (value, stored.get(key, FLAGS[key].default))  # flags newer than the run had their default
+    place = given.get("data_path")
+    if "dataset" in given and other_place(given["dataset"], stored["data_path"], place):
+        raise BadRequest(f"--dataset {given['dataset']}/{place}: the run to be resumed has {stored['data_path']}; start"
+                         " another run; --datapath alone names data that have moved")  # fmt: skip
     flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
-        if new != old and not (key in SETTLED and new == "auto"):
+        if comparable(key, new) != comparable(key, old) and not (key in SETTLED and new == "auto"):
             name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
             raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
 
@@ -69,7 +77,9 @@ def default_name(settings: Settings, given: dict[str, Any]) -> str:
     """Returns the name of a run without --run-name. It is the same before and after a recipe is applied."""
     recipe = RECIPES.get(settings.optimization.recipe or "", {})
     model = settings.model.model if "model" in given else recipe.get("model", settings.model.model)
-    return f"{settings.data.dataset}-{model}-seed{settings.hardware.seed}".replace("/", "_")
+    data = settings.data
+    place = f"-{Path(data.data_path).stem}" if data.data_path and is_form(data.dataset or "") else ""
+    return f"{data.dataset}{place}-{model}-seed{settings.hardware.seed}".replace("/", "_")
 
 
 def read_run_settings(directory: Path) -> dict[str, Any]:

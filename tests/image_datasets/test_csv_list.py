@@ -96,7 +96,9 @@ def test_the_folder_of_the_files(files):
         ("path,label\nimages/0.png,\n", "line 2: has no class"),
         ("path,label\n,a\n", "line 2: has no path"),
         ("path,label,split\nimages/0.png,a,holdout\n", "line 2: 'holdout' is no split"),
-        ("path,label\nimages/0.png,a\nimages/0.png,b\n", "line 3: images/0.png is also on line 2"),
+        ("path,label\nimages/0.png,a\nimages/0.png,b\n", "images/0.png is also on line 2"),
+        ("path,label\nimages/0.png,a\n./images/0.png,b\n", "images/0.png is also on line 2"),
+        ('path,label\nimages/0.png,"a\nb"\n', "line 3: the name of a class has a line break"),
         ("path,label\nimages/0.png,a\nimages/1.png,a\n", "names only one class, 'a'"),
         ("path,label,split\nimages/0.png,a,test\n", "has no training images, only those of test"),
         ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,test\n", "line 3: the class 'b' has no training"),
@@ -107,6 +109,12 @@ def test_a_line_that_is_wrong_is_named(files, text, needle):
     with pytest.raises(BadRequest) as caught:
         locate(files, text)
     assert needle in str(caught.value)
+
+
+def test_classes_that_unicode_spells_in_two_ways_are_one(files):
+    names = ["caf\u00e9", "cafe\u0301", "b"]
+    found = locate(files, "path,label\n" + "".join(f"images/{i}.png,{names[i % 3]}\n" for i in range(6)))
+    assert found.layout.class_names == ["b", "caf\u00e9"]
 
 
 def test_another_encoding_is_refused(files):

@@ -60,6 +60,9 @@ GOOD = parts("{}_images", "{}_labels", "train", "test")
         ({"train_images": IMAGES[:, :4]}, "train_images: the images are 4 x 8 px; images in memory must be squares"),
         ({"train_images": IMAGES[:, None]}, "train_images: has the shape (12, 1, 8, 8, 3)"),
         ({"train_labels": np.zeros((12, 14), int)}, "train_labels: has 14 labels for each image"),
+        ({"train_labels": LABELS - 1}, "has the label -1; classes are numbered from 0"),
+        ({"class_names": np.array(["a", "b"])}, "has the label 2, but names of 2 classes, numbered from 0"),
+        ({"test_images": IMAGES[:0], "test_labels": LABELS[:0]}, "the test split has no images"),
         ({"train_labels": LABELS[:5]}, "train_labels: is no class index for each of 12 images"),
         ({"train_labels": LABELS / 2}, "train_labels: is no class index"),
         ({"train_labels": LABELS * 0}, "its test split has classes without training images: 1, 2"),
@@ -78,6 +81,12 @@ def test_files_of_another_kind_are_refused(tmp_path):
         locate_dataset("npz", str(tmp_path / "b.npz"))
     with pytest.raises(BadRequest, match=r"has neither train_images and train_labels.*but logits, targets"):
         locate(tmp_path, logits=IMAGES, targets=LABELS)
+    locate(tmp_path, **GOOD)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[200:400] = bytes(200)
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(BadRequest, match=r"a\.npz: cannot be read"):
+        load_dataset(locate_dataset("npz", str(tmp_path / "a.npz")))
     (tmp_path / "a.npz").write_bytes(b"PK")
     with pytest.raises(BadRequest, match=r"damaged, or no \.npz file"):
         locate_dataset("npz", str(tmp_path / "a.npz"))

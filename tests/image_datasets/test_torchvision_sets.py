@@ -132,12 +132,14 @@ def test_cifar_by_torchvisions_name_is_the_same_as_ours(cifar100_folder):
 
 
 def test_arguments_reach_torchvision(tmp_path):
-    for name in ("root", "nonsense"):
+    for name in ("root", "transform", "nonsense"):
         with pytest.raises(BadRequest, match=f"--dataset-arg {name}: torchvision/DTD takes no such argument"):
             locate_dataset("torchvision/DTD", str(tmp_path), arguments={name: 1})
     textures(tmp_path)
     found = locate_dataset("torchvision/DTD", str(tmp_path), arguments={"split": "val"})
     assert [len(paths) for paths, _ in found.layout.splits.values()] == [4]
+    with pytest.raises(BadRequest, match=r"torchvision/DTD: Unknown value 'tset' for argument split"):
+        locate_dataset("torchvision/DTD", str(tmp_path), arguments={"split": "tset"})
     with pytest.raises(BadRequest, match=r"torchvision/EMNIST: .*'split'.*--dataset-arg NAME=VALUE"):
         locate_dataset("torchvision/EMNIST", str(tmp_path))
 
@@ -146,7 +148,7 @@ def test_arguments_reach_torchvision(tmp_path):
     ("name", "needle"),
     [
         ("FashionMnist", "torchvision has no data set 'FashionMnist'. Did you mean FashionMNIST?"),
-        ("Food101", "torchvision/Food101 is not there (Dataset not found"),
+        ("Food101", "torchvision/Food101 is not there, or damaged (Dataset not found)"),
         ("MNIST", "--download fetches it"),
         ("SBU", "is not there"),
     ],
@@ -165,6 +167,21 @@ def test_a_set_of_other_things_than_classes_is_refused(tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}))
     with pytest.raises(BadRequest):
         locate_dataset("torchvision/CocoDetection", str(tmp_path))
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    image_forms.mnist(tmp_path, image_forms.images(28, 1))
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"damaged, as it happens")
+    with pytest.raises(BadRequest, match="torchvision/MNIST is not there, or damaged"):
+        locate_dataset("torchvision/MNIST", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["SEMEION", "SBU"])
+def test_nothing_is_fetched_unless_it_is_asked_for(tmp_path, monkeypatch, name):
+    """These two fetch by default."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: pytest.fail("the network was used"))
+    with pytest.raises(BadRequest, match="--download fetches it"):
+        locate_dataset(f"torchvision/{name}", str(tmp_path))
 
 
 def test_a_download_that_fails_says_where_the_files_belong(tmp_path, monkeypatch):

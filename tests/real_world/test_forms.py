@@ -14,6 +14,7 @@ import torch
 from killing import stop_after
 
 import compare
+import study
 
 MODEL = "--model resnet9 --widths 8,8,8 --depths 1,1,1 --batch-size 12 --lr 0.05"
 
@@ -121,6 +122,62 @@ def test_a_form_is_inspected(learns, tmp_path, form):
     content = image_forms.images()
     out = learns(f"--dataset {image_forms.FORMS[form](tmp_path, content)} --inspect-data a.png").out
     assert "3 classes" in out and Path("a.png").is_file()
+
+
+def test_another_file_is_another_run(cli, learns, tmp_path):
+    content = image_forms.images()
+    lines = [f"--dataset {image_forms.npz(tmp_path / name, content)} {MODEL} --epochs 1" for name in "ab"]
+    (tmp_path / "b" / "set.npz").rename(tmp_path / "b" / "other.npz")
+    other = lines[1].replace("set.npz", "other.npz")
+    learns(lines[0])
+    learns(other, "--resume", "auto")
+    assert {path.name for path in Path("runs").iterdir()} == {"npz-set-resnet9-seed0", "npz-other-resnet9-seed0"}
+    result = cli(other, "--resume", "--run-name", "npz-set-resnet9-seed0")
+    assert result.status == 2 and "--datapath alone names data that have moved" in result.err
+
+
+def test_a_study_of_another_file_is_another_study(cli, learns, tmp_path):
+    content = image_forms.images()
+    place = image_forms.npz(tmp_path / "a", content)
+    text = f'name = "s"\n[base]\ndataset = "{place}"\nmodel = "resnet9"\nepochs = 1\n[variants.one]\nwidths = "8,8,8"\n'
+    Path("s.toml").write_text(text)
+    learns("s.toml", script=study)
+    (tmp_path / "a" / "set.npz").rename(tmp_path / "a" / "other.npz")
+    Path("s.toml").write_text(text.replace("set.npz", "other.npz"))
+    result = cli("s.toml", script=study)
+    assert result.status != 0 and "other.npz" in result.err
+    Path("s.toml").write_text(text)
+    (tmp_path / "a" / "other.npz").rename(tmp_path / "set.npz")
+    assert "1 finished" in learns(f"s.toml --set data-path={tmp_path}/set.npz", script=study).out
+
+
+def test_an_evaluation_stores_the_choice_of_its_own_data(learns, tmp_path):
+    content = image_forms.images()
+    learns(f"--dataset {image_forms.csv_list(tmp_path, content)} {MODEL} --epochs 1 --run-name a")
+    lines = [f"test/{image_forms.NAMES[label]}/{i:03}.png,x,{image_forms.NAMES[label]},test\n"
+             for i, (label, _) in enumerate(content["test"])]  # fmt: skip
+    (tmp_path / "only.csv").write_text("path,label,kind,split\n" + "".join(lines))
+    learns(f"--evaluate runs/a/best.pth --dataset csv/{tmp_path}/only.csv --label-column kind --run-name b")
+    assert summary("b")["top1"] == summary("a")["top1"]
+    assert summary("b")["settings"]["label_column"] == "kind" and summary("a")["settings"]["label_column"] is None
+    learns("--measure runs/b --corruptions --corrupt-images 3")
+    assert Path("runs/b/robustness.json").is_file()
+
+
+def test_a_list_of_the_same_files_with_other_splits_is_scored_as_other_data(learns, tmp_path):
+    learns(f"--dataset {image_forms.csv_list(tmp_path, image_forms.images())} {MODEL} --epochs 1 --run-name a")
+    text = (tmp_path / "list.csv").read_text()
+    swapped = text.replace(",train", ",x").replace(",test", ",train").replace(",x", ",test")
+    (tmp_path / "swapped.csv").write_text(swapped)
+    out = learns(f"--evaluate runs/a/best.pth --dataset csv/{tmp_path}/swapped.csv --run-name b").out
+    assert "csv: test, 36 images" in out and "of these images the run trained on or validated with: 36" in out
+
+
+def test_classes_that_leave_a_split_empty_are_refused_before_training(cli, tmp_path):
+    content = image_forms.images()
+    content["test"] = [pair for pair in content["test"] if pair[0] == 2]
+    result = cli(f"--dataset {image_forms.npz(tmp_path, content)} {MODEL} --epochs 1 --classes 0,1")
+    assert result.status == 2 and "--classes: the test split has no image of these classes" in result.err
 
 
 def test_a_place_is_named_once(cli, tmp_path):
