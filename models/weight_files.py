@@ -274,7 +274,7 @@ def _names_in(path: Path) -> list[str]:
                     with archive.open(name) as file:
                         return _names_in_pickles(file, 1)
         return []
-    with path.open("rb") as file:  # before torch 1.6: four pickles, of which the last has the content
+    with path.open("rb") as file:  # before torch 1.6: four pickles; the last has the content
         return _names_in_pickles(file, 4)
 
 

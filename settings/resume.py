@@ -50,7 +50,7 @@ def _refuse_changes(stored: dict[str, Any], given: dict[str, Any]) -> None:
         if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
             changed[key] = (value, stored.get(key, FLAGS[key].default))  # flags newer than the run had their default
     place = given.get("data_path")
-    if "dataset" in given and other_place(given["dataset"], stored["data_path"], place):
+    if "dataset" in given and place is not None and other_place(given["dataset"], stored["data_path"], place):
         raise BadRequest(f"--dataset {given['dataset']}/{place}: the run to be resumed has {stored['data_path']}; start"
                          " another run; --datapath alone names data that have moved")  # fmt: skip
     flags = {**FLAGS, **model_flags.flags_of(None)}
