@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -151,11 +153,17 @@ def identity(batch):
 def leave_signals_to_main_process(worker: int) -> None:
     """Makes a loader worker ignore signals to the process group: the main process still needs batches for its step.
 
-    A worker that received SIGTERM and was forgotten exits after a minute.
+    A worker that received SIGTERM and was forgotten exits after a minute. One whose main process is gone says nothing.
     """
     for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    def say_what_matters(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError):  # of the thread that hands batches over
+            sys.__excepthook__(kind, error, traceback)
+
+    sys.excepthook = say_what_matters
 
     def leave_later(number: int, frame) -> None:
         last_call = threading.Timer(60, os._exit, (128 + number,))
