@@ -17,6 +17,7 @@ from image_datasets.image_files import read_image, too_slim
 from image_datasets.members import open_binary
 from image_datasets.orientation import JPEG_START, jpeg_orientation, segments
 from image_datasets.reading import CURRENT, Reading
+from utils import Stopped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,8 @@ def read_pixels(path: str, chans: int, reading: Reading = CURRENT) -> torch.Tens
             data = start + file.read(MAX_JPEG_BYTES) if start == JPEG_START else b""
         orientation = jpeg_orientation(data) if data and reading.turns else 1
         pixels = None if orientation is None else decode(data, chans, reading.max_pixels)
+    except Stopped:  # a signal, not the file
+        raise
     except Exception:  # Pillow decides below whether the file is damaged, and why
         pixels = None
     if pixels is None:

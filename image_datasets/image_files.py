@@ -14,6 +14,7 @@ from image_datasets.members import for_pillow
 from image_datasets.orientation import file_orientation, image_orientation, upright
 from image_datasets.pixels import convert
 from image_datasets.reading import CURRENT, OLDEST, Reading
+from utils import Stopped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,6 +76,8 @@ def open_image(path: str, reading: Reading) -> Iterator[Image.Image]:
                 shape = f"{width:,} x {height:,} pixels"
                 raise ValueError(f"of {shape} one side is more than {MAX_ASPECT:,} times the other")
             yield image
+    except Stopped:  # a signal, not the file
+        raise
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
         raise BadImage(path, f"{int(count[0]):,} pixels {too_many}" if count else f"its pixels {too_many}") from None
