@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,8 @@ from image_datasets.splits import Split
 from records import checkpoint
 from settings.checks import Asked
 from training import devices
-from training.stopping import Stop
-from utils import RunFailed, readable, replacing
+from training.stopping import HANGUP, SAME_REQUEST_SECONDS
+from utils import RunFailed, Stopped, noting_signals, readable, replacing
 
 SHOWN = 5  # classes
 
@@ -72,10 +73,9 @@ def _predict(asked: Asked, files: list[str], notes: list[str]) -> None:
     shown = min(SHOWN, checkpoint.num_classes(content))
     answers = _answers(model, content["class_names"], batches, bad, hardware.eval_precision)
     failed, first = 0, ""
-    stop = Stop()
-    with stop.listening(), stop.at_once(), _taking(output, len(files), shown) as take:
+    with _stopping(at_once=not workers) as check, _taking(output, len(files), shown) as take:
         for answer in answers:
-            stop.check()  # a signal inside Pillow looks like an unreadable file
+            check()
             take(answer)
             if answer.error:
                 failed, first = failed + 1, first or str(BadImage(answer.path, answer.error))
@@ -113,6 +113,29 @@ def _answers(
             pairs = zip(*top.get(number, ((), ())), strict=True)
             named = [(names[index] if names else f"class {index}", value) for index, value in pairs]
             yield Answer(paths[number], named, bad.pop(paths[number], ""))
+
+
+@contextlib.contextmanager
+def _stopping(at_once: bool) -> Iterator[Callable[[], None]]:
+    """Yields a function that raises Stopped if a signal came. Unlike `Stop`, a second signal still cleans up.
+
+    Args:
+        at_once: a signal itself raises, wherever the main thread is. Else only a second one does: a loader worker that
+            is left while it hands over a batch prints a stack trace.
+    """
+    came: list[int] = []
+
+    def check() -> None:
+        if came:
+            raise Stopped(f"stopped by {signal.Signals(came[0]).name}", 128 + came[0])
+
+    def note(number: int) -> None:
+        came.append(number)
+        if at_once or len(came) > 1:
+            check()
+
+    with noting_signals(note, SAME_REQUEST_SECONDS, stay_ignored=HANGUP):
+        yield check
 
 
 @contextlib.contextmanager
