@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from image_datasets.splits import Split
+from training.devices import keep_freed_memory
 
 WORKERS = 2  # of each loader
 THREADS = torch.get_num_threads()
@@ -26,6 +27,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 def set_up() -> None:
     """Restores torch's defaults, with cudnn.benchmark as in pytorch-cifar: the suite's settings must not help here."""
     torch.set_num_threads(THREADS)
+    keep_freed_memory(False)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True

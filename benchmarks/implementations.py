@@ -14,7 +14,7 @@ from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench, How
 from benchmarks.data import CLASSES
 from image_datasets.dataset import Dataset
-from models.convolution import Conv3x3
+from models.fast_layers import use_plain_layers
 from training.devices import choose_precision
 
 
@@ -79,14 +79,6 @@ def forward_flops(case: Case, num_classes: int) -> int:
     return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
 
 
-def _as_published(model: torch.nn.Module) -> torch.nn.Module:
-    """Swaps the suite's faster convolutions for torch's. They need channels-last memory, so "usual" never uses them."""
-    for module in model.modules():
-        if isinstance(module, Conv3x3):
-            module.__class__ = torch.nn.Conv2d
-    return model
-
-
 def trainers(
     case: Case, num_classes: int, device: torch.device, precision: str, compile_model: bool = False
 ) -> dict[str, Any]:
@@ -94,11 +86,13 @@ def trainers(
 
     Each has `model`, `optimizer` and `train(batches)`.
     """
-    common: dict[str, Any] = {"precision": precision, "compile_model": compile_model}
+    published = use_plain_layers(make_model(case, num_classes))
+    theirs = choose_precision("auto", device, published) if precision == "bf16" else precision
+    plain, fast = use_plain_layers(make_model(case, num_classes)), make_model(case, num_classes)
     return {
-        USUAL: baseline.Trainer(make_model(case, num_classes), case.optimizer, device),
-        TIMM: baseline.TimmTrainer(_as_published(make_model(case, num_classes)), case.optimizer, device, **common),
-        SUITE: ours.Trainer(make_model(case, num_classes), case.optimizer, device, num_classes, **common),
+        USUAL: baseline.Trainer(plain, case.optimizer, device),
+        TIMM: baseline.TimmTrainer(published, case.optimizer, device, theirs, compile_model),
+        SUITE: ours.Trainer(fast, case.optimizer, device, num_classes, precision, compile_model),
     }
 
 

@@ -1,4 +1,4 @@
-"""A 3x3 convolution that is faster than the libraries' on a CPU for small maps with many channels."""
+"""Convolutions in the way that is fastest on a CPU for their shape and precision, as measured in docs/speed.md."""
 
 from __future__ import annotations
 
@@ -7,87 +7,187 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from models.matrix_units import has_matrix_units
 
-class Conv3x3(nn.Conv2d):
-    """nn.Conv2d with a 3x3 kernel and padding 1: (N, in_chans, H, W) -> (N, out_chans, H/stride, W/stride).
 
-    At the end of a CIFAR network, with 256 or more channels and a map of 4x4 or less, the libraries' convolutions reach
-    a quarter to a half of a CPU's peak rate. There this layer computes the convolution and its two gradients as matrix
-    products of unfolded windows (im2col; Chellapilla et al., "High Performance Convolutional Neural Networks for
-    Document Processing", 2006). They take 0.3 to 0.8 of the time; the result is equal up to rounding (docs/speed.md).
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether the module is a convolution that filters each channel alone."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
+class FastConv2d(nn.Conv2d):
+    """nn.Conv2d: (N, in_channels, H, W) -> (N, out_channels, H', W'). The result is the same up to rounding.
+
+    On a CPU, in channels-last memory, three kinds of layers take another way than the library's:
+
+    - Small maps with many channels: matrix products of unfolded windows (im2col; Chellapilla et al., "High Performance
+      Convolutional Neural Networks for Document Processing", 2006).
+    - 1x1 convolutions in bf16 on matrix units: one matrix product without unfolding.
+    - Depthwise convolutions in bf16: the gradient of the input is a convolution too, where the library's own way is
+      slow, and for a stride above 1 a hundred times slower.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, stride: int = 1, bias: bool = False):
-        super().__init__(in_chans, out_chans, 3, stride, padding=1, bias=bias)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._is_small(x):
+        dtype = self._fast_dtype(x)
+        if dtype is None:
             return super().forward(x)
-        result = _ByMatrixProducts.apply(x, self.weight, self.stride[0])
-        return result if self.bias is None else result + self.bias[:, None, None]
+        x, weight = x.to(dtype), self.weight.to(dtype)
+        if is_depthwise(self):
+            result = _Depthwise.apply(x, weight, self.stride[0])
+        else:
+            for_maps, for_weights = self._products(x, dtype)
+            if not (for_maps or for_weights):
+                return super().forward(x)
+            result = _ByMatrixProducts.apply(x, weight, self.stride[0], for_maps, for_weights)
+        return result if self.bias is None else result + self.bias.to(dtype)[:, None, None]
 
-    def _is_small(self, x: torch.Tensor) -> bool:
-        """Whether matrix products are faster, as measured in docs/speed.md."""
-        positions = _outputs(x.shape[-2], self.stride[0]) * _outputs(x.shape[-1], self.stride[0])
-        chans = min(self.in_channels, self.out_channels)
-        return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and ((chans >= 256 and positions <= 16) or (chans >= 512 and positions <= 49))
+    def _fast_dtype(self, x: torch.Tensor) -> torch.dtype | None:
+        """The precision of the layer if there may be a faster way than the library's, else None."""
+        size, stride = self.kernel_size[0], self.stride[0]
+        dense = self.groups == 1 and size in (1, 3)
+        depthwise = is_depthwise(self) and self.out_channels == self.groups and size % 2 == 1
+        if not (
+            (dense or depthwise)
+            and x.device.type == self.weight.device.type == "cpu"
             and x.is_contiguous(memory_format=torch.channels_last)
-            and not torch.is_autocast_enabled("cpu")
+            and self.kernel_size == (size, size)
+            and self.stride == (stride, stride)
+            and self.padding == (size // 2, size // 2)
+            and self.dilation == (1, 1)
+            and self.padding_mode == "zeros"
             and not torch.compiler.is_compiling()
-        )
+        ):
+            return None
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        else:
+            dtype = x.dtype if x.dtype == self.weight.dtype else None
+        if dtype == torch.bfloat16:
+            return dtype if depthwise or has_matrix_units() else None
+        return dtype if dtype == torch.float32 and dense and size == 3 else None
+
+    def _products(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
+        """Whether matrix products are faster: (for the result and the gradient of the input, for that of the weights).
+
+        The bounds are where the curves of docs/speed.md cross.
+        """
+        positions = _outputs(x.shape[-2], self.stride[0]) * _outputs(x.shape[-1], self.stride[0])
+        if dtype == torch.float32:
+            chans = min(self.in_channels, self.out_channels)
+            small = (chans >= 256 and positions <= 16) or (chans >= 512 and positions <= 49)
+            return small, small
+        if self.kernel_size == (1, 1):
+            return True, positions <= 64 or self.stride != (1, 1)
+        return self.in_channels * self.out_channels >= 2**17 and positions <= 49, positions <= 64
+
+
+def _library_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, groups: int, mask: tuple[bool, bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The library's gradients of (input, weights); those that `mask` leaves out are None."""
+    stride_, padding = [stride, stride], [weight.shape[-1] // 2] * 2
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride_, padding, [1, 1], False, [0, 0], groups, [*mask, False]
+    )[:2]
 
 
 class _ByMatrixProducts(torch.autograd.Function):
-    """Unfolds the windows again in the backward pass: they take nine times the memory of the images."""
+    """A 1x1 or 3x3 convolution, of which some passes are matrix products; see `FastConv2d._products`.
+
+    The windows are unfolded again in the backward pass: for 3x3 they take nine times the memory of the images.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: torch.Tensor, weight: torch.Tensor, stride: int, for_maps: bool, for_weights: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.for_maps, ctx.for_weights = stride, for_maps, for_weights
+        n, _, h, w = x.shape
+        if not for_maps:
+            return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
+        rows = _windows(x, weight.shape[-1], stride) @ _matrix(weight).t()
+        return rows.view(n, _outputs(h, stride), _outputs(w, stride), -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+        x, weight = ctx.saved_tensors
+        size = weight.shape[-1]
+        rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        for_x, for_weight = ctx.needs_input_grad[:2]
+        by_library = for_x and not ctx.for_maps, for_weight and not ctx.for_weights
+        grad_x = grad_weight = None
+        if any(by_library):
+            grad_x, grad_weight = _library_backward(grad, x, weight, ctx.stride, 1, by_library)
+        if for_x and ctx.for_maps:
+            grad_x = _sum_of_windows(rows @ _matrix(weight), x, size, ctx.stride)
+        if for_weight and ctx.for_weights:
+            grad_weight = rows.t() @ _windows(x, size, ctx.stride)
+            grad_weight = grad_weight.view(weight.shape[0], size, size, -1).permute(0, 3, 1, 2)
+        return grad_x, grad_weight, None, None, None
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution in bf16, with an odd kernel and half of it as padding."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        n, _, h, w = x.shape
-        rows = _windows(x, stride) @ _matrix(weight).t()
-        return rows.view(n, _outputs(h, stride), _outputs(w, stride), -1).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        size, chans = weight.shape[-1], len(weight)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _sum_of_windows(rows @ _matrix(weight), x, ctx.stride)
+            spread = grad
+            if ctx.stride > 1:  # zeros between the positions that the stride visits
+                spread = torch.zeros_like(x)
+                spread[:, :, :: ctx.stride, :: ctx.stride] = grad
+            grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, size // 2, groups=chans)
         if ctx.needs_input_grad[1]:
-            grad_weight = rows.t() @ _windows(x, ctx.stride)
-            grad_weight = grad_weight.view(weight.shape[0], 3, 3, -1).permute(0, 3, 1, 2)
+            if size > 3:  # in bf16 the library takes five times as long
+                x, weight, grad = x.float(), weight.float(), grad.float()
+            _, grad_weight = _library_backward(grad, x, weight, ctx.stride, chans, (False, True))
+            grad_weight = grad_weight.bfloat16()
         return grad_x, grad_weight, None
 
 
 def _outputs(side: int, stride: int) -> int:
-    """Number of positions of a 3-wide window with padding 1."""
+    """Number of positions of an odd window with half its side as padding."""
     return (side - 1) // stride + 1
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """(out_chans, in_chans, 3, 3) -> (out_chans, 9*in_chans); without a copy in channels-last memory."""
+    """(out, in, size, size) -> (out, size*size*in); without a copy in channels-last memory."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def _windows(x: torch.Tensor, stride: int) -> torch.Tensor:
-    """(N, C, H, W) -> (N*H'*W', 9*C): the window of the kernel at each position, with zeros around the image."""
+def _windows(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """(N, C, H, W) -> (N*H'*W', size*size*C): the window at each position, with zeros around the image."""
     n, c, h, w = x.shape
+    if size == 1:
+        return x[:, :, ::stride, ::stride].permute(0, 2, 3, 1).reshape(-1, c)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).contiguous()
     step, row, pixel, _ = padded.stride()
     shape = (n, _outputs(h, stride), _outputs(w, stride), 3, 3 * c)
     return padded.as_strided(shape, (step, stride * row, stride * pixel, row, 1)).reshape(-1, 9 * c)
 
 
-def _sum_of_windows(rows: torch.Tensor, like: torch.Tensor, stride: int) -> torch.Tensor:
-    """The adjoint of `_windows`: (N*H'*W', 9*C) -> the shape of `like` (N, C, H, W), in channels-last memory."""
+def _sum_of_windows(rows: torch.Tensor, like: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """The adjoint of `_windows`: (N*H'*W', size*size*C) -> the shape of `like` (N, C, H, W), channels-last."""
     n, c, h, w = like.shape
     down, right = _outputs(h, stride), _outputs(w, stride)
+    if size == 1 and stride == 1:
+        return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+    if size == 1:
+        spread = rows.new_zeros(n, h, w, c)
+        spread[:, ::stride, ::stride] = rows.view(n, down, right, c)
+        return spread.permute(0, 3, 1, 2)
     parts = rows.view(n, down, right, 3, 3, c)
     padded = rows.new_zeros(n, h + 2, w + 2, c)
     for i in range(3):

@@ -256,13 +256,14 @@ def create_model(
     that are not available.
     """
     from models import external, weights
+    from models.fast_layers import use_fast_layers
 
     check_name(name)
     img_size = img_size if isinstance(img_size, int) else tuple(img_size)
     library, _, rest = name.partition("/")
     if rest:
         build = external.create_timm if library == "timm" else external.create_torchvision
-        return build(rest, num_classes, img_size, in_chans, pretrained, **model_args)
+        return use_fast_layers(build(rest, num_classes, img_size, in_chans, pretrained, **model_args))
     if name not in _CONSTRUCTORS:
         importlib.import_module(find_model(name).module)
     entry, function = _CONSTRUCTORS[name]
@@ -282,7 +283,7 @@ def create_model(
     if pretrained:
         state = weights.torchvision_weights(entry.pretrained)
         model.load_notes = weights.load(model, state, source=entry.pretrained)
-    return model
+    return use_fast_layers(model)
 
 
 def image_size(given: int | list[int] | None, model: str, side: int | None) -> int | list[int]:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.convolution import Conv3x3
 from models.layers import Counts, Stem, choose_stem
 from models.registry import register_variants, variant
 from utils import BadRequest
@@ -26,9 +25,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_chans: int, width: int, stride: int, downsample: nn.Module | None):
         super().__init__()
-        self.conv1 = Conv3x3(in_chans, width, stride)
+        self.conv1 = nn.Conv2d(in_chans, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv3x3(width, width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -48,7 +47,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv3x3(width, width, stride)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
@@ -110,7 +109,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = Conv3x3(in_chans, width)
+            self.conv1 = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.convolution import Conv3x3
 from models.layers import Count, Counts
 from models.registry import register_variants, variant
 from utils import BadRequest
@@ -55,7 +54,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = Conv3x3(width, width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +69,7 @@ class Stage(nn.Module):
 
     def __init__(self, in_chans: int, width: int, depth: int):
         super().__init__()
-        self.conv = Conv3x3(in_chans, width)
+        self.conv = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.bn = nn.BatchNorm2d(width)
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(depth - 1)))

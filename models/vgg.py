@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.convolution import Conv3x3
 from models.layers import Stem, choose_stem
 from models.registry import register_variants, variant
 from utils import BadRequest, in_px, sides
@@ -45,7 +44,7 @@ class VGG(nn.Module):
         chans = in_chans
         for stage in STAGES[depth]:
             for width in stage:
-                layers += [Conv3x3(chans, width, bias=True), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(chans, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 chans = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)

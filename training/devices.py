@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import traceback
@@ -11,10 +12,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from models.convolution import FastConv2d, is_depthwise
+from models.matrix_units import has_matrix_units
 from records.log import say
 from utils import BadRequest, RunFailed, cpu_name, is_distributed, local_rank, rank, world_size
 
-MATRIX_UNITS = "SUITE_MATRIX_UNITS"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,34 +50,19 @@ def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, st
 def choose_precision(precision: str, device: torch.device, model: nn.Module) -> str:
     """Resolves "auto" for a model on a device. Any other precision is returned as it is.
 
-    "auto" is bf16 on GPUs that have it and on CPUs with matrix units (AMX), else fp32, also on MPS. On CPUs models with
-    depthwise convolutions, which matrix units do not speed up, get fp32 too (docs/speed.md).
+    "auto" is bf16 on GPUs that have it and on CPUs with matrix units (AMX), else fp32, also on MPS. On CPUs a model
+    gets fp32 too if it has depthwise convolutions of a library's own kind, whose gradients are slow in bf16.
     """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device.type == "cpu" and has_matrix_units() and not _has_depthwise(model) else "fp32"
+    return "bf16" if device.type == "cpu" and has_matrix_units() and not _filters_slowly_in_bf16(model) else "fp32"
 
 
-def has_matrix_units() -> bool:
-    """Whether this CPU has units that multiply bf16 matrices (AMX).
-
-    The environment variable SUITE_MATRIX_UNITS, "on" or "off", overrides what the CPU says, so that tests can behave
-    like either kind of machine. To keep oneDNN from using the units, set ONEDNN_MAX_CPU_ISA as well.
-
-    Raises BadRequest if the variable holds anything else.
-    """
-    forced = os.environ.get(MATRIX_UNITS)
-    if forced is None:
-        return torch.cpu._is_amx_tile_supported()
-    if forced not in ("on", "off"):
-        raise BadRequest(f"{MATRIX_UNITS}={forced}: this environment variable is neither on nor off")
-    return forced == "on"
-
-
-def _has_depthwise(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in model.modules())
+def _filters_slowly_in_bf16(model: nn.Module) -> bool:
+    """Whether the model has depthwise convolutions that only the library computes."""
+    return any(is_depthwise(module) and not isinstance(module, FastConv2d) for module in model.modules())
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -111,11 +99,26 @@ def set_up(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    keep_freed_memory(chosen.type == "cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
         torch.backends.cudnn.allow_tf32 = not deterministic
     return chosen
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Tells the C library to reuse freed memory, or to return it to the system as by default (glibc; else nothing).
+
+    A step on a CPU frees and allocates the same large tensors each time. Memory from the system comes as zeroed pages,
+    one fault each, which took a fifth of a MobileNetV2's step.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(AttributeError):  # other C libraries have no such function
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0 if keep else 65536)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)  # 2**26 is the largest that glibc chooses by itself
 
 
 @contextlib.contextmanager

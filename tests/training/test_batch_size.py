@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from models.matrix_units import MATRIX_UNITS, has_matrix_units
 from training import batch_size, devices
 from training.batch_size import largest_that_fits
-from training.devices import MATRIX_UNITS, has_matrix_units
 
 QUICK = "--dataset digits --model resnet20 --epochs 1 --run-name a"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

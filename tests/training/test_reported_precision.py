@@ -14,8 +14,8 @@ import models
 import train_deit_imagenet100
 import viz_random_10_vit_vs_deit
 from image_datasets import load_dataset, locate_dataset
+from models.matrix_units import MATRIX_UNITS
 from records import checkpoint
-from training.devices import MATRIX_UNITS
 
 LINE = "--dataset digits --model resnet9 --widths 8,8,16 --depths 1,1,1 --lr 0.05 --epochs 2 --batch-size 64"
 
