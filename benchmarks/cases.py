@@ -18,13 +18,13 @@ class CaseFlags(How):
     """Flags that choose the cases."""
 
     model: list[str] | None = flag("names of models", check=text, metavar="NAME", nargs="+",
-        default_text="a list of six")
+        default_text="a list of seven")
     batch_size: int | None = flag("images in a batch", check=COUNT, metavar="N",
         default_text="128 up to 64 px, else 32")
     img_size: int | None = flag("side of the images that the models get, in pixels", check=COUNT, metavar="PX",
         default_text="32 to 256, by model")
     optimizer: str | None = flag("sgd or adamw", check=one_of("sgd", "adamw"), metavar="NAME",
-        default_text="adamw for the transformers among the six, else sgd")
+        default_text="adamw for the transformers among the seven, else sgd")
     precision: str = flag("of the suite's way and of timm's: fp32, bf16, or auto, what a run on the device chooses",
         "auto", check=one_of("auto", "fp32", "bf16"), metavar="KIND")
 
@@ -55,6 +55,7 @@ class Case:
 
 
 CASES = [
+    Case("vgg16", 32),
     Case("resnet18", 32),
     Case("mobilenet_v2", 32),
     Case("mobilenet_v3_small", 224),

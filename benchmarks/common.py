@@ -133,6 +133,13 @@ class Row:
             if name != self.subject
         }
 
+    def verdicts(self) -> dict[str, str]:
+        """How the last side does against each of the others: "ahead" or "behind" in every pair, else "level"."""
+        return {
+            name: "ahead" if min(ratios) > 1 else "behind" if max(ratios) < 1 else "level"
+            for name, ratios in self.ratios().items()
+        }
+
     def shares(self) -> dict[str, float]:
         """The share of its limit that the median of each side reaches."""
         medians = {name: statistics.median(self.values[name]) for name in self.limits}
@@ -150,6 +157,7 @@ class Row:
             "better": "higher" if self.higher_is_better else "lower",
             "sides": {name: spread(values) for name, values in self.values.items()},
             "ratios": {name: spread(values) for name, values in self.ratios().items()},
+            "verdicts": self.verdicts(),
             "limits": {
                 name: {"value": limit, "set_by": setter, "share": shares[name]}
                 for name, (limit, setter) in self.limits.items()
@@ -168,17 +176,22 @@ def _with_spread(values: list[float]) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """A line for each row and each side compared with: medians, with the lowest and the highest in brackets."""
+    """A line for each row and each side compared with: medians, with the lowest and the highest in brackets.
+
+    The verdict is that of `Row.verdicts`.
+    """
     subjects = {row.subject for row in rows}
     title = subjects.pop() if len(subjects) == 1 else "measured"
-    lines = [("what", "against", "theirs", title, "times better", "of the device's limit")]
+    lines = [("what", "against", "theirs", title, "times better", "verdict", "of the device's limit")]
     for row in rows:
         shares = {name: f"{100 * share:.2g} %" for name, share in row.shares().items()}
+        verdicts = row.verdicts()
         own = f"{'' if row.subject == title else f'{row.subject}: '}{_with_spread(row.values[row.subject])}"
         for i, (name, ratios) in enumerate(row.ratios().items()):
             reached = ", ".join(f"{side} {shares[side]}" for side in (name, row.subject) if side in shares)
             what = f"{row.what}, {row.unit}" if i == 0 else ""
-            lines.append((what, name, _with_spread(row.values[name]), own, _with_spread(ratios), reached))
+            pair = what, name, _with_spread(row.values[name]), own, _with_spread(ratios)
+            lines.append((*pair, verdicts[name], reached))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -61,18 +61,20 @@ def main(argv: list[str] | None = None) -> int:
     with ours.machine_errors_as_run_failed():
         for name in request.model:
             case = cases.Case(name, dataset.side, request.optimizer, batch_size=request.batch_size)
-            compare_epochs(bench, case, dataset, device, implementations.precision_of(bench, request, case, device))
+            compare_epochs(bench, case, dataset, device, implementations.precisions_of(bench, request, case, device))
     return bench.finish()
 
 
-def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: torch.device, precision: str) -> None:
+def compare_epochs(
+    bench: Bench, case: cases.Case, dataset: Dataset, device: torch.device, precisions: dict[str, str]
+) -> None:
     """Adds two rows: the whole epoch, with making its batches, and its batches without training."""
     import numpy as np
 
     from benchmarks import hardware, implementations
 
     num_classes = len(dataset.class_names)
-    trainers = implementations.trainers(case, num_classes, device, precision)
+    trainers = implementations.trainers(case, num_classes, device, precisions)
     few = replace(dataset, train=dataset.train.subset(np.arange(min(2 * case.batch, len(dataset.train)))))
     flops = 3 * implementations.forward_flops(case, num_classes)  # backward: twice forward
     synchronize = hardware.synchronizer(device)
@@ -90,7 +92,7 @@ def compare_epochs(bench: Bench, case: cases.Case, dataset: Dataset, device: tor
     def train(name: str, batches: Any) -> None:
         trainers[name].train(batches)
 
-    limits = implementations.limits(bench, tuple(trainers), precision, lambda rate: flops * len(dataset.train) / rate)
+    limits = implementations.limits(bench, precisions, lambda rate: flops * len(dataset.train) / rate)
     size = f"{case.img_size} px, batch {case.batch}"
     bench.compare(f"an epoch of {case.title}", "s", {name: side(train, name) for name in trainers}, limits=limits)
     bench.compare(f"its batches alone, {size}", "s", {name: side(draw, name) for name in trainers})

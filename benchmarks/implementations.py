@@ -26,21 +26,27 @@ def start(name: str, request: How) -> tuple[Bench, torch.device]:
     return bench, device
 
 
-def precision_of(bench: Bench, request: Any, case: Case, device: torch.device) -> str:
-    """The precision of a case for all sides but "usual", which computes in float32.
+def precisions_of(bench: Bench, request: Any, case: Case, device: torch.device) -> dict[str, str]:
+    """The precision of each side for a case: "usual" computes in float32, the others as asked.
 
-    Measures the peak rates of both precisions if they are not known yet.
+    With "auto" each gets what is fastest for it: on a CPU torch's own depthwise convolutions are slow in bf16. Measures
+    the peak rates of these precisions if they are not known yet.
     """
-    precision = choose_precision(request.precision, device, make_model(case, CLASSES))
-    for name in ("fp32", precision):
+    own, plain = make_model(case, CLASSES), use_plain_layers(make_model(case, CLASSES))
+    chosen = {name: choose_precision(request.precision, device, model) for name, model in ((TIMM, plain), (SUITE, own))}
+    precisions = {USUAL: "fp32", **chosen}
+    for name in sorted(set(precisions.values())):
         if _ceiling(name) not in bench.ceilings:
             bench.ceilings[_ceiling(name)] = hardware.matrix_rate(
                 device, name, request.seconds, request.repeats, request.quick
             )
-    return precision
+    return precisions
 
 
-def over_cases(name: str, request: Any, compare: Callable[[Bench, Any, Case, torch.device, str], None]) -> int:
+Compare = Callable[[Bench, Any, Case, torch.device, dict[str, str]], None]
+
+
+def over_cases(name: str, request: Any, compare: Compare) -> int:
     """Runs the benchmark `name`: `compare` for every case. Returns the exit status."""
     bench, device = start(name, request)
     print(
@@ -48,19 +54,17 @@ def over_cases(name: str, request: Any, compare: Callable[[Bench, Any, Case, tor
     )
     with ours.machine_errors_as_run_failed():
         for case in choose(request):
-            compare(bench, request, case, device, precision_of(bench, request, case, device))
+            compare(bench, request, case, device, precisions_of(bench, request, case, device))
     return bench.finish()
 
 
-def limits(
-    bench: Bench, sides: tuple[str, ...], precision: str, value: Callable[[float], float]
-) -> dict[str, tuple[float, str]]:
+def limits(bench: Bench, precisions: dict[str, str], value: Callable[[float], float]) -> dict[str, tuple[float, str]]:
     """For each side, the limit set by the peak rate of matrix products in its precision, and the name of that rate.
 
     Args:
         value: converts a rate in FLOP/s to the row's unit.
     """
-    names = {side: _ceiling("fp32" if side == USUAL else precision) for side in sides}
+    names = {side: _ceiling(precision) for side, precision in precisions.items()}
     return {side: (value(bench.ceilings[name]["high"]), name) for side, name in names.items()}
 
 
@@ -80,19 +84,18 @@ def forward_flops(case: Case, num_classes: int) -> int:
 
 
 def trainers(
-    case: Case, num_classes: int, device: torch.device, precision: str, compile_model: bool = False
+    case: Case, num_classes: int, device: torch.device, precisions: dict[str, str], compile_model: bool = False
 ) -> dict[str, Any]:
     """A trainer for each side, of the same model with the same weights.
 
     Each has `model`, `optimizer` and `train(batches)`.
     """
-    published = use_plain_layers(make_model(case, num_classes))
-    theirs = choose_precision("auto", device, published) if precision == "bf16" else precision
-    plain, fast = use_plain_layers(make_model(case, num_classes)), make_model(case, num_classes)
+    usual, timm = (use_plain_layers(make_model(case, num_classes)) for _ in range(2))
+    own = make_model(case, num_classes)
     return {
-        USUAL: baseline.Trainer(plain, case.optimizer, device),
-        TIMM: baseline.TimmTrainer(published, case.optimizer, device, theirs, compile_model),
-        SUITE: ours.Trainer(fast, case.optimizer, device, num_classes, precision, compile_model),
+        USUAL: baseline.Trainer(usual, case.optimizer, device),
+        TIMM: baseline.TimmTrainer(timm, case.optimizer, device, precisions[TIMM], compile_model),
+        SUITE: ours.Trainer(own, case.optimizer, device, num_classes, precisions[SUITE], compile_model),
     }
 
 

@@ -42,16 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     return implementations.over_cases("inference", request, compare_evaluations)
 
 
-def compare_evaluations(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
+def compare_evaluations(
+    bench: Bench, request: Request, case: cases.Case, device: torch.device, precisions: dict[str, str]
+) -> None:
     """Adds one row; both sides have the same weights."""
     import torch
 
     from benchmarks import baseline, data, hardware, implementations, ours
     from image_datasets.batches import EvalBatches
+    from models.fast_layers import use_plain_layers
     from training.evaluation import evaluate
 
     flops = implementations.forward_flops(case, data.CLASSES)
-    plain = implementations.make_model(case, data.CLASSES).to(device).eval()
+    plain = use_plain_layers(implementations.make_model(case, data.CLASSES)).to(device).eval()
     own = implementations.make_model(case, data.CLASSES).to(device, memory_format=torch.channels_last).eval()
     dataset = data.small_images(case.batch, case.img_size)
     batches = EvalBatches(dataset.test, case.img_size, dataset.mean, dataset.std, device, case.batch)
@@ -60,14 +63,14 @@ def compare_evaluations(bench: Bench, request: Request, case: cases.Case, device
 
     works = {
         USUAL: lambda count: baseline.evaluate(plain, itertools.repeat(ready, count), device),
-        SUITE: lambda count: evaluate(own, ours.RepeatedBatches(batches, count), data.CLASSES, precision),
+        SUITE: lambda count: evaluate(own, ours.RepeatedBatches(batches, count), data.CLASSES, precisions[SUITE]),
     }
     synchronize = hardware.synchronizer(device)
     sides = {
         name: Repeated(work, request.seconds, synchronize, lambda seconds: case.batch / seconds)
         for name, work in works.items()
     }
-    limits = implementations.limits(bench, tuple(works), precision, lambda rate: rate / flops)
+    limits = implementations.limits(bench, {name: precisions[name] for name in works}, lambda rate: rate / flops)
     bench.compare(case.title, "images/s", sides, higher_is_better=True, limits=limits)
 
 

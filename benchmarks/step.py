@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     return implementations.over_cases("step", request, compare_steps)
 
 
-def compare_steps(bench: Bench, request: Request, case: cases.Case, device: torch.device, precision: str) -> None:
+def compare_steps(
+    bench: Bench, request: Request, case: cases.Case, device: torch.device, precisions: dict[str, str]
+) -> None:
     """Adds two rows: whole steps, and the optimiser alone."""
     import torch
 
@@ -48,7 +50,7 @@ def compare_steps(bench: Bench, request: Request, case: cases.Case, device: torc
     from benchmarks import hardware, implementations
     from benchmarks.data import CLASSES
 
-    trainers = implementations.trainers(case, CLASSES, device, precision, request.compile)
+    trainers = implementations.trainers(case, CLASSES, device, precisions, request.compile)
     flops = 3 * implementations.forward_flops(case, CLASSES)  # backward: twice the forward
     images = torch.randn(case.batch, 3, case.img_size, case.img_size, device=device)
     targets = torch.randint(CLASSES, (case.batch,), device=device)
@@ -73,7 +75,7 @@ def compare_steps(bench: Bench, request: Request, case: cases.Case, device: torc
         return work
 
     synchronize = hardware.synchronizer(device)
-    limits = implementations.limits(bench, tuple(trainers), precision, lambda rate: 1000 * flops * case.batch / rate)
+    limits = implementations.limits(bench, precisions, lambda rate: 1000 * flops * case.batch / rate)
     for title, work, reachable in (
         (case.title, steps, limits),
         (f"{case.title}: {case.optimizer} alone", optimizer_steps, {}),

@@ -23,6 +23,7 @@ from benchmarks.timing import Repeated, alternate, images_per_second
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
+from models.matrix_units import MATRIX_UNITS
 from training.evaluation import evaluate
 from utils import BadRequest
 
@@ -120,6 +121,31 @@ def test_ratios_of_rates_are_the_other_way_round():
     assert row.as_json()["ratios"][USUAL]["median"] == 1.25
 
 
+@pytest.mark.parametrize(
+    ("theirs", "verdict"),
+    [([6.0, 5.5, 9.0], "ahead"), ([6.0, 5.0, 9.0], "level"), ([4.0, 5.5, 4.0], "level"), ([4.0, 4.5, 4.9], "behind")],
+)
+def test_the_verdict_is_one_that_all_pairs_agree_on(theirs, verdict):
+    row = Row("a step", "ms", {TIMM: theirs, SUITE: [5.0, 5.0, 5.0]})
+    assert row.verdicts() == {TIMM: verdict}
+    assert verdict in common.table([row]).splitlines()[1]
+    assert row.as_json()["verdicts"] == {TIMM: verdict}
+
+
+def test_each_side_has_the_precision_that_is_fastest_for_it(monkeypatch, capsys):
+    """On matrix units torch's own depthwise convolutions are slow in bf16, so timm's side trains such nets in fp32."""
+    monkeypatch.setenv(MATRIX_UNITS, "on")
+    request = common.read(["--quick"], "", cases.CaseFlags, {})
+    bench, device = implementations.start("step", request)
+    chosen = {
+        name: implementations.precisions_of(bench, request, cases.Case(name, 32), device)
+        for name in ("resnet20", "mobilenet_v2")
+    }
+    assert chosen["resnet20"] == {USUAL: "fp32", TIMM: "bf16", SUITE: "bf16"}
+    assert chosen["mobilenet_v2"] == {USUAL: "fp32", TIMM: "fp32", SUITE: "bf16"}
+    assert set(bench.ceilings) == {"fp32 matrix product", "bf16 matrix product"}
+
+
 @pytest.mark.parametrize(("higher_is_better", "limit"), [(True, 80.0), (False, 5.0)])
 def test_the_share_of_the_limit_is_what_the_median_reaches(higher_is_better, limit):
     values = {USUAL: [10.0, 20.0, 90.0], SUITE: [8.0, 40.0, 50.0]}
@@ -185,7 +211,7 @@ def test_a_benchmark_runs_and_writes_what_it_measured(name, workdir, capsys):
     assert len(content["rows"]) == ROWS[name][0]
     assert list(content["rows"][0]["sides"]) == ROWS[name][1]
     for row in content["rows"]:
-        assert {"what", "unit", "better", "sides", "ratios", "limits"} == set(row)
+        assert {"what", "unit", "better", "sides", "ratios", "verdicts", "limits"} == set(row)
         assert row["what"] in out
         *others, _ = row["sides"]
         assert list(row["ratios"]) == others
@@ -374,7 +400,7 @@ def test_random_resized_crops_of_files_are_drawn_alike(tmp_path):
 
 def test_all_ways_train_the_same_model_by_the_same_steps():
     case = cases.Case("resnet20", 16)
-    trainers = implementations.trainers(case, 5, CPU, "fp32")
+    trainers = implementations.trainers(case, 5, CPU, dict.fromkeys((USUAL, TIMM, SUITE), "fp32"))
     before = {name: value.clone() for name, value in trainers[SUITE].model.state_dict().items()}
     images, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
     losses = {}

@@ -1,10 +1,12 @@
 """How many images fit into memory: found by halving, and advised after a batch did not fit."""
 
+import copy
 import json
 
 import pytest
 import torch
 
+from models.fast_layers import use_fast_layers
 from models.matrix_units import MATRIX_UNITS, has_matrix_units
 from training import batch_size, devices
 from training.batch_size import largest_that_fits
@@ -98,9 +100,10 @@ def test_auto_precision_follows_device_and_architecture(monkeypatch):
     dense = torch.nn.Conv2d(8, 8, 3)
     depthwise = torch.nn.Sequential(dense, torch.nn.Conv2d(8, 8, 3, groups=8))
     grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
-    for units, expected in (("on", ["bf16", "fp32", "bf16"]), ("off", ["fp32"] * 3)):
+    fast = use_fast_layers(copy.deepcopy(depthwise))
+    for units, expected in (("on", ["bf16", "fp32", "bf16", "bf16"]), ("off", ["fp32"] * 4)):
         monkeypatch.setenv(MATRIX_UNITS, units)
-        chosen = [devices.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped)]
+        chosen = [devices.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped, fast)]
         assert chosen == expected
     assert devices.choose_precision("bf16", CPU, depthwise) == "bf16"
 
