@@ -107,7 +107,14 @@ def run_both(checkouts: dict[str, Path], commands: dict[str, list[str]]) -> dict
         side: subprocess.Popen(
             [sys.executable, *commands[side]],
             cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+            # Without the units --precision auto is fp32, as on every other machine.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(checkout),
+                "OMP_NUM_THREADS": "1",
+                "WANDB_MODE": "disabled",
+                "SUITE_MATRIX_UNITS": "off",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
