@@ -72,8 +72,9 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         say_in_log(f"weights       {key} -> {own}")
     say(f"device        {devices.describe_device(device)}, {hardware.eval_precision}")
     model = model.to(device, memory_format=torch.channels_last)
-    scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision)
-    evaluated = _settings_of_evaluation(stored, data, name, hardware.eval_precision, path)
+    tta = settings.augmentation.tta
+    scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision, tta=tta)
+    evaluated = {**_settings_of_evaluation(stored, data, name, hardware.eval_precision, path), "tta": tta}
     facts = {
         "split": dataset.test_name,
         **_facts_of_checkpoint(model, content, flops, hardware.eval_precision),

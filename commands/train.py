@@ -320,8 +320,9 @@ def _score_and_report(
         "settings": settings.stored(),
     }
     scores = evaluation.score(
-        state.model, best, test_batches, data.dataset.class_names, hardware.eval_precision, site.stop
-    )
+        state.model, best, test_batches, data.dataset.class_names, hardware.eval_precision, site.stop,
+        settings.augmentation.tta,
+    )  # fmt: skip
     title = f"{settings.model.model} on {data.dataset.name}"
     facts["bad_images"] = data.bad_images.finish()
     if not is_main_process():

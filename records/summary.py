@@ -40,7 +40,7 @@ def write(directory: RunDirectory, scores: dict, facts: dict[str, Any], class_na
         "selected_on": facts["selected_on"],
         **{name: scores[name] for name in order},
         **facts,
-        **{name: scores[name] for name in ("raw", "ema") if name in scores},
+        **{name: scores[name] for name in ("raw", "ema", "tta") if name in scores},
         "per_class_accuracy": scores["per_class_accuracy"],
         "commits": directory.commits(),
         "versions": versions(),
@@ -62,6 +62,10 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
         if name in summary:
             means = summary[name]
             say(f"              {title}: top-1 {100 * means['top1']:.2f} %, loss {decimal(means['loss'])}")
+    if "tta" in summary:
+        tta = summary["tta"]
+        top1, loss = 100 * tta["top1"], decimal(tta["loss"])
+        say(f"              with --tta {tta['kind']}: top-1 {top1:.2f} %, loss {loss}")
     accuracy = {name: value for name, value in summary["per_class_accuracy"].items() if value is not None}
     worst = sorted(accuracy, key=accuracy.__getitem__)[:3]
     say(f"              hardest classes: {', '.join(f'{name} {100 * accuracy[name]:.1f} %' for name in worst)}")
@@ -103,5 +107,6 @@ def plot_history(
 
 
 def scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """The numbers at the top level of the summary, for wandb."""
-    return {name: value for name, value in summary.items() if isinstance(value, (int, float))}
+    """The numbers at the top level of the summary, and of test-time augmentation (tta_top1...), for wandb."""
+    found = {**summary, **{f"tta_{name}": value for name, value in summary.get("tta", {}).items()}}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}

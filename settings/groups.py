@@ -131,7 +131,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """augmentation (of training images only)"""
+    """augmentation (of training images, but for --tta)"""
 
     augmentation: str = flag("mixing of images: none, cutmix, mixup, or cutmix+mixup (either, by chance)", "none",
         check=one_of("none", "cutmix", "mixup", "cutmix+mixup"), metavar="KIND", modes=EVERY_AUGMENTER)
@@ -141,8 +141,7 @@ class Augmentation:
         modes=EVERY_AUGMENTER)
     mix_prob: float = flag("probability that a batch is mixed", 1.0, check=PROBABILITY, metavar="P",
         modes=EVERY_AUGMENTER)
-    rand: bool = flag("RandAugment, random resized crops and random erasing", False, negatable=True,
-        modes=EVERY_AUGMENTER)
+    rand: bool = flag("RandAugment, random resized crops, random erasing", False, negatable=True, modes=EVERY_AUGMENTER)
     crop: str = flag("pad: random crop after padding with black; resized: random area and aspect ratio; none",
         check=one_of("pad", "resized", "none"), metavar="KIND",
         default_text="pad; resized for large images or with --rand", modes=EVERY_AUGMENTER)
@@ -152,6 +151,9 @@ class Augmentation:
         modes=EVERY_AUGMENTER)
     random_erasing: float = flag("probability of erasing a random rectangle of an image", check=PROBABILITY,
         metavar="P", default_text="0; 0.25 with --rand", modes=EVERY_AUGMENTER)
+    tta: str = flag("score the test split a second time, by the mean logits of each image and its mirror image (flip),"
+        " or of both shifted by a pixel, too (shift)", "none", check=one_of("none", "flip", "shift"), metavar="KIND",
+        modes=(TRAIN, EVALUATE), may_change=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +279,8 @@ class Hardware:
         default_text="a GPU if there is one", modes=EVERY_USER, may_change=True)
     gpu: int | None = flag("number of the GPU to use; without GPUs the CPU is used, with a warning",
         check=number(int, 0), metavar="N", default_text="the first", modes=EVERY_USER, may_change=True)
-    precision: str = flag("of training and its validation: fp32 (with TF32 matrix products on GPUs, unless"
-        " --deterministic), bf16, fp16, or auto: bf16 on GPUs and CPUs that have matrix units for it, but fp32 on"
-        " CPUs for depthwise convolutions; with --measure --speed: the precision that is timed", "auto",
+    precision: str = flag("of training and its validation: fp32 (with TF32 products on GPUs, unless --deterministic),"
+        " bf16, fp16, or auto: bf16 on devices with matrix units for it; with --measure --speed: what is timed", "auto",
         check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=(TRAIN, MEASURE))
     eval_precision: str = flag("of everything that is reported: test scores, predictions, robustness; fp32 (never"
         " TF32), bf16 or fp16", "fp32", check=one_of("fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_USER)

@@ -16,6 +16,7 @@ from training.devices import autocast, without_tf32
 from training.metrics import Totals, report
 from training.state import Diverged, RunState
 from training.stopping import Stop
+from training.tta import augmented
 from utils import RunFailed
 
 
@@ -27,14 +28,17 @@ def score(
     class_names: list[str],
     precision: str,
     stop: Stop | None = None,
+    tta: str = "none",
 ) -> dict[str, Any]:
     """Returns the full report (`metrics.report`) on a split for the selected weights of a checkpoint, without TF32.
 
     It also holds "logits" (N, K) and "targets" (N,), and for a checkpoint with raw and averaged weights loss, top1 and
-    top5 of both kinds in "raw" and "ema". `model` keeps the selected weights.
+    top5 of both kinds in "raw" and "ema". With test-time augmentation "tta" holds its kind, loss, top1 and top5; all
+    else is without it. `model` keeps the selected weights.
 
     Args:
         content: the checkpoint.
+        tta: kind of test-time augmentation, see `training.tta`, or "none".
 
     Raises RunFailed if logits are not finite, and Stopped if a stop is requested.
     """
@@ -44,18 +48,21 @@ def score(
         model.eval()
         return evaluate(model, batches, len(class_names), precision, keep_logits, stop)
 
-    selected, both = content["best"]["weights"], {}
+    selected, more = content["best"]["weights"], {}
     has_both = content["model"] is not None and content["ema"] is not None
     if has_both:
         other = "raw" if selected == "ema" else "ema"
-        both[other], _ = with_weights(other, keep_logits=False)
+        more[other], _ = with_weights(other, keep_logits=False)
     means, logits = with_weights(selected, keep_logits=True)
     if has_both:
-        both[selected] = means
+        more[selected] = means
     if not bool(logits.isfinite().all()):
         raise RunFailed("the selected weights give logits that are not finite")
     targets = batches.seen_targets()
-    return {**report(logits, targets, class_names), **both, "logits": logits.numpy(), "targets": targets.numpy()}
+    if tta != "none":
+        means, _ = evaluate(augmented(model, tta), batches, len(class_names), precision, stop=stop)
+        more["tta"] = {"kind": tta, **means}
+    return {**report(logits, targets, class_names), **more, "logits": logits.numpy(), "targets": targets.numpy()}
 
 
 @torch.inference_mode()
