@@ -118,7 +118,10 @@ def make_state(
 
 def _make_optimizer(model: nn.Module, group: Optimization) -> torch.optim.Optimizer:
     head_scale = 1.0 if group.head_lr is None else group.head_lr / group.lr
-    groups = parameter_groups(model, group.weight_decay, group.decay_all, group.layer_decay, head_scale)
+    by_gradient = group.optimizer in ("sgd", "muon-sgd")  # others scale the steps of each parameter themselves
+    groups = parameter_groups(
+        model, group.weight_decay, group.decay_all, group.layer_decay, head_scale, own_scales=by_gradient
+    )
     return make_optimizer(groups, group.optimizer, group.lr, group.momentum, group.nesterov)
 
 

@@ -22,6 +22,7 @@ def parameter_groups(
     decay_all: bool = False,
     layer_decay: float | None = None,
     head_scale: float = 1.0,
+    own_scales: bool = False,
 ) -> list[dict]:
     """Groups the trainable parameters by weight decay and "lr_scale", a factor of the learning rate.
 
@@ -31,6 +32,7 @@ def parameter_groups(
     Args:
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
         head_scale: the lr_scale of the head, the modules in `model.head_names`.
+        own_scales: whether the factors in `model.lr_scales()` count too, where the model has some.
     """
     without_decay = getattr(model, "no_weight_decay", set)()
     head = _head_prefixes(model)
@@ -38,11 +40,12 @@ def parameter_groups(
     if layer_decay is not None:
         layers = _layer_numbers(model)
         scales = {name: layer_decay ** (max(layers.values()) - layers[name]) for name in scales}
+    own = cast(Any, model).lr_scales() if own_scales and hasattr(model, "lr_scales") else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = decay_all or (parameter.ndim > 1 and name not in without_decay)
-            scale = head_scale if name.startswith(head) else scales[name]
+            scale = (head_scale if name.startswith(head) else scales[name]) * own.get(name, 1.0)
             groups.setdefault((weight_decay if decays else 0.0, scale), []).append(parameter)
     return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
 

@@ -18,10 +18,10 @@ def settings(run: str) -> dict:
 
 def test_cifar_fast_chooses_the_model_too_and_is_printed_and_stored(learns, workdir):
     result = learns(f"{SMALL} --epochs 5 --run-name a")
-    assert "recipe        cifar-fast: model resnet9, epochs 5, batch-size 512, optimizer muon-sgd" in result.out
+    assert "recipe        cifar-fast: model airbench94, epochs 5, batch-size 1024, optimizer muon-sgd" in result.out
     assert "selected on: last epoch" in result.out
     stored = settings("a")
-    expected = {"recipe": "cifar-fast", "model": "resnet9", "epochs": 5, "warmup_epochs": 1.0, "schedule": "linear",
+    expected = {"recipe": "cifar-fast", "model": "airbench94", "epochs": 5, "warmup_epochs": 0.0, "schedule": "linear",
                 "optimizer": "muon-sgd", "crop": "pad", "crop_padding": 2, "val_fraction": 0.0}  # fmt: skip
     assert {key: stored[key] for key in expected} == expected
     assert stored["model_args"] == {"widths": [8, 16], "depths": [1, 1], "stem_stride": 1}
@@ -34,12 +34,13 @@ def test_given_flags_win_over_cifar_fast(learns, workdir):
     learns(f"--dataset digits --recipe cifar-fast --train-fraction 0.2 --model resnet20 {given} --run-name a")
     stored = settings("a")
     expected = {"model": "resnet20", "epochs": 1, "batch_size": 64, "lr": 0.01, "optimizer": "sgd", "crop": "none",
-                "crop_padding": None, "val_fraction": 0.1, "label_smoothing": 0.0, "warmup_epochs": 0.2}  # fmt: skip
+                "crop_padding": None, "val_fraction": 0.1, "label_smoothing": 0.0, "warmup_epochs": 0.0}  # fmt: skip
     assert {key: stored[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("flags", "rate"), [("--batch-size 256", 0.3), ("--batch-size 64", 0.15), ("--batch-size 256 --accumulate 4", 0.6)]
+    ("flags", "rate"),
+    [("--batch-size 1024", 0.344), ("--batch-size 64", 0.086), ("--batch-size 256 --accumulate 16", 0.688)],
 )
 def test_the_rate_of_cifar_fast_grows_with_the_root_of_the_batch(workdir, flags, rate):
     asked = SCRIPTS["main.py"].ask(f"{SMALL} {flags}".split())

@@ -179,8 +179,8 @@ def test_resume_finds_a_run_that_was_named_automatically(signalled, cli, learns,
 def test_a_recipe_that_names_the_model_names_the_run_for_every_kind_of_start(workdir, cifar100_folder):
     words = ["--data-path", str(cifar100_folder), "--recipe", "cifar-fast"]
     names = [ask([*words, *more]).settings.run.run_name for more in ([], ["--resume", "auto"])]
-    assert names == ["cifar100-resnet9-seed0"] * 2
-    with pytest.raises(BadRequest, match="no run in runs/cifar100-resnet9-seed0, the name"):
+    assert names == ["cifar100-airbench94-seed0"] * 2
+    with pytest.raises(BadRequest, match="no run in runs/cifar100-airbench94-seed0, the name"):
         ask([*words, "--resume"])
     assert ask([*words, "--model", "resnet20", "--resume", "auto"]).settings.run.run_name.startswith(
         "cifar100-resnet20"
