@@ -12,6 +12,7 @@ import image_datasets
 import models
 from analysis import cost
 from image_datasets.reading import CURRENT
+from models.fast_layers import use_plain_layers
 from settings.checks import Asked
 from training import devices
 from utils import BadRequest, human, in_px, sides
@@ -78,9 +79,9 @@ def print_summary(asked: Asked) -> None:
     with devices.machine_errors_as_run_failed(lambda: f"{group.model} of this size"):
         model, flops = build(group.model, num_classes, size, chans, **group.model_args)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    table = torchinfo.summary(model, input_data=torch.zeros(1, chans, *sides(size), device=device), device=device,
-                              verbose=0, depth=4, col_names=("output_size", "num_params"),
-                              row_settings=("var_names",))  # fmt: skip
+    image = torch.zeros(1, chans, *sides(size), device=device)
+    table = torchinfo.summary(use_plain_layers(model), input_data=image, device=device, verbose=0, depth=4,
+                              col_names=("output_size", "num_params"), row_settings=("var_names",))  # fmt: skip
     # Without torchinfo's mult-adds and megabytes: they miss parameters outside layers, such as attention's.
     print(str(table).partition("Total params:")[0], end="")
     params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)

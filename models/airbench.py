@@ -35,7 +35,7 @@ class ConvNorm(nn.Module):
         self.pool = pool
         self.conv = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width, momentum=STATISTICS)
-        self.bn.weight.requires_grad_(False)
+        self.bn.register_parameter("weight", None)  # a scale of 1, which it keeps
         nn.init.dirac_(self.conv.weight[:in_chans].data)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,6 +73,7 @@ class Airbench(nn.Module):
         # Each filter with both signs, so that the nonlinearity after it loses nothing (arXiv:1603.05201).
         self.register_buffer("whitening", torch.cat([filters, -filters]))
         chans = len(self.whitening)
+        self.whitening_bias = nn.Parameter(torch.zeros(chans))
         layers = []
         for depth, width in zip(depths, widths, strict=True):
             for i in range(depth):
@@ -84,14 +85,15 @@ class Airbench(nn.Module):
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         """Whitened patches, (N, in_chans, H, W) -> (N, 24 or fewer, about H/stride, W/stride)."""
-        return F.gelu(F.conv2d(x, self.whitening, stride=self.stem_stride, padding=self.stem_stride // 2))
+        padding = self.stem_stride // 2
+        return F.gelu(F.conv2d(x, self.whitening, self.whitening_bias, self.stem_stride, padding))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.layers(self.stem(x)).amax((2, 3)))
 
     def lr_scales(self) -> dict[str, float]:
         """Factors of the learning rate by parameter name, for SGD and what is built on it."""
-        scales = {name: BIAS_RATE for name, _ in self.named_parameters() if name.endswith("bn.bias")}
+        scales = {name: BIAS_RATE for name, _ in self.named_parameters() if name.endswith("bias")}
         return {**scales, "fc.weight": HEAD_RATE}
 
 

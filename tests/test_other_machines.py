@@ -24,6 +24,7 @@ from commands.measure import steady_trainer
 from image_datasets.batches import EvalBatches
 from image_datasets.corruptions import CORRUPTIONS, corrupt
 from image_datasets.splits import Split
+from models.matrix_units import MATRIX_UNITS
 from records import plots
 from settings.groups import Settings
 from training import batch_size, devices
@@ -237,7 +238,7 @@ def like_mps(monkeypatch):
 def test_on_mps_auto_means_fp32(monkeypatch):
     model = models.create_model("resnet20", 10, 32, 3)
     for units in ("on", "off"):
-        monkeypatch.setenv(devices.MATRIX_UNITS, units)
+        monkeypatch.setenv(MATRIX_UNITS, units)
         assert devices.choose_precision("auto", MPS, model) == "fp32"
     assert devices.choose_precision("bf16", MPS, model) == "bf16"
     with pytest.raises(utils.BadRequest, match="fp16 needs a CUDA GPU; on mps"):

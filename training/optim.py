@@ -32,7 +32,8 @@ def parameter_groups(
     Args:
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
         head_scale: the lr_scale of the head, the modules in `model.head_names`.
-        own_scales: whether the factors in `model.lr_scales()` count too, where the model has some.
+        own_scales: whether the factors in `model.lr_scales()` count too, where the model has some. They leave the speed
+            of weight decay as it is.
     """
     without_decay = getattr(model, "no_weight_decay", set)()
     head = _head_prefixes(model)
@@ -45,8 +46,9 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = decay_all or (parameter.ndim > 1 and name not in without_decay)
-            scale = (head_scale if name.startswith(head) else scales[name]) * own.get(name, 1.0)
-            groups.setdefault((weight_decay if decays else 0.0, scale), []).append(parameter)
+            factor = own.get(name, 1.0)
+            scale = (head_scale if name.startswith(head) else scales[name]) * factor
+            groups.setdefault((weight_decay / factor if decays else 0.0, scale), []).append(parameter)
     return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
 
 

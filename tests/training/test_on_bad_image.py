@@ -76,7 +76,9 @@ def test_a_run_goes_on_without_them_counts_them_and_lists_them(cli, learns, work
     again = learns("--evaluate runs/a/best.pth --run-name b --num-workers 0 --on-bad-image skip")
     assert "left out (test 1)" in again.out
     assert listed(workdir / "runs/b") == [bad[0]]
-    assert np.array_equal(np.load(workdir / "runs/b/predictions.npz")["logits"], predictions["logits"])
+    # Batches of another size may round otherwise.
+    logits = np.load(workdir / "runs/b/predictions.npz")["logits"]
+    np.testing.assert_allclose(logits, predictions["logits"], rtol=1e-4, atol=1e-5)
     assert json.loads((workdir / "runs/b/summary.json").read_text())["bad_images"]["test"] == 1
 
 
