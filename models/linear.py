@@ -26,7 +26,8 @@ class FastLinear(nn.Linear):
             bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
         else:
             bf16 = x.dtype == self.weight.dtype == torch.bfloat16
-        return bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        # Builds without oneDNN have no such operator.
+        return bf16 and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class _Linear(torch.autograd.Function):

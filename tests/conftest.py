@@ -26,6 +26,7 @@ import study
 import viz_random_10_vit_vs_deit
 from image_datasets import decode
 from settings import terminal
+from training.devices import keep_freed_memory
 
 # Flags of commands that log nothing to wandb, or that configure wandb themselves.
 NO_WANDB = ("--wandb", "--list-models", "--predict", "--summary", "--inspect-data", "--measure", "--help")
@@ -45,6 +46,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def freed_memory_goes_back():
+    """Several test processes share the memory of a small machine; a run of the suite keeps what it has freed."""
+    yield
+    keep_freed_memory(False)
 
 
 @dataclass

@@ -124,6 +124,12 @@ def test_a_linear_layer(leading, bias, bf16):
     check(nn.Linear(24, 40, bias=bias), torch.randn(*leading, 24), bf16)
 
 
+def test_a_linear_layer_needs_no_onednn(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops, "mkldnn", raising=False)
+    check(nn.Linear(24, 40), torch.randn(5, 24), True)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
