@@ -96,6 +96,11 @@ def build_model(
     return BuiltModel(model, kind, args, notes, pairs)
 
 
+def uses_fast_layers(hardware: Hardware) -> bool:
+    """Whether layers compute in the ways of models/fast_layers.py: they need channels-last memory, and no compiler."""
+    return hardware.channels_last and not hardware.compile
+
+
 def make_state(
     model: nn.Module,
     group: Optimization,
@@ -117,7 +122,7 @@ def make_state(
 
 
 def _make_optimizer(model: nn.Module, group: Optimization) -> torch.optim.Optimizer:
-    head_scale = 1.0 if group.head_lr is None else group.head_lr / group.lr
+    head_scale = None if group.head_lr is None else group.head_lr / group.lr
     by_gradient = group.optimizer in ("sgd", "muon-sgd")  # others scale the steps of each parameter themselves
     groups = parameter_groups(
         model, group.weight_decay, group.decay_all, group.layer_decay, head_scale, own_scales=by_gradient
@@ -224,7 +229,7 @@ def trial_step(
     module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
     if model.freeze == "backbone":
         freeze_backbone(module)
-    precision = devices.choose_precision(hardware.precision, device, module)
+    precision = devices.choose_precision(hardware.precision, device, module, fast=uses_fast_layers(hardware))
     state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     train_mode(state.model)
     if count == 1:

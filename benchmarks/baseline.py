@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from image_datasets.splits import Split
-from training.devices import keep_freed_memory
 
 WORKERS = 2  # of each loader
 THREADS = torch.get_num_threads()
@@ -25,9 +24,11 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def set_up() -> None:
-    """Restores torch's defaults, with cudnn.benchmark as in pytorch-cifar: the suite's settings must not help here."""
+    """Restores torch's defaults, with cudnn.benchmark as in pytorch-cifar: the suite's settings must not help here.
+
+    One does: on a CPU the C library keeps freed memory for all sides, as a process cannot go back to glibc's defaults.
+    """
     torch.set_num_threads(THREADS)
-    keep_freed_memory(False)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True

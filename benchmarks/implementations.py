@@ -33,7 +33,11 @@ def precisions_of(bench: Bench, request: Any, case: Case, device: torch.device) 
     the peak rates of these precisions if they are not known yet.
     """
     own, plain = make_model(case, CLASSES), use_plain_layers(make_model(case, CLASSES))
-    chosen = {name: choose_precision(request.precision, device, model) for name, model in ((TIMM, plain), (SUITE, own))}
+    compiled = getattr(request, "compile", False)
+    chosen = {
+        TIMM: choose_precision(request.precision, device, plain),
+        SUITE: choose_precision(request.precision, device, own, fast=not compiled),
+    }
     precisions = {USUAL: "fp32", **chosen}
     for name in sorted(set(precisions.values())):
         if _ceiling(name) not in bench.ceilings:

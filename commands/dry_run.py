@@ -122,7 +122,8 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
     num_classes = len(data.dataset.class_names)
     module = trainee.build_model(settings.model, optimization, data, hardware.seed).module
     cost.count_flops(module, data.img_size, data.dataset.in_chans, settings.model.model)  # or BadRequest
-    precision = devices.choose_precision(hardware.precision, device, module)
+    fast = trainee.uses_fast_layers(hardware)
+    precision = devices.choose_precision(hardware.precision, device, module, fast)
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     batches = data.train_batches(settings.augmentation, device, optimization.batch_size, hardware.seed)
     config = trainee.make_config(

@@ -146,9 +146,10 @@ def _cost(run: FinishedRun, job: Job, model: nn.Module, content: dict[str, Any])
     """Measures, prints and returns the content of cost.json."""
     if "optimizer" not in content["settings"]:
         raise BadRequest(f"{run.checkpoint}: does not say how the model was trained, so --speed cannot repeat it")
-    precision = devices.choose_precision(job.settings.hardware.precision, job.device, model)
     num_classes = checkpoint.num_classes(content)
     settings = Settings.of({**with_defaults({}, FLAGS), **content["settings"]})
+    fast = settings.hardware.channels_last  # what is timed is not compiled
+    precision = devices.choose_precision(job.settings.hardware.precision, job.device, model, fast)
 
     def make_trainer() -> SteadyTrainer:
         return steady_trainer(settings, copy.deepcopy(model), num_classes, job.device, precision)

@@ -167,7 +167,8 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     )
     built, images = build(), optimization.batch_size
     flops = cost.count_flops(built.module, data.img_size, data.dataset.in_chans, settings.model.model)
-    precision = devices.choose_precision(hardware.precision, device, built.module)
+    fast = trainee.uses_fast_layers(hardware)
+    precision = devices.choose_precision(hardware.precision, device, built.module, fast)
     settings = settings.replace(precision=precision, weights_kind=built.weights_kind, model_args=built.model_args)
     train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed)
     val_batches = None if data.val is None else data.eval_batches("val", device, images)

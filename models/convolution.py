@@ -31,30 +31,37 @@ class FastConv2d(nn.Conv2d):
         dtype = self._fast_dtype(x)
         if dtype is None:
             return super().forward(x)
+        depthwise = is_depthwise(self)
+        for_maps, for_weights = (False, True) if depthwise else self._products(x, dtype)
+        needs_gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if not for_maps and not (for_weights and needs_gradients):
+            return super().forward(x)
         x, weight = x.to(dtype), self.weight.to(dtype)
-        if is_depthwise(self):
-            result = _Depthwise.apply(x, weight, self.stride[0])
-        else:
-            for_maps, for_weights = self._products(x, dtype)
-            if not (for_maps or for_weights):
-                return super().forward(x)
-            result = _ByMatrixProducts.apply(x, weight, self.stride[0], for_maps, for_weights)
-        return result if self.bias is None else result + self.bias.to(dtype)[:, None, None]
+        bias = None if self.bias is None else self.bias.to(dtype)
+        if depthwise:
+            return _Depthwise.apply(x, weight, bias, self.stride[0])
+        return _ByMatrixProducts.apply(x, weight, bias, self.stride[0], for_maps, for_weights)
 
-    def _fast_dtype(self, x: torch.Tensor) -> torch.dtype | None:
-        """The precision of the layer if there may be a faster way than the library's, else None."""
+    def can_be_fast(self) -> bool:
+        """Whether there is another way than the library's for this kind of convolution."""
         size, stride = self.kernel_size[0], self.stride[0]
         dense = self.groups == 1 and size in (1, 3)
         depthwise = is_depthwise(self) and self.out_channels == self.groups and size % 2 == 1
-        if not (
+        return (
             (dense or depthwise)
-            and x.device.type == self.weight.device.type == "cpu"
-            and x.is_contiguous(memory_format=torch.channels_last)
             and self.kernel_size == (size, size)
             and self.stride == (stride, stride)
             and self.padding == (size // 2, size // 2)
             and self.dilation == (1, 1)
             and self.padding_mode == "zeros"
+        )
+
+    def _fast_dtype(self, x: torch.Tensor) -> torch.dtype | None:
+        """The precision of the layer if there may be a faster way than the library's, else None."""
+        if not (
+            self.can_be_fast()
+            and x.device.type == self.weight.device.type == "cpu"
+            and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.compiler.is_compiling()
         ):
             return None
@@ -63,13 +70,13 @@ class FastConv2d(nn.Conv2d):
         else:
             dtype = x.dtype if x.dtype == self.weight.dtype else None
         if dtype == torch.bfloat16:
-            return dtype if depthwise or has_matrix_units() else None
-        return dtype if dtype == torch.float32 and dense and size == 3 else None
+            return dtype if is_depthwise(self) or has_matrix_units() else None
+        return dtype if dtype == torch.float32 and self.groups == 1 and self.kernel_size == (3, 3) else None
 
     def _products(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
         """Whether matrix products are faster: (for the result and the gradient of the input, for that of the weights).
 
-        The bounds are where the curves of docs/speed.md cross.
+        The bounds follow from the measurements in docs/speed.md.
         """
         positions = _outputs(x.shape[-2], self.stride[0]) * _outputs(x.shape[-1], self.stride[0])
         if dtype == torch.float32:
@@ -91,31 +98,41 @@ def _library_backward(
     )[:2]
 
 
+Gradients = tuple[torch.Tensor | None, ...]
+
+
 class _ByMatrixProducts(torch.autograd.Function):
-    """A 1x1 or 3x3 convolution, of which some passes are matrix products; see `FastConv2d._products`.
+    """A 1x1 or 3x3 convolution with some of its passes as matrix products; see `FastConv2d._products`.
 
     The windows are unfolded again in the backward pass: for 3x3 they take nine times the memory of the images.
     """
 
     @staticmethod
     def forward(
-        ctx, x: torch.Tensor, weight: torch.Tensor, stride: int, for_maps: bool, for_weights: bool
+        ctx,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: int,
+        for_maps: bool,
+        for_weights: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.for_maps, ctx.for_weights = stride, for_maps, for_weights
         n, _, h, w = x.shape
         if not for_maps:
-            return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
-        rows = _windows(x, weight.shape[-1], stride) @ _matrix(weight).t()
-        return rows.view(n, _outputs(h, stride), _outputs(w, stride), -1).permute(0, 3, 1, 2)
+            return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2)
+        windows, matrix = _windows(x, weight.shape[-1], stride), _matrix(weight).t()
+        rows = windows @ matrix if bias is None else torch.addmm(bias, windows, matrix)
+        return rows.view(n, _outputs(h, stride), _outputs(w, stride), len(weight)).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    def backward(ctx, grad: torch.Tensor) -> Gradients:
         x, weight = ctx.saved_tensors
         size = weight.shape[-1]
         rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
-        for_x, for_weight = ctx.needs_input_grad[:2]
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         by_library = for_x and not ctx.for_maps, for_weight and not ctx.for_weights
         grad_x = grad_weight = None
         if any(by_library):
@@ -124,37 +141,39 @@ class _ByMatrixProducts(torch.autograd.Function):
             grad_x = _sum_of_windows(rows @ _matrix(weight), x, size, ctx.stride)
         if for_weight and ctx.for_weights:
             grad_weight = rows.t() @ _windows(x, size, ctx.stride)
-            grad_weight = grad_weight.view(weight.shape[0], size, size, -1).permute(0, 3, 1, 2)
-        return grad_x, grad_weight, None, None, None
+            grad_weight = grad_weight.view(len(weight), size, size, x.shape[1]).permute(0, 3, 1, 2)
+        return grad_x, grad_weight, rows.sum(0) if for_bias else None, None, None, None
 
 
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution in bf16, with an odd kernel and half of it as padding."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
+        return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx, grad: torch.Tensor) -> Gradients:
         x, weight = ctx.saved_tensors
         size, chans = weight.shape[-1], len(weight)
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
+        grad_bias = grad.sum((0, 2, 3)) if for_bias else None
+        if for_x:
             spread = grad
             if ctx.stride > 1:  # zeros between the positions that the stride visits
                 spread = torch.zeros_like(x)
                 spread[:, :, :: ctx.stride, :: ctx.stride] = grad
             grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, size // 2, groups=chans)
-        if ctx.needs_input_grad[1]:
+        if for_weight:
             if size > 3:  # in bf16 the library takes five times as long
                 x, weight, grad = x.float(), weight.float(), grad.float()
             _, grad_weight = _library_backward(grad, x, weight, ctx.stride, chans, (False, True))
             grad_weight = grad_weight.bfloat16()
-        return grad_x, grad_weight, None
+        return grad_x, grad_weight, grad_bias, None
 
 
 def _outputs(side: int, stride: int) -> int:
@@ -189,8 +208,8 @@ def _sum_of_windows(rows: torch.Tensor, like: torch.Tensor, size: int, stride: i
         spread[:, ::stride, ::stride] = rows.view(n, down, right, c)
         return spread.permute(0, 3, 1, 2)
     parts = rows.view(n, down, right, 3, 3, c)
-    padded = rows.new_zeros(n, h + 2, w + 2, c)
+    padded = rows.new_zeros(n, h + 2, w + 2, c, dtype=torch.float32)  # sums of nine; in bf16 each would be rounded
     for i in range(3):
         for j in range(3):
             padded[:, i : i + stride * down : stride, j : j + stride * right : stride] += parts[:, :, :, i, j]
-    return padded[:, 1:-1, 1:-1].contiguous().permute(0, 3, 1, 2)
+    return padded[:, 1:-1, 1:-1].to(rows.dtype, memory_format=torch.contiguous_format).permute(0, 3, 1, 2)

@@ -13,7 +13,8 @@ FASTER = {nn.Conv2d: FastConv2d, nn.Linear: FastLinear}
 def use_fast_layers(model: nn.Module) -> nn.Module:
     """Changes how the plain convolutions and linear layers of the model compute. Returns the model.
 
-    They keep their parameters and their place. Subclasses of torch's layers stay as they are.
+    They keep their parameters and their place. Subclasses of torch's layers stay as they are. Gradients of gradients,
+    torch.fx and torch.jit need `use_plain_layers` first.
     """
     for module in model.modules():
         module.__class__ = FASTER.get(type(module), type(module))

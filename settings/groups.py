@@ -131,7 +131,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """augmentation (of training images, but for --tta)"""
+    """augmentation of training images; --tta is of test images"""
 
     augmentation: str = flag("mixing of images: none, cutmix, mixup, or cutmix+mixup (either, by chance)", "none",
         check=one_of("none", "cutmix", "mixup", "cutmix+mixup"), metavar="KIND", modes=EVERY_AUGMENTER)
@@ -280,7 +280,7 @@ class Hardware:
     gpu: int | None = flag("number of the GPU to use; without GPUs the CPU is used, with a warning",
         check=number(int, 0), metavar="N", default_text="the first", modes=EVERY_USER, may_change=True)
     precision: str = flag("of training and its validation: fp32 (with TF32 products on GPUs, unless --deterministic),"
-        " bf16, fp16, or auto: bf16 on devices with matrix units for it; with --measure --speed: what is timed", "auto",
+        " bf16, fp16, or auto: bf16 where all layers are fast in it; with --measure --speed: what is timed", "auto",
         check=one_of("auto", "fp32", "bf16", "fp16"), metavar="KIND", modes=(TRAIN, MEASURE))
     eval_precision: str = flag("of everything that is reported: test scores, predictions, robustness; fp32 (never"
         " TF32), bf16 or fp16", "fp32", check=one_of("fp32", "bf16", "fp16"), metavar="KIND", modes=EVERY_USER)

@@ -45,7 +45,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": "muon-sgd",
         "lr": lambda s: 0.344 * (s.optimization.batch_size * s.optimization.accumulate / 1024) ** 0.5,
         "momentum": 0.85,
-        "weight_decay": lambda s: 2e-6 * s.optimization.batch_size * s.optimization.accumulate / s.optimization.lr,
+        "weight_decay": lambda s: (
+            2e-6 * s.optimization.batch_size * s.optimization.accumulate / s.optimization.lr
+            if s.optimization.optimizer in ("sgd", "muon-sgd")
+            else None
+        ),
         "decay_all": True,
         "schedule": "linear",
         "warmup_epochs": 0.0,

@@ -17,7 +17,7 @@ from models.matrix_units import has_matrix_units
 from records.log import say
 from utils import BadRequest, RunFailed, cpu_name, is_distributed, local_rank, rank, world_size
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,22 +47,26 @@ def choose_device(device: str | None, gpu: int | None) -> tuple[torch.device, st
     return torch.device("cpu"), None
 
 
-def choose_precision(precision: str, device: torch.device, model: nn.Module) -> str:
+def choose_precision(precision: str, device: torch.device, model: nn.Module, fast: bool = True) -> str:
     """Resolves "auto" for a model on a device. Any other precision is returned as it is.
 
     "auto" is bf16 on GPUs that have it and on CPUs with matrix units (AMX), else fp32, also on MPS. On CPUs a model
-    gets fp32 too if it has depthwise convolutions of a library's own kind, whose gradients are slow in bf16.
+    gets fp32 too if it has depthwise convolutions that only the library computes: their gradients are slow in bf16.
+
+    Args:
+        fast: whether layers may compute in the ways of models/fast_layers.py.
     """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device.type == "cpu" and has_matrix_units() and not _filters_slowly_in_bf16(model) else "fp32"
+    return "bf16" if device.type == "cpu" and has_matrix_units() and not _filters_slowly(model, fast) else "fp32"
 
 
-def _filters_slowly_in_bf16(model: nn.Module) -> bool:
+def _filters_slowly(model: nn.Module, fast: bool) -> bool:
     """Whether the model has depthwise convolutions that only the library computes."""
-    return any(is_depthwise(module) and not isinstance(module, FastConv2d) for module in model.modules())
+    depthwise = [module for module in model.modules() if is_depthwise(module)]
+    return not all(fast and isinstance(module, FastConv2d) and module.can_be_fast() for module in depthwise)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -99,7 +103,9 @@ def set_up(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    keep_freed_memory(chosen.type == "cpu")
+    if chosen.type == "cpu":
+        has_matrix_units()  # a wrong value of its environment variable is refused before a run begins
+        keep_freed_memory(True)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("highest" if deterministic else "high")
@@ -108,17 +114,19 @@ def set_up(
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Tells the C library to reuse freed memory, or to return it to the system as by default (glibc; else nothing).
+    """Tells the C library to reuse freed memory, or to return large blocks to the system (glibc; else nothing).
 
     A step on a CPU frees and allocates the same large tensors each time. Memory from the system comes as zeroed pages,
-    one fault each, which took a fifth of a MobileNetV2's step.
+    one fault each, which took a fifth of a MobileNetV2's step. Without this call glibc adapts its thresholds to what
+    the process allocates. There is no way back to that.
     """
     if sys.platform != "linux":
         return
     with contextlib.suppress(AttributeError):  # other C libraries have no such function
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0 if keep else 65536)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)  # 2**26 is the largest that glibc chooses by itself
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # this and the next are the largest that glibc chooses by itself
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,8 @@ def score(
     targets = batches.seen_targets()
     if tta != "none":
         means, _ = evaluate(augmented(model, tta), batches, len(class_names), precision, stop=stop)
+        if not math.isfinite(means["loss"]):
+            raise RunFailed(f"the selected weights give logits that are not finite with --tta {tta}")
         more["tta"] = {"kind": tta, **means}
     return {**report(logits, targets, class_names), **more, "logits": logits.numpy(), "targets": targets.numpy()}
 

@@ -21,7 +21,7 @@ def parameter_groups(
     weight_decay: float,
     decay_all: bool = False,
     layer_decay: float | None = None,
-    head_scale: float = 1.0,
+    head_scale: float | None = None,
     own_scales: bool = False,
 ) -> list[dict]:
     """Groups the trainable parameters by weight decay and "lr_scale", a factor of the learning rate.
@@ -31,23 +31,28 @@ def parameter_groups(
 
     Args:
         layer_decay: the lr_scale of a layer is this to the power of its distance from the head (arXiv:2003.10555).
-        head_scale: the lr_scale of the head, the modules in `model.head_names`.
+        head_scale: the lr_scale of the head, the modules in `model.head_names`, if it is given.
         own_scales: whether the factors in `model.lr_scales()` count too, where the model has some. They leave the speed
             of weight decay as it is.
     """
     without_decay = getattr(model, "no_weight_decay", set)()
     head = _head_prefixes(model)
     scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
+    own: dict[str, float] = {}
+    if own_scales and hasattr(model, "lr_scales"):
+        own = cast(Any, model).lr_scales()
+        if head_scale is not None or getattr(model, "backbone_frozen", False):  # then the rate is meant for the head
+            own = {name: 1.0 if name.startswith(head) else factor for name, factor in own.items()}
     if layer_decay is not None:
         layers = _layer_numbers(model)
         scales = {name: layer_decay ** (max(layers.values()) - layers[name]) for name in scales}
-    own = cast(Any, model).lr_scales() if own_scales and hasattr(model, "lr_scales") else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = decay_all or (parameter.ndim > 1 and name not in without_decay)
             factor = own.get(name, 1.0)
-            scale = (head_scale if name.startswith(head) else scales[name]) * factor
+            given = head_scale if name.startswith(head) else None
+            scale = (scales[name] if given is None else given) * factor
             groups.setdefault((weight_decay / factor if decays else 0.0, scale), []).append(parameter)
     return [{"params": params, "weight_decay": wd, "lr_scale": scale} for (wd, scale), params in groups.items()]
 

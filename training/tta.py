@@ -28,7 +28,7 @@ def _views(images: torch.Tensor, kind: str) -> Iterator[tuple[float, torch.Tenso
         shifted = [(1.0, images)]
     else:
         _, _, height, width = images.shape
-        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect" if min(height, width) > 1 else "replicate")
         corners = (padded[:, :, i : i + height, i : i + width] for i in (0, 2))
         shifted = [(0.5, images), *((0.25, corner) for corner in corners)]
     for weight, view in shifted:

@@ -9,7 +9,7 @@ from reference import count, make_on_meta
 import models
 from analysis.cost import count_flops
 from models.airbench import BIAS_RATE, HEAD_RATE
-from training.optim import parameter_groups
+from training.optim import freeze_backbone, parameter_groups
 from utils import BadRequest
 
 SMALL = {"widths": (32, 40), "depths": (1, 2), "stem_stride": 2}
@@ -58,6 +58,24 @@ def test_biases_learn_faster_and_the_head_slower_where_the_optimiser_follows_gra
     assert scale_of[id(model.layers[0].bn.bias)] == BIAS_RATE
     assert scale_of[id(model.layers[0].conv.weight)] == 1.0
     assert scale_of[id(model.fc.weight)] == HEAD_RATE
+
+
+def rate_of_head(model: torch.nn.Module, **flags) -> float:
+    groups = parameter_groups(model, 0.1, own_scales=True, **flags)
+    return next(group["lr_scale"] for group in groups if any(p is model.fc.weight for p in group["params"]))
+
+
+def test_a_rate_that_is_meant_for_the_head_is_the_heads():
+    model = models.create_model("airbench94", 10, 32, **SMALL)
+    assert rate_of_head(model, head_scale=2.0) == 2.0 and rate_of_head(model) == HEAD_RATE
+    freeze_backbone(model)
+    assert rate_of_head(model) == 1.0
+
+
+def test_weight_decay_does_not_follow_the_factors_of_the_rate():
+    model = models.create_model("airbench94", 10, 32, **SMALL)
+    for group in parameter_groups(model, 0.3, decay_all=True, own_scales=True):
+        assert group["weight_decay"] * group["lr_scale"] == pytest.approx(0.3)
 
 
 def test_widths_and_depths_that_do_not_match_are_refused():

@@ -1,6 +1,7 @@
 """Fast layers against torch's own layers in float64."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ OTHERS = [
     nn.Conv2d(8, 8, (3, 1), padding=(1, 0)),
     nn.Conv2d(8, 8, 3, stride=(1, 2), padding=1),
 ]
+KINDS = ("fp32", "bf16", "bf16_units")
 UPSTREAM = 0.01  # scale of gradients, like those of a mean over a batch
 
 
@@ -67,7 +69,7 @@ def check(layer: nn.Module, x: torch.Tensor, bf16: bool, layout: torch.memory_fo
         result = fast(x)
     assert result.dtype == (torch.bfloat16 if bf16 else torch.float32)
     result.backward(upstream.to(result.dtype))
-    tolerance = 1e-2 if bf16 else 1e-5
+    tolerance = 4e-3 if bf16 else 1e-5  # torch's own error in bf16 is 1.7e-3
     pairs = [(result, expected), (x.grad, reference.grad)]
     pairs += [(ours.grad, theirs.grad) for ours, theirs in zip(layer.parameters(), exact.parameters(), strict=True)]
     for ours, theirs in pairs:
@@ -126,8 +128,53 @@ def test_a_linear_layer(leading, bias, bf16):
 
 def test_a_linear_layer_needs_no_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.delattr(torch.ops, "mkldnn", raising=False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     check(nn.Linear(24, 40), torch.randn(5, 24), True)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(16, 24, 1, bias=False), (0, 16, 4, 4)),
+        (nn.Conv2d(512, 512, 3, padding=1), (0, 512, 4, 4)),
+        (nn.Linear(24, 40), (24,)),
+        (nn.Linear(24, 40), (0, 24)),
+    ],
+    ids=["no image for products of pixels", "no image for products of windows", "one row", "no row"],
+)
+def test_shapes_that_torch_accepts(layer, shape, bf16, units):
+    check(layer, torch.randn(shape), bf16)
+
+
+WAYS = [  # the layer, its input, and which way it takes: in fp32, in bf16 without and with matrix units
+    (nn.Conv2d(256, 256, 3, padding=1), (2, 256, 4, 4), "products", "library", "weights by products"),
+    (nn.Conv2d(512, 512, 3, padding=1), (2, 512, 7, 7), "products", "library", "products"),
+    (nn.Conv2d(512, 512, 3, padding=1), (2, 512, 9, 9), "library", "library", "library"),
+    (nn.Conv2d(64, 64, 3, padding=1), (2, 64, 8, 8), "library", "library", "weights by products"),
+    (nn.Conv2d(16, 24, 1), (2, 16, 12, 12), "library", "library", "products"),
+    (nn.Conv2d(16, 16, 3, padding=1, groups=16), (2, 16, 12, 12), "library", "depthwise", "depthwise"),
+    (nn.Conv2d(16, 16, 3, padding="same", groups=16), (2, 16, 12, 12), "library", "library", "library"),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", *KINDS), WAYS, ids=lambda value: str(value))
+def test_the_way_follows_from_shape_precision_and_cpu(layer, shape, fp32, bf16, bf16_units, monkeypatch):
+    """As the table in docs/speed.md says; without gradients only what makes the result faster."""
+    layer = use_fast_layers(nn.Sequential(copy.deepcopy(layer)))[0].to(memory_format=torch.channels_last)
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+    def way(in_bf16: bool, units: str) -> str:
+        monkeypatch.setenv(MATRIX_UNITS, units)
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            name = type(layer(x).grad_fn).__name__
+            if "ByMatrixProducts" in name:
+                return "products" if layer(x).grad_fn.for_maps else "weights by products"
+        return "depthwise" if "Depthwise" in name else "library"
+
+    assert way(False, "on") == way(False, "off") == fp32
+    assert way(True, "off") == bf16
+    assert way(True, "on") == bf16_units
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ def test_cifar_fast_chooses_the_model_too_and_is_printed_and_stored(learns, work
     assert "resumed       after epoch 5 of 5" in learns("--resume --run-name a").out
 
 
+def test_the_decay_of_cifar_fast_is_not_given_to_optimisers_that_would_scale_it():
+    """2e-6 * batch size per step; Adam would add so much to each gradient."""
+    base = ["--dataset", "digits", "--recipe", "cifar-fast"]
+    decays = [SCRIPTS["main.py"].ask([*base, *more]).settings.optimization.weight_decay for more in (
+        [], ["--lr", "0.1"], ["--optimizer", "adam"], ["--optimizer", "adamw"])]  # fmt: skip
+    assert decays == [pytest.approx(2e-6 * 1024 / 0.344), pytest.approx(2e-6 * 1024 / 0.1), 0.0, 0.05]
+
+
 def test_given_flags_win_over_cifar_fast(learns, workdir):
     given = "--epochs 1 --batch-size 64 --lr 0.01 --optimizer sgd --crop none --val-fraction 0.1 --label-smoothing 0"
     learns(f"--dataset digits --recipe cifar-fast --train-fraction 0.2 --model resnet20 {given} --run-name a")

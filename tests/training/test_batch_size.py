@@ -98,13 +98,16 @@ def test_a_resumed_run_keeps_the_size_and_the_precision_that_were_found(
 
 def test_auto_precision_follows_device_and_architecture(monkeypatch):
     dense = torch.nn.Conv2d(8, 8, 3)
-    depthwise = torch.nn.Sequential(dense, torch.nn.Conv2d(8, 8, 3, groups=8))
+    depthwise = torch.nn.Sequential(dense, torch.nn.Conv2d(8, 8, 3, padding=1, groups=8))
     grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
     fast = use_fast_layers(copy.deepcopy(depthwise))
+    unpadded = use_fast_layers(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, groups=8)))
     for units, expected in (("on", ["bf16", "fp32", "bf16", "bf16"]), ("off", ["fp32"] * 4)):
         monkeypatch.setenv(MATRIX_UNITS, units)
         chosen = [devices.choose_precision("auto", CPU, model) for model in (dense, depthwise, grouped, fast)]
         assert chosen == expected
+        assert devices.choose_precision("auto", CPU, unpadded) == "fp32"
+        assert devices.choose_precision("auto", CPU, fast, fast=False) == "fp32"  # compiled, or contiguous
     assert devices.choose_precision("bf16", CPU, depthwise) == "bf16"
 
 

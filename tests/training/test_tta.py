@@ -36,6 +36,11 @@ def test_the_logits_are_the_weighted_mean_of_the_views(kind):
     np.testing.assert_allclose(forward(torch.from_numpy(images)).numpy(), expected(images, kind), rtol=1e-5)
 
 
+def test_an_image_of_one_pixel_has_its_own_edge_around_it():
+    images = torch.randn(4, 3, 1, 1)
+    torch.testing.assert_close(augmented(lambda x: x.flatten(1), "shift")(images), images.flatten(1))
+
+
 def test_it_is_reported_beside_the_plain_scores(learns):
     learns(f"{LINE} --run-name plain")
     out = learns(f"{LINE} --tta shift --run-name both").out
