@@ -12,8 +12,8 @@ import platform
 import re
 import signal
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -221,16 +221,12 @@ def replacing(path: Path):
     Its content is on disk before the rename, so a reader (or the machine after a power cut) sees either the old file
     or the whole new one.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
+    temporary.touch(exist_ok=False)  # with the permissions that the umask leaves, unlike tempfile's
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         _flush_names(path.parent)
     finally:

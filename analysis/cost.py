@@ -24,19 +24,29 @@ def count_flops(model: nn.Module, img_size: int | Sequence[int], in_chans: int, 
     Also checks that the model accepts images of this size. Raises BadRequest, with `name`, if it does not.
     """
     try:
-        return _count(copy.deepcopy(model).to("meta"), torch.empty(1, in_chans, *sides(img_size), device="meta"))
+        return _count(_on_meta(model), torch.empty(1, in_chans, *sides(img_size), device="meta"))
     except Exception:  # not every model runs on the meta device
         try:
-            return _count(model, torch.zeros(1, in_chans, *sides(img_size)))
+            device = next((parameter.device for parameter in model.parameters()), None)
+            return _count(model, torch.zeros(1, in_chans, *sides(img_size), device=device))
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:200] or f"{type(error).__name__} in its forward pass"
             given = ",".join(map(str, dict.fromkeys(sides(img_size))))
             raise BadRequest(f"{name} does not work with --img-size {given}: {reason}") from None
 
 
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy of the model without memory for its tensors. Copying first and moving then would need it for a moment."""
+    tensors = [*model.parameters(), *model.buffers()]
+    empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    for parameter in model.parameters():
+        empty[id(parameter)] = nn.Parameter(empty[id(parameter)], parameter.requires_grad)
+    return copy.deepcopy(model, empty).to("meta")
+
+
 def unfit_for_one_image(model: nn.Module, img_size: int | Sequence[int], in_chans: int) -> str | None:
     """Reason why the model cannot be trained on a batch of one image (batch norm over one value), or None."""
-    trial = copy.deepcopy(model).to("meta")
+    trial = _on_meta(model)
     train_mode(trial)
     try:
         trial(torch.empty(1, in_chans, *sides(img_size), device="meta"))

@@ -22,7 +22,7 @@ from image_datasets.batches import ResidentTrainBatches
 from records.run_directory import versions
 from training import batch_size as fitting
 from training.config import TrainConfig
-from training.devices import autocast, device_name
+from training.devices import autocast, device_name, input_dtype
 from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.progress import Progress
@@ -161,7 +161,9 @@ def _random_batch(subject: CostSubject, images: int) -> ReadyBatches:
     )
     targets = torch.arange(images) % subject.num_classes
     return ReadyBatches(
-        pixels.to(subject.device, memory_format=torch.channels_last), targets.to(subject.device), count=1
+        pixels.to(subject.device, input_dtype(subject.device, subject.precision), memory_format=torch.channels_last),
+        targets.to(subject.device),
+        count=1,
     )
 
 

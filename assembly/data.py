@@ -20,6 +20,7 @@ from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTr
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, LocatedDataset
 from image_datasets.image_check import check_images
 from image_datasets.image_files import stored_size
+from image_datasets.padded_images import PaddedImages
 from image_datasets.reading import OLDEST
 from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
@@ -103,32 +104,58 @@ class RunData:
             manifest.write(file, self.root, splits, self.dataset.class_names)
 
     def train_batches(
-        self, group: Augmentation, device: torch.device, batch_size: int, seed: int
+        self, group: Augmentation, device: torch.device, batch_size: int, seed: int, dtype: torch.dtype = torch.float32
     ) -> ResidentTrainBatches | StreamedTrainBatches:
-        """Returns augmented batches of the training split: this rank's part of each. `batch_size` is per rank."""
-        augment = Augment(group.crop, group.crop_padding or 0, group.flip, group.rand, group.random_erasing)
-        common = {**self._batch_arguments("train", device, batch_size), "seed": seed}
+        """Returns augmented batches of the training split: this rank's part of each.
+
+        Args:
+            batch_size: of each rank.
+            dtype: of the images.
+        """
+        augment = _augment(group)
+        common = {**self._batch_arguments("train", device, batch_size), "seed": seed, "dtype": dtype}
         if self.resident:
             return ResidentTrainBatches(self.train, augment, **common)
         return StreamedTrainBatches(self.train, augment, workers=self.workers, **common)
 
-    def eval_batches(self, name: str, device: torch.device, batch_size: int, split: Split | None = None) -> EvalBatches:
+    def stored_bytes(self, group: Augmentation, device: torch.device) -> int:
+        """Bytes that the images of all splits will take on the device."""
+        if self.train.images is None:
+            return 0
+        evaluated = [] if device.type == "cpu" else [self.val, self.dataset.test]  # there already, on a CPU
+        arrays = [split.images for split in evaluated if split is not None]
+        size = sum(images.nbytes for images in arrays if images is not None)
+        return size + PaddedImages.nbytes(self.train.images.shape, _augment(group).stored_padding)
+
+    def eval_batches(
+        self,
+        name: str,
+        device: torch.device,
+        batch_size: int,
+        split: Split | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> EvalBatches:
         """Returns batches of a split without augmentation.
 
         Args:
             name: "train", "val" or "test".
             split: a subset of that split, to use instead of all of it.
+            dtype: of the images.
         """
         whole = {"train": self.train, "val": self.val, "test": self.dataset.test}[name]
         assert whole is not None, f"there is no {name} split"
         arguments = self._batch_arguments(name, device, batch_size)
-        return EvalBatches(split or whole, workers=self.workers, **arguments)
+        return EvalBatches(split or whole, workers=self.workers, dtype=dtype, **arguments)
 
     def _batch_arguments(self, name: str, device: torch.device, batch_size: int) -> dict[str, Any]:
         report = self.bad_images.of(name) if self.skip_bad else None
         return {"img_size": self.img_size, "mean": self.dataset.mean, "std": self.dataset.std, "device": device,
                 "batch_size": batch_size, "rank": rank(), "world_size": world_size(), "report": report,
                 "eval_crop": self.eval_crop, "resize_mode": self.resize_mode}  # fmt: skip
+
+
+def _augment(group: Augmentation) -> Augment:
+    return Augment(group.crop, group.crop_padding or 0, group.flip, group.rand, group.random_erasing)
 
 
 def read_dataset(group: Data, found: LocatedDataset) -> Dataset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import models
 from assembly.data import RunData
 from assembly.foreign import IMAGENET_CLASSES, imagenet_outputs, load_foreign
@@ -91,9 +93,9 @@ def make_distillation(
     dataset, device, batch_size = data.dataset, train_batches.device, train_batches.batch_size
     teacher = load_teacher(group.teacher, file, dataset, group.teacher_weights_kind, group.teacher_weights_by_order)
     teacher.adapt(dataset.mean, dataset.std, device)
-    split, batches = "validation", val_batches
-    if batches is None:
-        split, batches = "train", data.eval_batches("train", device, batch_size)
+    split, batches = ("train" if val_batches is None else "validation"), val_batches
+    if batches is None or batches.dtype != torch.float32:  # the score is that of the teacher in fp32
+        batches = data.eval_batches("train" if batches is None else "val", device, batch_size)
     facts = {"model": group.teacher, "weights": file or "published ImageNet weights", "weights_kind": teacher.kind,
              "split": split, "top1": _score(teacher, group.teacher, file, dataset, batches, split, stop)}  # fmt: skip
     if split == "validation" and _knows_validation(teacher, data):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from assembly.foreign import note_on_kind, notes_on_weights
 from models import weight_files
 from models import weights as model_weights
 from records.log import say
-from settings.groups import Augmentation, Hardware, Loss, Model, Optimization
+from settings.groups import Augmentation, Hardware, Loss, Model, Optimization, Settings
 from training import batch_size, devices, distributed
 from training.config import TrainConfig
 from training.distillation import Distillation
@@ -188,21 +189,28 @@ def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
     return distributed.wrap_ddp(model, device)
 
 
-def make_forward(model: nn.Module, channels_last: bool, compile_model: bool) -> Callable[[torch.Tensor], Any]:
+def make_forward(
+    model: nn.Module, channels_last: bool, compile_model: bool, batch_size: int | None = None
+) -> Callable[[torch.Tensor], Any]:
     """Returns the model as a function of images, compiled if asked for.
 
     Images arrive in channels-last memory; without `channels_last` they are copied to contiguous memory.
-    """
-    forward = torch.compile(model) if compile_model else model
-    if channels_last:
-        return forward
 
-    def contiguous(images: torch.Tensor) -> Any:
-        return forward(images.contiguous())
+    Args:
+        batch_size: only batches of this size run compiled, and only for them cuDNN searches for the fastest algorithm.
+            For the last batch of an epoch either takes longer than it saves. None: all batches.
+    """
+    compiled = torch.compile(model) if compile_model else model
+    search = not torch.are_deterministic_algorithms_enabled()
+
+    def forward(images: torch.Tensor) -> Any:
+        usual = batch_size in (None, len(images))
+        torch.backends.cudnn.benchmark = search and usual  # for the backward pass too
+        return (compiled if usual else model)(images if channels_last else images.contiguous())
 
     if hasattr(model, "no_sync"):
-        contiguous.no_sync = model.no_sync
-    return contiguous
+        cast(Any, forward).no_sync = model.no_sync
+    return forward
 
 
 def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int | None:
@@ -221,10 +229,16 @@ def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int 
     return 2 if cost.unfit_for_one_image(model, data.img_size, chans) else 1
 
 
-def trial_step(
-    model: Model, optimization: Optimization, hardware: Hardware, data: RunData, device: torch.device, count: int
-) -> None:
-    """One training step on `count` blank images with a throwaway model, to probe memory. Leaves out the teacher."""
+def memory_probe(settings: Settings, data: RunData, device: torch.device) -> Callable[[int], int | None]:
+    """Returns a function from a number of images to the first of it, its half, its quarter... that fits into memory."""
+    step = functools.partial(_trial_step, settings, data, device)
+    reserved = data.stored_bytes(settings.augmentation, device)
+    return lambda first: batch_size.largest_that_fits(step, first, device, reserved)
+
+
+def _trial_step(settings: Settings, data: RunData, device: torch.device, count: int) -> None:
+    """One training step on `count` blank images with a throwaway model and teacher."""
+    model, optimization, hardware = settings.model, settings.optimization, settings.hardware
     chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
     module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
     if model.freeze == "backbone":
@@ -235,21 +249,32 @@ def trial_step(
     if count == 1:
         state.model.eval()  # batch norm may be undefined for one image; `smallest_batch_of` reports that
     forward = make_forward(state.model, hardware.channels_last, compile_model=False)
-    images = torch.zeros(count, chans, *sides(data.img_size), device=device)
+    dtype = devices.input_dtype(device, precision)
+    images = torch.zeros(count, chans, *sides(data.img_size), dtype=dtype, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    teacher = None
+    if settings.distillation.teacher is not None:
+        with contextlib.suppress(BadRequest):  # one of another image size; its checkpoint decides
+            teacher = models.create_model(settings.distillation.teacher, num_classes, data.img_size, chans).to(device)
     with devices.autocast(device, precision):
-        outputs = forward(images.contiguous(memory_format=torch.channels_last))
+        if teacher is not None:
+            with torch.no_grad():
+                teacher.eval()(images)
+        outputs = forward(images)
     heads = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.stack([logits.float().mean() for logits in heads]).sum().backward()
     state.optimizer.step()
 
 
-def settle_batch_size(given: int | str, images: int, device: torch.device, step: Callable[[int], None]) -> int:
+def settle_batch_size(
+    given: int | str, images: int, device: torch.device, largest_that_fits: Callable[[int], int | None]
+) -> int:
     """Returns the batch size. For "auto", the largest power of two up to 1,024 that fits into the memory of every rank.
 
     Args:
         given: value of --batch-size, which is returned if it is a number.
         images: number of training images.
-        step: runs one training step on that many images.
+        largest_that_fits: from `memory_probe`.
 
     Raises BadRequest if the free memory is unknown, and RunFailed if not even one image fits.
     """
@@ -258,7 +283,7 @@ def settle_batch_size(given: int | str, images: int, device: torch.device, step:
     if device.type == "cpu" and batch_size.available_memory() is None:
         raise BadRequest("--batch-size auto: this system does not tell how much memory is free; give a number")
     first = min(batch_size.LARGEST, 2 ** int(math.log2(images)))
-    size = -distributed.all_reduce_max(-(batch_size.largest_that_fits(step, first, device) or 0))
+    size = -distributed.all_reduce_max(-(largest_that_fits(first) or 0))
     if not size:
         raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
     say(f"batch size    {size}, the largest power of two up to {first} that fits")

@@ -41,7 +41,7 @@ class Mix:
         """
         if not self.mixers:
             return images, targets
-        one_hot = F.one_hot(targets, self.num_classes).to(images.dtype)
+        one_hot = F.one_hot(targets, self.num_classes).float()
         if torch.rand(()) >= self.probability:
             return images, one_hot
         mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
@@ -63,7 +63,8 @@ def _mix_with_previous(images: torch.Tensor, weight: float) -> None:
         weight: share of the previous image.
     """
     if images.device.type != "cpu":
-        images.lerp_(images.roll(1, 0), weight)  # one kernel; copying the batch is cheap there
+        rows = images.permute(0, 2, 3, 1)  # contiguous if the images are channels-last, so that roll keeps their layout
+        rows.lerp_(rows.roll(1, 0), weight)  # copying the batch is cheap there
         return
     if images.stride(1) == 1:
         images = images.permute(0, 2, 3, 1).flatten(2)  # channels-last: a row of pixels is one run

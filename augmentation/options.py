@@ -28,6 +28,11 @@ class Augment:
     rand: bool = False
     erasing: float = 0.0
 
+    @property
+    def stored_padding(self) -> int:
+        """Pixels of padding with which images in memory are stored."""
+        return self.padding if self.crop == "pad" else 0
+
 
 @dataclass(frozen=True)
 class Fit:

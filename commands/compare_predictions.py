@@ -76,7 +76,6 @@ def show_predictions(request: TwoModels, given: dict[str, Any]) -> None:
         _show(request, given)
 
 
-@devices.without_tf32()
 def _show(request: TwoModels, given: dict[str, Any]) -> None:
     machine, images = request.hardware, request.images
     device = devices.set_up(machine.device, machine.gpu, eval_precision=machine.eval_precision)

@@ -7,7 +7,6 @@ process, so that all memory is the run's, and writes nothing.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import statistics
 import sys
@@ -94,13 +93,14 @@ def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
     hardware = settings.hardware
     with machine_errors_as_run_failed(lambda: f"--batch-size {settings.optimization.batch_size}"):
         device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision,
-                                hardware.deterministic)  # fmt: skip
+                                hardware.deterministic, tf32=True)  # fmt: skip
         dataset = read_dataset(settings.data, found)
         settings = settle(settings, dataset)
         averaged = settings.optimization.ema is not None
         data = make_data(settings.data, dataset, found, settings.model.model, hardware.seed_of_split, averaged)
-        step = functools.partial(trainee.trial_step, settings.model, settings.optimization, hardware, data, device)
-        images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, step)
+        fitting = trainee.memory_probe(settings, data, device)
+        images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
+        devices.reset_peak_memory(device)
         trained, timer = _first_steps(settings.replace(batch_size=images), data, device)
         state, precision = trained.state, trained.config.precision
         eval_seconds = _evaluation_seconds(state.model, data, precision, device, images)
@@ -125,12 +125,13 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
     fast = trainee.uses_fast_layers(hardware)
     precision = devices.choose_precision(hardware.precision, device, module, fast)
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
-    batches = data.train_batches(settings.augmentation, device, optimization.batch_size, hardware.seed)
+    size, dtype = optimization.batch_size, devices.input_dtype(device, precision)
+    batches = data.train_batches(settings.augmentation, device, size, hardware.seed, dtype)
     config = trainee.make_config(
         optimization, settings.loss, settings.augmentation, num_classes, len(batches.sizes), hardware.seed, precision,
         smallest_batch=1 if data.skip_bad else None,
     )  # fmt: skip
-    forward = trainee.make_forward(state.model, hardware.channels_last, hardware.compile)
+    forward = trainee.make_forward(state.model, hardware.channels_last, hardware.compile, size)
     timer = StepTimer(device)
     with contextlib.suppress(EnoughSteps):
         progress = Progress()

@@ -60,7 +60,8 @@ def run_measurements(asked: Asked) -> None:
     """
     hardware, batch_size = asked.settings.hardware, asked.settings.optimization.batch_size
     runs = finished_runs.find(asked.request.to_do.measure or [])
-    device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision)
+    device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision,
+                            tf32=True)  # fmt: skip
     say(f"device        {devices.describe_device(device)}")
     job, failures = Job(asked, device), []
     for run in runs:

@@ -56,7 +56,6 @@ def run_prediction(asked: Asked, files: list[str], notes: list[str]) -> None:
         _predict(asked, files, notes)
 
 
-@devices.without_tf32()
 def _predict(asked: Asked, files: list[str], notes: list[str]) -> None:
     settings, output = asked.settings, asked.request.to_predict.output
     hardware, batch_size = settings.hardware, settings.optimization.batch_size

@@ -25,7 +25,7 @@ from records.wandb_run import Wandb
 from settings import defaults, resume
 from settings.groups import Settings
 from settings.settle import settle
-from training import batch_size, devices, distributed, evaluation, loop
+from training import devices, distributed, evaluation, loop
 from training.devices import machine_errors_as_run_failed
 from training.progress import Progress
 from training.saving import Saver
@@ -62,7 +62,7 @@ def run_training(settings: Settings, found: LocatedDataset) -> None:
             hardware, notes = settings.hardware, []
             with machine_errors_as_run_failed(lambda: "the data set"):
                 device = devices.set_up(hardware.device, hardware.gpu, hardware.precision, hardware.eval_precision,
-                                        hardware.deterministic)  # fmt: skip
+                                        hardware.deterministic, tf32=True)  # fmt: skip
                 distributed.start(device)
                 with stop.at_once(), distributed.main_process_first():
                     if settings.run.resume:
@@ -88,13 +88,12 @@ def _train(settings: Settings, site: Site, notes: list[str]) -> None:
         data = make_data(settings.data, site.dataset, site.found, model, seed, averaged)
         data.dataset.notes += notes
     stop.check()
-    step = functools.partial(trainee.trial_step, settings.model, settings.optimization, settings.hardware, data, device)
-    images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, step)
+    fitting = trainee.memory_probe(settings, data, device)
+    images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
     settings = settings.replace(batch_size=images)
 
     def advice() -> str:
-        fitting = batch_size.largest_that_fits(step, images // 2, device)
-        return f"--batch-size {images}; {fitting or 'not even 1'} would fit"
+        return f"--batch-size {images}; {fitting(images // 2) or 'not even 1'} would fit"
 
     with machine_errors_as_run_failed(advice), contextlib.ExitStack() as resources:
         _train_in_memory(settings, site, data, resources)
@@ -170,8 +169,9 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     fast = trainee.uses_fast_layers(hardware)
     precision = devices.choose_precision(hardware.precision, device, built.module, fast)
     settings = settings.replace(precision=precision, weights_kind=built.weights_kind, model_args=built.model_args)
-    train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed)
-    val_batches = None if data.val is None else data.eval_batches("val", device, images)
+    dtype = devices.input_dtype(device, precision)
+    train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed, dtype)
+    val_batches = None if data.val is None else data.eval_batches("val", device, images, dtype=dtype)
     smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.local_sizes)
     teacher_file = settings.distillation.teacher_weights
     if settings.distillation.teacher_epochs is not None:
@@ -188,7 +188,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
     if record.continued:
         with distributed.main_process_first():
-            resume_state(state, record.directory, data.dataset.class_names, data.image_digests)
+            resume_state(state, record.directory, data.dataset.class_names, data.image_digests, precision)
     _print_overview(settings, data, state.model, flops, device)
     distillation, teacher_facts = teaching.make_distillation(
         settings.distillation, teacher_file, data, settings.augmentation, precision, train_batches, val_batches,
@@ -202,7 +202,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     if record.continued and not state.batch:
         _adapt_step(state, math.ceil(batches / optimization.accumulate))
     forward = trainee.make_forward(
-        trainee.share(state.model, hardware.sync_bn, device), hardware.channels_last, hardware.compile
+        trainee.share(state.model, hardware.sync_bn, device), hardware.channels_last, hardware.compile, images
     )
     trained = trainee.Trainee(state, forward, config)
     _train_and_report(settings, site, data, record, trained, train_batches, val_batches,
@@ -233,17 +233,20 @@ def _train_and_report(
     named = run.run_name != resume.default_name(settings, {"model": settings.model.model})
     wandb = Wandb(run.wandb, run.wandb_project, run.run_name, run_id, directory.path, stored, run.wandb_group, named)
     say()
+    devices.reset_peak_memory(site.device)
     saver = Saver(directory, state, stored, data.for_checkpoint(), run.checkpoint_every, stop, wandb.log)
     progress = Progress("agreement" if trained.config.mix.mixers else "top-1")
     try:
         if trained.config.roll_back and not record.continued:
             saver.save()  # a checkpoint to roll back to
+            saver.wait()
         loop.train(state, trained.forward, train_batches, val_batches, trained.config, progress, saver)
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         distributed.barrier()  # until the main process has written best.pth
         written = _score_and_report(settings, data, directory, state, site, facts)
     except BaseException as error:
+        saver.close()
         progress.close()
         wandb.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
         raise

@@ -1,6 +1,6 @@
 """Batches on the device: gathered from one tensor there, or streamed from image files.
 
-Both kinds yield normalised float32 images (N, C, H, W) in channels-last memory and class indices (N,). The images of a
+Both kinds yield normalised images (N, C, H, W) in channels-last memory and class indices (N,). The images of a
 batch and their augmentation depend only on (seed, epoch, step) and the image index. An unreadable image, if it does not
 stop the run, is dropped from its batch after all draws.
 """
@@ -35,6 +35,7 @@ class _TrainBatches:
         report: takes each unreadable image, which is dropped from its batch; None: it stops the run.
         eval_crop: share of the short side kept of streamed images without random crop.
         resize_mode: see `data_transform.Fit`.
+        dtype: of the images.
         sizes: of the whole batches, unreadable images included.
         local_sizes: of the parts of this process.
         bounds: (start, end) of these parts in the order of the epoch.
@@ -53,6 +54,7 @@ class _TrainBatches:
     report: Report | None = None
     eval_crop: float = EVAL_CROP
     resize_mode: str = "crop"
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self):
         _report_known(self.split, self.report)
@@ -63,7 +65,7 @@ class _TrainBatches:
         self.local_sizes = [end - start for start, end in self.bounds]
         if 0 in self.local_sizes:
             raise BadRequest(f"{len(self.split)} training images cannot be shared by {self.world_size} processes")
-        self.normalize = Normalize(self.mean, self.std, self.device)
+        self.normalize = Normalize(self.mean, self.std, self.device, self.dtype)
 
     def _seed(self, epoch: int, step: int) -> None:
         """Call before augmenting a batch. Each process draws for its own part."""
@@ -79,8 +81,8 @@ class ResidentTrainBatches(_TrainBatches):
 
     def __post_init__(self):
         super().__post_init__()
-        padding = self.augment.padding if self.augment.crop == "pad" else 0
-        self.images = PaddedImages(torch.from_numpy(self.split.images), padding, self.device)
+        stored = torch.from_numpy(self.split.images)
+        self.images = PaddedImages(stored, self.augment.stored_padding, self.device)
         self.targets = torch.from_numpy(self.split.targets).to(self.device)
         self.bad = torch.from_numpy(self.split.bad())
 
@@ -133,7 +135,7 @@ class EvalBatches:
     Attributes:
         workers: processes that decode images that are not in memory.
         eval_crop: share of the short side that the centre crop of these keeps.
-        report, resize_mode: as for training batches.
+        report, resize_mode, dtype: as for training batches.
         seen: indices of the images that the last iteration yielded, all but the unreadable ones.
     """
 
@@ -149,12 +151,13 @@ class EvalBatches:
     world_size: int = 1
     report: Report | None = None
     resize_mode: str = "crop"
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self):
         _report_known(self.split, self.report)
         self.fit = Fit.of(self.resize_mode, self.mean)
         self.seen = torch.empty(0, dtype=torch.int64)
-        self.normalize = Normalize(self.mean, self.std, self.device)
+        self.normalize = Normalize(self.mean, self.std, self.device, self.dtype)
         starts = range(0, len(self.split), self.batch_size)
         bounds = [(start, min(start + self.batch_size, len(self.split))) for start in starts]
         self.bounds = bounds[self.rank :: self.world_size]

@@ -46,6 +46,12 @@ class PaddedImages:
         self.runs = flat.as_strided((flat.numel() - self.row + 1, self.row), (1, 1))
         self.lines = torch.arange(self.side, device=device) * self.padded * self.chans
 
+    @staticmethod
+    def nbytes(shape: Sequence[int], padding: int) -> int:
+        """Bytes that images of this shape (N, H, W, C) take when they are stored with `padding`."""
+        count, height, width, chans = shape
+        return 2 * count * (height + 2 * padding) * (width + 2 * padding) * chans
+
     def __call__(
         self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirror: torch.Tensor
     ) -> torch.Tensor:
@@ -77,7 +83,7 @@ def augment_batch(
         top, left = torch.randint(2 * images.padding + 1, (2, n))
     else:
         top = left = torch.full((n,), images.padding)
-    batch = images(index, *(send(drawn, device) for drawn in (top, left, mirror)))
+    batch = images(index, *send(torch.stack([top, left, mirror]), device))
     if augment.crop == "resized":
         height, width = sides(img_size)
         aspect = width / height if fit.mode == "crop" else 1.0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models import weights
+from models.memory import lacks_memory
 from utils import BadRequest, in_px
 
 
@@ -18,7 +19,7 @@ def refusing(what: str):
     try:
         yield
     except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-        if "allocate" in str(error):
+        if lacks_memory(error):
             raise
         raise BadRequest(f"{what}: {error}") from None
 

@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # (B, T, 3 * width) -> q, k and v, each (B, heads, T, width / heads)
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (each.transpose(1, 2) for each in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2))
         x = attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 

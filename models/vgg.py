@@ -49,7 +49,9 @@ class VGG(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         if stem == "imagenet":
-            self.avgpool = nn.AdaptiveAvgPool2d(7)
+            # At 224 px the maps have 7x7 pixels already; torch's adaptive pooling is not deterministic on GPUs.
+            kept = all(side // 32 == 7 for side in sides(img_size))
+            self.avgpool = nn.Identity() if kept else nn.AdaptiveAvgPool2d(7)
             self.classifier = nn.Sequential(
                 nn.Linear(512 * 7 * 7, 4096),
                 nn.ReLU(inplace=True),

@@ -101,8 +101,9 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, tokens, dim / heads)
+        # Unbound along a middle dimension: so the backward pass writes the projection's gradient in its own layout.
+        qkv = self.qkv(x).view(n, tokens, 3, self.num_heads, dim // self.num_heads).unbind(2)
+        q, k, v = (each.transpose(1, 2) for each in qkv)  # each (N, heads, tokens, dim / heads)
         x = attention(q, k, v)
         x = x.transpose(1, 2).reshape(n, tokens, dim)
         return self.proj_drop(self.proj(x))

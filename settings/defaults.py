@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import models
@@ -76,5 +77,6 @@ def augmentation_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def default_workers(given: int | None) -> int:
-    """Returns the number of workers: `given`, or if None one per core, at most 8."""
-    return min(8, cores()) if given is None else given
+    """Returns the number of workers of a process: `given`, or if None its share of the cores, at most 24."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that torchrun started on this machine
+    return max(1, min(24, cores() // processes)) if given is None else given

@@ -125,7 +125,7 @@ class Data:
     cache_dir: str | None = flag("folder of that copy, which any number of runs may share", check=path, metavar="PATH",
         default_text=".resized in --data-path", may_change=True)
     num_workers: int = flag("processes (threads, for sets kept in memory) that decode image files",
-        check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 8",
+        check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 24",
         modes=(*EVERY_READER, PREDICT, MEASURE), may_change=True)
 
 

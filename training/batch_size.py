@@ -9,22 +9,28 @@ from pathlib import Path
 
 import torch
 
+from models.memory import lacks_memory
+from training.devices import peak_memory, reset_peak_memory
+
 LARGEST = 1024  # larger batches need another learning rate in most recipes
 MARGIN = 0.8  # share of a CPU's free memory that a step may take; the estimate was within 12 % for five models
+GPU_MARGIN = 0.9  # share of a GPU's; the rest is for cuDNN's workspaces, DDP's buckets and fragments
 
 
-def largest_that_fits(step: Callable[[int], object], first: int, device: torch.device) -> int | None:
+def largest_that_fits(step: Callable[[int], object], first: int, device: torch.device, reserved: int = 0) -> int | None:
     """Returns the first of `first`, `first // 2`, `first // 4`, ... images that fit, or None if not even one does.
 
-    On a GPU a size fits if `step` does not run out of memory. On a CPU nothing is tried: the system lends memory that
-    it does not have, and kills the process that uses it. There the memory that two and four images keep for the
-    backward pass is extrapolated, and must leave a part of the free memory. If the system does not tell how much is
-    free, any size fits.
+    On a GPU a size fits if `step` does not run out of memory and leaves a tenth of it free. On a CPU nothing is tried:
+    the system lends memory that it does not have, and kills the process that uses it. There the memory that two and
+    four images keep for the backward pass is extrapolated, and must leave a part of the free memory. If the system does
+    not tell how much is free, any size fits.
 
     Args:
         step: runs one training step on that many images.
+        reserved: bytes that a run allocates beside its steps, such as the images that it keeps on the device.
     """
-    fits = _fits_free_memory(step) if device.type == "cpu" else lambda size: _does_not_fail(step, size)
+    release()  # a step that failed before may have left cycles of its graph
+    fits = _fits_free_memory(step, reserved) if device.type == "cpu" else _fits_gpu(step, device, reserved)
     size = first
     while size >= 1:
         if fits(size):
@@ -33,22 +39,40 @@ def largest_that_fits(step: Callable[[int], object], first: int, device: torch.d
     return None
 
 
-def _does_not_fail(step: Callable[[int], object], size: int) -> bool:
-    try:
-        step(size)
-    except torch.OutOfMemoryError:
-        return False
-    finally:
-        release()
-    return True
+def _fits_gpu(step: Callable[[int], object], device: torch.device, reserved: int) -> Callable[[int], bool]:
+    room = gpu_memory(device)
+
+    def fits(size: int) -> bool:
+        try:
+            if room is None:
+                step(size)
+                return True
+            reset_peak_memory(device)
+            step(size)
+            return (peak_memory(device) or 0) + reserved <= GPU_MARGIN * room
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            return False
+        finally:
+            release()
+
+    return fits
 
 
-def _fits_free_memory(step: Callable[[int], object]) -> Callable[[int], bool]:
+def gpu_memory(device: torch.device) -> int | None:
+    """Bytes that this process uses or may still use on a CUDA device; None on other devices."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+
+
+def _fits_free_memory(step: Callable[[int], object], reserved: int) -> Callable[[int], bool]:
     free = available_memory()
     if free is None:
         return lambda size: True
     two, four = _saved_bytes(step, 2), _saved_bytes(step, 4)
-    return lambda size: two + (four - two) / 2 * (size - 2) <= MARGIN * free
+    return lambda size: two + (four - two) / 2 * (size - 2) + reserved <= MARGIN * free
 
 
 def _saved_bytes(step: Callable[[int], object], size: int) -> int:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from models.convolution import FastConv2d, is_depthwise
 from models.matrix_units import has_matrix_units
+from models.memory import lacks_memory
 from records.log import say
 from utils import BadRequest, RunFailed, cpu_name, is_distributed, local_rank, rank, world_size
 
@@ -75,6 +77,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def input_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """The type in which a model gets images. On a CPU float32: its first layer is small there, and results keep."""
+    return torch.float32 if device.type == "cpu" else PRECISIONS[precision] or torch.float32
+
+
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """Returns a loss scaler for "fp16", where gradients would underflow. In other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -86,8 +93,13 @@ def set_up(
     precision: str = "fp32",
     eval_precision: str = "fp32",
     deterministic: bool = False,
+    tf32: bool = False,
 ) -> torch.device:
     """Chooses the device of a run (see `choose_device`), and sets up torch for it.
+
+    Args:
+        tf32: whether float32 may be computed in TF32 on a CUDA device, unless `deterministic`: for training, never for
+            what is reported.
 
     Raises BadRequest for fp16 on any device but a CUDA GPU.
     """
@@ -108,9 +120,16 @@ def set_up(
         keep_freed_memory(True)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-        torch.set_float32_matmul_precision("highest" if deterministic else "high")
-        torch.backends.cudnn.allow_tf32 = not deterministic
+        # cudnn.benchmark takes another plan where a card refuses one. torch up to 2.11 announces other switches.
+        for message in ("Plan failed with a cudnnException", "Please use the new API settings to control TF32"):
+            warnings.filterwarnings("ignore", message=message)
+        _use_tf32(tf32 and not deterministic)
     return chosen
+
+
+def _use_tf32(allowed: bool) -> None:
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def keep_freed_memory(keep: bool) -> None:
@@ -133,8 +152,7 @@ def keep_freed_memory(keep: bool) -> None:
 def without_tf32() -> Iterator[None]:
     """Turns TF32 off within the block. It keeps 10 bits of a mantissa, float32 keeps 23. Training uses it on GPUs."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    _use_tf32(False)
     try:
         yield
     finally:
@@ -151,31 +169,43 @@ def machine_errors_as_run_failed(need: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        failed = error
     except OSError as error:
         raise RunFailed(f"{error.filename or 'input or output'}: {error.strerror or error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        if "deterministic" in reason:
-            raise RunFailed(f"--deterministic is not possible here: {reason}") from None
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise RunFailed(f"--compile does not work here: {reason}") from None
-        if reason.startswith("DataLoader worker"):
-            raise RunFailed(
-                f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
-                " --resume continues the run"
-            ) from None
-        if is_distributed() and ("gloo" in reason.lower() or "nccl" in reason.lower()):
-            first = reason.split(". ")[0]
-            raise RunFailed(f"process {rank()} (from 0) lost another one of the {world_size()} ({first})") from None
-        if "allocate" not in reason:
+    except (RuntimeError, MemoryError) as error:
+        if known := _known_failure(error):
+            raise RunFailed(known) from None
+        if not lacks_memory(error):
             raise
         failed = error
     else:
         return
     traceback.clear_frames(failed.__traceback__)
     raise RunFailed(f"not enough memory for {need()}")
+
+
+def _known_failure(error: BaseException) -> str | None:
+    """What the user can do about an error of torch that is no lack of memory; None for any other."""
+    reason = " ".join(str(error).split())[:300]
+    if "deterministic" in reason:
+        return f"--deterministic is not possible here: {reason}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile does not work here: {reason}"
+    if reason.startswith("DataLoader worker"):
+        return (
+            f"a process that decodes images died ({reason}); where memory is short fewer --num-workers help, and"
+            " --resume continues the run"
+        )
+    peers = "gloo" in reason.lower() or "nccl" in reason.lower()
+    if is_distributed() and peers and not lacks_memory(error):
+        first = reason.split(". ")[0]
+        return f"process {rank()} (from 0) lost another one of the {world_size()} ({first})"
+    return None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Makes `peak_memory` of a CUDA device count from here: without trials of batch sizes, without a teacher's run."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:

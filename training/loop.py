@@ -49,6 +49,7 @@ def train(
         progress.start_epoch(state.epoch, config.epochs, sum(sizes), done=sum(sizes[: state.batch]))
         try:
             train_epoch(state, forward, train_batches, config, progress, saver)
+            saver.wait()  # before validation starts processes: they would get a copy of a thread at work
             scores = validate(state, forward, val_batches, config, saver.stop)
             check_weights(state)
         except Diverged as diverged:
@@ -62,8 +63,9 @@ def train(
         row = summarize_epoch(state, config, scores)
         state.finish_epoch(row)
         is_best = select_best(state, scores, config.select_by)
-        saver.after_epoch(is_best)
+        saver.save(is_best)
         progress.end_epoch(row, is_best)
+    saver.wait()
     progress.close()
 
 

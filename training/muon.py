@@ -11,19 +11,20 @@ FILTERS_LR = 0.5  # step of filters of norm 1, in units of the learning rate
 FILTERS_MOMENTUM = 0.6  # at most, as in the authors' training on CIFAR-10
 
 
-def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Brings the singular values of a matrix near 1 (0.7 to 1.2) and keeps its singular vectors.
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Brings the singular values of matrices (n, rows, columns) near 1 (0.7 to 1.2) and keeps their singular vectors.
 
     It is a Newton-Schulz iteration in `dtype`.
     """
     a, b, c = COEFFICIENTS
-    x = matrix.to(dtype)
-    wide = x if len(x) <= x.shape[1] else x.T
-    wide = wide / (wide.norm() + 1e-7)
+    x = matrices.to(dtype)
+    transposed = x.shape[1] > x.shape[2]
+    wide = x.mT if transposed else x
+    wide = wide / (torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = wide @ wide.T
-        wide = a * wide + torch.addmm(square, square, square, beta=b, alpha=c) @ wide
-    return (wide if len(x) <= x.shape[1] else wide.T).to(matrix.dtype)
+        square = torch.bmm(wide, wide.mT)
+        wide = a * wide + torch.bmm(torch.baddbmm(square, square, square, beta=b, alpha=c), wide)
+    return (wide.mT if transposed else wide).to(matrices.dtype)
 
 
 class MuonSGD(torch.optim.Optimizer):
@@ -45,9 +46,12 @@ class MuonSGD(torch.optim.Optimizer):
         for group in self.param_groups:
             used = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
             self._step_others([pair for pair in used if pair[0].ndim != 4], group)
+            by_shape: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
             for parameter, gradient in used:
                 if parameter.ndim == 4:
-                    self._step_filters(parameter, gradient, group)
+                    by_shape.setdefault((len(parameter), parameter[0].numel()), []).append((parameter, gradient))
+            for pairs in by_shape.values():
+                self._step_filters([filters for filters, _ in pairs], [gradient for _, gradient in pairs], group)
 
     def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
         state = self.state[parameter]
@@ -61,11 +65,16 @@ class MuonSGD(torch.optim.Optimizer):
         options = {name: group[name] for name in ("weight_decay", "momentum", "lr")}
         sgd(parameters, gradients, buffers, foreach=True, dampening=0, nesterov=True, maximize=False, **options)
 
-    def _step_filters(self, filters: torch.Tensor, gradient: torch.Tensor, group: dict) -> None:
+    def _step_filters(self, filters: list[torch.Tensor], gradients: list[torch.Tensor], group: dict) -> None:
+        """Steps filters whose matrices have one shape: their products run as one batch, which keeps a GPU busy."""
         momentum = min(group["momentum"], FILTERS_MOMENTUM)
-        buffer = self._momentum(filters)
-        buffer.mul_(momentum).add_(gradient)
-        direction = gradient.add(buffer, alpha=momentum).flatten(1)
-        dtype = torch.float32 if filters.device.type == "cpu" else torch.bfloat16
-        filters.mul_(len(filters) ** 0.5 / filters.norm())
-        filters.add_(orthogonalize(direction, dtype).view_as(filters), alpha=-FILTERS_LR * group["lr"])
+        buffers = [self._momentum(each) for each in filters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        directions = torch._foreach_add(gradients, buffers, alpha=momentum)
+        dtype = torch.float32 if filters[0].device.type == "cpu" else torch.bfloat16
+        turned = orthogonalize(torch.stack([direction.flatten(1) for direction in directions]), dtype)
+        scales = len(filters[0]) ** 0.5 / torch.stack(torch._foreach_norm(filters))
+        torch._foreach_mul_(filters, list(scales.unbind()))
+        turned = [each.view_as(one) for each, one in zip(turned.unbind(), filters, strict=True)]
+        torch._foreach_add_(filters, turned, alpha=-FILTERS_LR * group["lr"])

@@ -207,6 +207,9 @@ def learning_rate(
     )
 
 
+Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
+
+
 class ModelEMA:
     """An exponential moving average of a model's weights and buffers.
 
@@ -217,6 +220,7 @@ class ModelEMA:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.pairs: tuple[nn.Module, Pairs, Pairs] | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -226,9 +230,20 @@ class ModelEMA:
             step: optimiser steps before this one.
         """
         average_floats = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        floats = [(average, value) for average, value in pairs if average.is_floating_point()]
-        average_floats([average for average, _ in floats], [value for _, value in floats], None)
-        for average, value in pairs:
-            if not average.is_floating_point():  # counters of batch norm
-                average.copy_(value)
+        (averages, values), (counters, counts) = self._pairs_with(model)
+        average_floats(averages, values, None)
+        if counters:
+            torch._foreach_copy_(counters, counts)
+
+    def _pairs_with(self, model: nn.Module) -> tuple[Pairs, Pairs]:
+        """(averages, values) of floating-point tensors, and those of others: the counters of batch norm.
+
+        Collected once: a state_dict at every step takes longer than the update. Both models keep their tensors.
+        """
+        if self.pairs is None or self.pairs[0] is not model:
+            pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+            floats = [pair for pair in pairs if pair[0].is_floating_point()]
+            others = [pair for pair in pairs if not pair[0].is_floating_point()]
+            floats, others = (([mine for mine, _ in part], [theirs for _, theirs in part]) for part in (floats, others))
+            self.pairs = model, floats, others
+        return self.pairs[1:]

@@ -1,12 +1,18 @@
-"""Writes checkpoints: after each epoch, within an epoch when one is due, and before the run stops."""
+"""Writes checkpoints: after each epoch, within an epoch when one is due, and before the run stops.
+
+A checkpoint is copied at once and written by a thread, while training goes on: to write, flush and verify a file takes
+longer than many an epoch on a GPU.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -28,7 +34,8 @@ class Saver:
     """Writes last.pth, previous.pth (the one before) and best.pth of a run, and rolls the run back.
 
     Args:
-        settings, data: what a checkpoint holds besides the state, see `save_newest`.
+        settings: of the run, which a checkpoint holds too.
+        data: what it takes to use the model on other images: class_names, mean, std and so on; held too.
         every: "N" optimiser steps or "Ns" seconds between two checkpoints within an epoch.
         log: called with the row of each finished epoch, and its number.
     """
@@ -48,6 +55,8 @@ class Saver:
         self.seconds = float(every[:-1]) if every.endswith("s") else math.inf
         self.steps = math.inf if every.endswith("s") else int(every)
         self.vote = distributed.Vote()
+        self.pending: Future | None = None  # the checkpoint that is being written
+        self.unlogged: tuple[dict[str, Any], int] | None = None  # the arguments of `log`, when it is written
         self._saved_now()
         self.start_clock()
 
@@ -65,8 +74,11 @@ class Saver:
     def after_step(self) -> None:
         """After an optimiser step: saves if a checkpoint is due or a stop is requested. Then a stop raises Stopped.
 
-        Several processes act together, one step after any of them asked for it.
+        Several processes act together, one step after any of them asked for it. Raises RunFailed if the checkpoint
+        before could not be written.
         """
+        if self.pending is not None and self.pending.done():
+            self.wait()
         if is_distributed():
             stop_requested, checkpoint_due = self.vote.outcome() or (False, False)
         else:
@@ -74,6 +86,8 @@ class Saver:
         if stop_requested or checkpoint_due:
             self.save()
         if stop_requested:
+            self.wait()
+            distributed.barrier()  # torchrun ends all processes with the first that leaves
             self._leave()
         if is_distributed():
             self.vote.cast(self.stop.requested(), self.checkpoint_due())
@@ -86,6 +100,7 @@ class Saver:
             self._leave()
 
     def _leave(self) -> None:
+        self.wait()
         state = self.state
         raise Stopped(
             f"stopped by {self.stop.reason or 'another process'} after epoch {state.epoch}, step {state.step}; saved in"
@@ -93,31 +108,60 @@ class Saver:
             self.stop.status or TIME_LIMIT,
         )
 
-    def save(self) -> None:
-        """Writes last.pth. The one before becomes previous.pth.
+    def save(self, is_best: bool | None = None) -> None:
+        """Copies the state, and starts to write it as last.pth. The one before becomes previous.pth.
 
-        Raises Diverged if a weight is not finite, and RunFailed if the file cannot be written, see `save_newest`.
+        Args:
+            is_best: whether the epoch that ended is the best one, and also becomes best.pth; None within an epoch.
+
+        Raises Diverged if a weight is not finite, and RunFailed if the checkpoint before could not be written.
         """
-        distributed.broadcast_buffers(self.state.model, self.state.averaged_model)
-        check_weights(self.state)
-        self.state.train_seconds += time.perf_counter() - self.clock
-        save_newest(self.directory, self.state, self.settings, self.data)
+        state = self.state
+        distributed.broadcast_buffers(state.model, state.averaged_model)
+        check_weights(state)
+        state.train_seconds += time.perf_counter() - self.clock
+        self.wait()
+        content = {"format": FORMAT, **state.state_dict(), "settings": self.settings, **self.data}
+        if is_main_process():
+            content = snapshot(content)
+            self.unlogged = None if is_best is None else (state.history[-1], state.epoch)
+            history = None if is_best is None else list(state.history)
+            writer = ThreadPoolExecutor(1)
+            self.pending = writer.submit(self._write, content, history, bool(is_best))
+            writer.shutdown(wait=False)  # the thread ends with its work
         self._saved_now()
         self.start_clock()
 
-    def after_epoch(self, is_best: bool) -> None:
-        """After an epoch: saves, writes best.pth if it is the best one, and records the history."""
-        self.save()
-        if not is_main_process():
-            return
+    def _write(self, content: dict[str, Any], history: list[dict[str, Any]] | None, is_best: bool) -> None:
+        """Writes last.pth, and after an epoch best.pth and the history; each only when the one before is on disk."""
+        save_newest(self.directory, content)
         if is_best:
             # A run that is killed before this line resumes and finds the best epoch in last.pth.
             checkpoint.copy_checkpoint(self.directory.last, self.directory.best)
-        self.directory.write_metrics(self.state.history)
-        self.log(self.state.history[-1], self.state.epoch)
+        if history is not None:
+            self.directory.write_metrics(history)
+
+    def wait(self) -> None:
+        """Waits until the newest checkpoint is on disk, off the clock. Raises RunFailed if it could not be written."""
+        pending, self.pending = self.pending, None
+        if pending is None:
+            return
+        began = time.perf_counter()
+        pending.result()
+        if self.unlogged is not None:
+            self.log(*self.unlogged)
+        self.clock += time.perf_counter() - began
+
+    def close(self) -> None:
+        """Waits for a checkpoint that is being written while another error ends the run."""
+        try:
+            self.wait()
+        except (RunFailed, OSError) as error:
+            say(f"warning: {error}")
 
     def as_run_failed(self, diverged: Diverged) -> RunFailed:
         """The error of a run that ends here. It says which checkpoint is kept."""
+        self.close()
         last = self.directory.last
         left = f"the last good checkpoint is kept: {last}" if last.is_file() else "no checkpoint was saved before that"
         return RunFailed(f"{diverged}; {left}")
@@ -133,6 +177,8 @@ class Saver:
 
         Raises RunFailed after MAX_ROLLBACKS rollbacks, or if the checkpoint is of an earlier epoch.
         """
+        self.wait()
+        distributed.barrier()  # all processes read the same file
         state, rollbacks, epoch = self.state, self.state.rollbacks, self.state.epoch
         if len(rollbacks) >= MAX_ROLLBACKS:
             raise self.as_run_failed(diverged)
@@ -152,20 +198,35 @@ class Saver:
         self.save()
 
 
-def save_newest(directory: RunDirectory, state: RunState, settings: dict[str, Any], data: dict[str, Any]) -> None:
-    """Writes last.pth, a checkpoint of `state`. The one before becomes previous.pth.
+def snapshot(state: dict[str, Any]) -> dict[str, Any]:
+    """Copies the tensors in nested dicts, lists and tuples to the memory of the CPU. Waits for the device once."""
+    copied = _copied(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.device.type == "cuda":
+        # To pinned memory, where copies do not wait for each other.
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    if isinstance(value, torch.Tensor):
+        return value.to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # keeps the _metadata of a state dict
+        copied.update({key: _copied(item) for key, item in value.items()})
+        return copied
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def save_newest(directory: RunDirectory, content: dict[str, Any]) -> None:
+    """Writes last.pth, a checkpoint. The one before becomes previous.pth.
 
     The new file takes its name when it is on disk and its checksums are right, so both files are complete checkpoints
-    at all times. All processes call this, and rank 0 writes.
-
-    Args:
-        data: what it takes to use the model on other images: class_names, mean, std and so on.
+    at all times.
 
     Raises RunFailed, naming the file and the space that it needs, if it cannot be written. The old files are kept.
     """
-    content = {"format": FORMAT, **state.state_dict(), "settings": settings, **data}
-    if not is_main_process():
-        return
     try:
         with replacing(directory.last) as temporary:
             with temporary.open("wb") as file:

@@ -12,6 +12,7 @@ from torch import nn
 
 from records import membership
 from records.checkpoint import copy_checkpoint, load_checkpoint, load_newest
+from records.log import say
 from records.run_directory import RunDirectory
 from training import distributed
 from training.metrics import Totals
@@ -19,6 +20,7 @@ from training.optim import ModelEMA
 from utils import BadRequest, RunFailed, is_main_process, rank, world_size
 
 HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # if the loss is not finite
+ARITHMETIC = 2  # raised when steps on GPUs or in bf16 round otherwise than before; see CHANGELOG.md
 MIN_SCALE = 2.0**-10  # the scaler starts at 2**16 and halves with each step that it skips
 
 
@@ -70,6 +72,7 @@ class RunState:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint stores of the state. All processes call it: totals has a row for each."""
         return {
+            "arithmetic": ARITHMETIC,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.averaged_model is None else self.averaged_model.state_dict(),
@@ -152,8 +155,9 @@ def check_counted(state: RunState, batches: int, may_skip: bool) -> None:
 
 def check_weights(state: RunState) -> None:
     """Raises Diverged if a weight is not finite. The loss does not show it: it is computed before the step."""
-    values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
-    if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+    values = [value for value in state.model.state_dict().values() if value.is_floating_point() and value.numel()]
+    largest = torch.stack(torch._foreach_norm(values, torch.inf))  # one kernel for many tensors; it keeps NaN
+    if not bool(largest.isfinite().all()):
         raise Diverged(f"weights are not finite in epoch {state.epoch + 1}, step {state.batch}", state.batch - 1)
 
 
@@ -169,10 +173,13 @@ def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
         raise BadRequest(f"{path}: does not fit the settings of this run ({reason})") from None
 
 
-def resume(state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str]) -> None:
+def resume(
+    state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str], precision: str
+) -> None:
     """Restores `state` from the newest readable checkpoint, and makes sure that best.pth holds its best epoch.
 
     Args:
+        precision: of the training; the note that another version rounds otherwise is for bf16, fp16 and GPUs.
         class_names, image_digests: of the data set as it is now (see `manifest.digests`).
 
     Raises BadRequest if a checkpoint is of another run or of other images, or if the weights of the best epoch are
@@ -181,6 +188,10 @@ def resume(state: RunState, directory: RunDirectory, class_names: list[str], ima
     content = load_newest(directory)
     membership.check_resumed(content, directory.last, class_names, image_digests)
     restore(state, content, directory.last)
+    exact = precision == "fp32" and state.totals.sums.device.type == "cpu"
+    if content.get("arithmetic", 1) != ARITHMETIC and not exact:
+        say("note          the version that saved the checkpoint rounds otherwise on GPUs and in bf16: the run goes on,"
+            " but not with the same bits (see CHANGELOG.md)")  # fmt: skip
     if not state.best or not is_main_process():
         return
     if _holds_best(state.epoch, state.batch, state.best):

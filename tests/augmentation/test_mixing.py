@@ -34,6 +34,16 @@ def test_mixup_images_are_the_average_that_their_targets_say(n, seed):
     assert ((targets > 0).sum(1) == 2).all()
 
 
+def test_targets_of_images_in_bf16_are_not_rounded():
+    images = torch.randn(8, 3, 5, 5)
+    for kind in ("cutmix", "mixup", "none"):
+        targets = []
+        for dtype in (torch.bfloat16, torch.float32):
+            torch.manual_seed(3)
+            targets.append(Mix(kind, 8, 1.0, 0.8, 1.0)(images.to(dtype), torch.arange(8))[1])
+        assert torch.equal(*targets)
+
+
 @pytest.mark.parametrize(("kind", "reference"), [("cutmix", v2.CutMix), ("mixup", v2.MixUp)])
 @pytest.mark.parametrize("n", [7, 8])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -24,6 +24,14 @@ def test_normalised_images_equal_torchvisions(mean, std):
     assert torch.equal(Normalize(mean, std, CPU)(channels_last), result)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_the_rounded_result_of_float32(dtype):
+    images, mean, std = random_images(4, 3, 5, 7), (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+    result = Normalize(mean, std, CPU, dtype)(images)
+    assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(result, Normalize(mean, std, CPU)(images).to(dtype))
+
+
 @pytest.mark.parametrize(("mean", "std"), [((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)), ((0.3,), (0.35,))])
 def test_denormalised_images_are_those_that_were_normalised(mean, std):
     images = random_images(4, len(mean), 5, 7)

@@ -58,6 +58,16 @@ def test_the_head_follows_the_image_size_unless_the_stem_is_named(img_size, stem
     assert model(torch.empty(2, 3, img_size, img_size, device="meta")).shape == (2, 10)
 
 
+def test_at_224_px_the_pooling_which_has_no_deterministic_gradient_on_gpus_is_left_out():
+    with torch.device("meta"):
+        model = models.create_model("vgg11", 10, 224)
+    maps = torch.randn(2, 512, 7, 7)
+    assert torch.equal(model.avgpool(maps), nn.AdaptiveAvgPool2d(7)(maps))
+    assert not isinstance(model.avgpool, nn.AdaptiveAvgPool2d)
+    with torch.device("meta"):
+        assert models.create_model("vgg11", 10, 256).avgpool(torch.zeros(2, 512, 8, 8)).shape == (2, 512, 7, 7)
+
+
 @pytest.mark.parametrize("img_size", [8, 31])
 def test_an_image_too_small_is_refused_with_the_size_that_works(img_size):
     with pytest.raises(BadRequest, match=rf"vgg13 .*{img_size} px is too small, use --img-size 32"):

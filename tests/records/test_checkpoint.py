@@ -14,7 +14,7 @@ from torch import nn
 
 from models.weight_files import check_sums, read_checkpoint
 from records import checkpoint
-from records.checkpoint import load_newest
+from records.checkpoint import FORMAT, load_newest
 from records.run_directory import RunDirectory
 from settings.groups import Settings
 from training.metrics import Totals
@@ -39,7 +39,7 @@ FACTS = {
 def save(directory: RunDirectory, state: RunState, step: int) -> None:
     state.step = step
     settings = Settings.of({"model": "resnet20", "dataset": "digits", "run_name": "a", "model_args": {}})
-    save_newest(directory, state, settings.flat(), FACTS)
+    save_newest(directory, {"format": FORMAT, **state.state_dict(), "settings": settings.flat(), **FACTS})
 
 
 def truncate(data: bytes) -> bytes:
@@ -171,7 +171,7 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     save(directory, state, 8)
     directory.best.unlink()
     directory.best.write_bytes(b"")
-    resume(state, directory, list("abcde"), {})
+    resume(state, directory, list("abcde"), {}, "fp32")
     assert read_checkpoint(directory.best)["step"] == 5
     save(directory, state, 9)
     directory.best.unlink()
@@ -179,4 +179,4 @@ def test_the_best_epoch_survives_a_damaged_best_pth_where_another_file_holds_it(
     with pytest.raises(
         BadRequest, match=r"best.pth: damaged.*the weights of epoch 1, the best so far, are nowhere else"
     ):
-        resume(state, directory, list("abcde"), {})
+        resume(state, directory, list("abcde"), {}, "fp32")

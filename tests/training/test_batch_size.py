@@ -10,6 +10,7 @@ from models.fast_layers import use_fast_layers
 from models.matrix_units import MATRIX_UNITS, has_matrix_units
 from training import batch_size, devices
 from training.batch_size import largest_that_fits
+from utils import RunFailed
 
 QUICK = "--dataset digits --model resnet20 --epochs 1 --run-name a"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -29,6 +30,45 @@ def bounded(most: int):
 @pytest.mark.parametrize(("most", "found"), [(5000, 1024), (1024, 1024), (1023, 512), (3, 2), (1, 1), (0, None)])
 def test_a_gpu_is_tried_with_half_as_many_until_they_fit(most, found):
     assert largest_that_fits(bounded(most), 1024, GPU) == found
+
+
+@pytest.mark.parametrize(("reserved", "found"), [(0, 512), (100, 512), (101, 256), (901, None)])
+def test_on_a_gpu_a_tenth_stays_free_beside_what_a_run_keeps(monkeypatch, reserved, found):
+    """A card of 1,000 bytes; a step takes 800 bytes for 512 images. Trials of larger batches do not count."""
+    peak = 0
+
+    def step(count: int) -> None:
+        nonlocal peak
+        peak = max(peak, count * 800 / 512)
+
+    def reset(device: torch.device) -> None:
+        nonlocal peak
+        peak = 0
+
+    monkeypatch.setattr(batch_size, "gpu_memory", lambda device: 1000)
+    monkeypatch.setattr(batch_size, "peak_memory", lambda device: peak)
+    monkeypatch.setattr(batch_size, "reset_peak_memory", reset)
+    assert largest_that_fits(step, 1024, GPU, reserved) == found
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_every_kind_of_lack_of_memory_halves_the_batch_and_is_one_line(message):
+    def step(count: int) -> None:
+        if count > 4:
+            raise RuntimeError(message)
+
+    assert largest_that_fits(step, 16, GPU) == 4
+    failed = pytest.raises(RunFailed, match="not enough memory for 16 images")
+    with failed, devices.machine_errors_as_run_failed(lambda: "16 images"):
+        step(16)
 
 
 def test_another_error_of_the_step_is_not_mistaken_for_lack_of_memory():

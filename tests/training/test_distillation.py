@@ -16,6 +16,7 @@ from data_transform import Augment
 from image_datasets.batches import EvalBatches, ResidentTrainBatches
 from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
+from training import devices
 from training.distillation import Distillation, distillation_loss
 from training.losses import make_criterion
 from training.teacher import CachedTeacher, Teacher
@@ -173,6 +174,16 @@ def test_a_student_learns_from_the_teacher_alone(learns, teacher, workdir, kind)
     assert summary["top1"] > 0.9
     assert summary["teacher"]["model"] == "resnet20" and summary["teacher"]["split"] == "validation"
     assert f"top-1 {100 * summary['teacher']['top1']:.2f} % on validation" in result.out
+
+
+def test_where_images_come_in_half_precision_the_teacher_is_still_scored_in_fp32(learns, teacher, workdir, monkeypatch):
+    """As on a GPU, where batches have the precision of the training."""
+    tops = []
+    for name, dtype in (("whole", torch.float32), ("half", torch.bfloat16)):
+        monkeypatch.setattr(devices, "input_dtype", lambda device, precision, dtype=dtype: dtype)
+        learns(f"{STUDENT} {teacher} --precision bf16 --augmentation mixup --random-erasing 0.2 --run-name {name}")
+        tops.append(json.loads((workdir / f"runs/{name}/summary.json").read_text())["teacher"]["top1"])
+    assert tops[0] == tops[1]
 
 
 def test_a_student_with_a_distillation_token_and_without_a_validation_split(learns, teacher, workdir):

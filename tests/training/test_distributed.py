@@ -118,6 +118,13 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_with_the_same_bits(tog
     assert_same_run(workdir / "runs/whole", workdir / "runs/left")
 
 
+def test_all_processes_roll_back_together(together):
+    """Each rate is too high, so the run ends after three times, in all processes alike."""
+    out, statuses = together(2, f"{BATCH_NORM} --epochs 2 --lr 1e9 --on-nonfinite rollback --checkpoint-every 2")
+    assert statuses == [1, 1], out
+    assert out.count("rolled back ") == 3 and "not finite" in out
+
+
 def test_another_number_of_processes_resumes_at_the_end_of_an_epoch_and_says_so(together, learns, cli, workdir):
     line = f"{BATCH_NORM} --epochs 2"
     assert together(2, f"{line} --run-name a")[1] == [0, 0]

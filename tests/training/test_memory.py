@@ -28,18 +28,19 @@ import ctypes, gc, resource, sys
 import main
 from training.saving import Saver
 
-trim, after_epoch, page = ctypes.CDLL(None).malloc_trim, Saver.after_epoch, resource.getpagesize()
+trim, save, page = ctypes.CDLL(None).malloc_trim, Saver.save, resource.getpagesize()
 
 
-def measured(self, is_best):
-    after_epoch(self, is_best)
+def measured(self, is_best=None):
+    save(self, is_best)
+    self.wait()
     if self.state.epoch % 20 == 0:
         gc.collect()
         trim(0)
         print("resident", int(open("/proc/self/statm").read().split()[1]) * page)
 
 
-Saver.after_epoch = measured
+Saver.save = measured
 main.main(sys.argv[1:])
 """
 

@@ -17,17 +17,17 @@ def test_the_orthogonalized_matrix_keeps_the_singular_vectors(shape):
     torch.manual_seed(0)
     u, _, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = u @ torch.linspace(0.5, 3, min(shape)).diag() @ vt
-    inside = u.T @ orthogonalize(matrix, torch.float32) @ vt.T
+    inside = u.T @ orthogonalize(matrix[None], torch.float32)[0] @ vt.T
     assert (inside - inside.diagonal().diag()).abs().max() < 1e-4
     assert inside.diagonal().min() > 0.6 and inside.diagonal().max() < 1.25
 
 
 def test_the_length_of_a_gradient_does_not_matter_and_zero_stays_zero():
     torch.manual_seed(0)
-    matrix = torch.randn(8, 30)
+    matrix = torch.randn(1, 8, 30)
     expected = orthogonalize(matrix, torch.float32)
     torch.testing.assert_close(orthogonalize(1000 * matrix, torch.float32), expected, rtol=1e-4, atol=1e-5)
-    assert not orthogonalize(torch.zeros(8, 30), torch.float32).any()
+    assert not orthogonalize(torch.zeros(1, 8, 30), torch.float32).any()
 
 
 def network() -> nn.Module:
@@ -66,12 +66,28 @@ def test_filters_are_turned_from_one_norm_by_orthogonalized_momentum():
     for _ in range(3):
         gradient = torch.randn(8, 3, 3, 3)
         buffer = FILTERS_MOMENTUM * buffer + gradient.flatten(1)
-        direction = orthogonalize(gradient.flatten(1) + FILTERS_MOMENTUM * buffer, torch.float32)
+        direction = orthogonalize((gradient.flatten(1) + FILTERS_MOMENTUM * buffer)[None], torch.float32)
         before = filters.detach().clone()
         expected = before * 8**0.5 / before.norm() - 0.1 * FILTERS_LR * direction.view(8, 3, 3, 3)
         filters.grad = gradient
         optimizer.step()
         torch.testing.assert_close(filters.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_filters_of_one_shape_step_as_if_each_were_alone():
+    torch.manual_seed(0)
+    together = [nn.Parameter(torch.randn(8, 3, 3, 3)) for _ in range(3)] + [nn.Parameter(torch.randn(4, 8, 3, 3))]
+    alone = copy.deepcopy(together)
+    optimizers = [MuonSGD([{"params": together, "weight_decay": 0.0}], 0.1, 0.9)]
+    optimizers += [MuonSGD([{"params": [each], "weight_decay": 0.0}], 0.1, 0.9) for each in alone]
+    for _ in range(2):
+        for a, b in zip(together, alone, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_stored_optimizer_continues_with_the_same_bits():

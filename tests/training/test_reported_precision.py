@@ -16,6 +16,7 @@ import viz_random_10_vit_vs_deit
 from image_datasets import load_dataset, locate_dataset
 from models.matrix_units import MATRIX_UNITS
 from records import checkpoint
+from training import devices
 
 LINE = "--dataset digits --model resnet9 --widths 8,8,16 --depths 1,1,1 --lr 0.05 --epochs 2 --batch-size 64"
 
@@ -97,8 +98,8 @@ def test_scores_do_not_depend_on_what_the_machine_would_train_in(learns, monkeyp
 
 
 @pytest.fixture
-def products():
-    """Turns TF32 on, as on a GPU. For each forward pass of a whole model it notes (precision of products, whether
+def products(monkeypatch):
+    """Sets TF32 as on a GPU. For each forward pass of a whole model it notes (precision of products, whether
     convolutions may use TF32, whether the model is in train mode)."""
     seen: list[tuple] = []
 
@@ -106,12 +107,19 @@ def products():
         if hasattr(module, "head_names") and inputs[0].device.type != "meta":  # that counts FLOPs
             seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, module.training))
 
-    torch.set_float32_matmul_precision("high")
+    set_up = devices.set_up
+
+    def as_on_a_gpu(*args, **flags):
+        device = set_up(*args, **flags)
+        devices._use_tf32(flags.get("tf32", False))
+        return device
+
+    monkeypatch.setattr(devices, "set_up", as_on_a_gpu)
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
     yield seen
     hook.remove()
-    assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
+    devices._use_tf32(False)
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
 
 
 EXACT, FAST = ("highest", False), ("high", True)

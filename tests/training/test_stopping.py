@@ -221,9 +221,9 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
         f"--dataset folder --datapath {image_folder(side=80)} --img-size 32 --model resnet20 --batch-size 4 --epochs 2"
     )
     learns(line, "--run-name", "whole", "--num-workers", "0")
-    save = train.Saver.after_epoch
+    save = train.Saver.save
 
-    def killing(self, is_best):
+    def killing(self, is_best=None):
         import multiprocessing
 
         save(self, is_best)
@@ -231,7 +231,7 @@ def test_a_dead_loader_worker_is_one_line_and_the_run_can_be_resumed(cli, learns
             os.kill(worker.pid, signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Saver, "after_epoch", killing)
+        patch.setattr(train.Saver, "save", killing)
         result = cli(line, "--run-name", "hurt", "--num-workers", "1")
     assert result.status == 1 and "a process that decodes images died" in result.err
     assert len(result.err.splitlines()) == 1

@@ -1,0 +1,65 @@
+"""The model as a function of images: what is compiled and searched for, and what is not."""
+
+import pytest
+import torch
+from torch import nn
+
+from assembly.trainee import make_forward
+from settings.defaults import default_workers
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Records the sizes of the batches that run compiled."""
+    sizes = []
+
+    def compile_model(model):
+        def run(images):
+            sizes.append(len(images))
+            return model(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_model)
+    return sizes
+
+
+def test_only_batches_of_the_usual_size_run_compiled_and_make_cudnn_search(compiled, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # as a teacher's last batch may have left it
+    model = nn.Flatten()
+    forward = make_forward(model, channels_last=True, compile_model=True, batch_size=4)
+    searched = []
+    for size in (4, 3, 4, 5):
+        assert torch.equal(forward(torch.ones(size, 3, 2, 2)), torch.ones(size, 12))
+        searched.append(torch.backends.cudnn.benchmark)  # the backward pass reads it
+    assert searched == [True, False, True, False] and compiled == [4, 4]
+
+
+def test_a_deterministic_run_never_searches(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    forward = make_forward(nn.Flatten(), channels_last=True, compile_model=False, batch_size=4)
+    for size in (4, 3):
+        forward(torch.ones(size, 3, 2, 2))
+        assert not torch.backends.cudnn.benchmark
+
+
+def test_without_channels_last_the_model_gets_contiguous_images():
+    class Look(nn.Module):
+        def forward(self, images):
+            return images.is_contiguous()
+
+    images = torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert make_forward(Look(), channels_last=False, compile_model=False)(images)
+    assert not make_forward(Look(), channels_last=True, compile_model=False)(images)
+
+
+@pytest.mark.parametrize(("processes", "most"), [("1", 24), ("2", 12), ("1000", 1)])
+def test_processes_of_one_machine_share_its_cores_for_loading(monkeypatch, processes, most):
+    monkeypatch.setattr("settings.defaults.cores", lambda: 24)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert default_workers(None) == most
+    assert default_workers(7) == 7
+    monkeypatch.setattr("settings.defaults.cores", lambda: 500)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert default_workers(None) == 24
