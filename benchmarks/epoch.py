@@ -72,11 +72,11 @@ def compare_epochs(
     import numpy as np
 
     from benchmarks import hardware, implementations
+    from benchmarks.work import work_of
 
     num_classes = len(dataset.class_names)
     trainers = implementations.trainers(case, num_classes, device, precisions)
     few = replace(dataset, train=dataset.train.subset(np.arange(min(2 * case.batch, len(dataset.train)))))
-    flops = 3 * implementations.forward_flops(case, num_classes)  # backward: twice forward
     synchronize = hardware.synchronizer(device)
 
     def draw(name: str, batches: Any) -> None:
@@ -92,7 +92,8 @@ def compare_epochs(
     def train(name: str, batches: Any) -> None:
         trainers[name].train(batches)
 
-    limits = implementations.limits(bench, precisions, lambda rate: flops * len(dataset.train) / rate)
+    work, images = work_of(case, num_classes, training=True), len(dataset.train)
+    limits = implementations.limits(bench, precisions, device, work, lambda seconds: seconds * images)
     size = f"{case.img_size} px, batch {case.batch}"
     bench.compare(f"an epoch of {case.title}", "s", {name: side(train, name) for name in trainers}, limits=limits)
     bench.compare(f"its batches alone, {size}", "s", {name: side(draw, name) for name in trainers})

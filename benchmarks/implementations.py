@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 import models
-from analysis.cost import count_flops
 from benchmarks import baseline, hardware, ours
 from benchmarks.cases import Case, choose
 from benchmarks.common import SUITE, TIMM, USUAL, Bench, How
 from benchmarks.data import CLASSES
+from benchmarks.work import Work
 from image_datasets.dataset import Dataset
 from models.fast_layers import use_plain_layers
 from training.devices import choose_precision
+
+MEMORY = "copy"  # name of the rate at which memory is read and written
 
 
 def start(name: str, request: How) -> tuple[Bench, torch.device]:
@@ -39,11 +41,14 @@ def precisions_of(bench: Bench, request: Any, case: Case, device: torch.device) 
         SUITE: choose_precision(request.precision, device, own, fast=not compiled),
     }
     precisions = {USUAL: "fp32", **chosen}
-    for name in sorted(set(precisions.values())):
-        if _ceiling(name) not in bench.ceilings:
-            bench.ceilings[_ceiling(name)] = hardware.matrix_rate(
-                device, name, request.seconds, request.repeats, request.quick
-            )
+    how = request.seconds, request.repeats, request.quick
+    bench.prepare[SUITE]()
+    for precision in sorted(set(precisions.values())):
+        name = _ceiling(precision, device)
+        if name not in bench.ceilings:
+            bench.ceilings[name] = hardware.matrix_rate(device, precision, *how)
+    if MEMORY not in bench.ceilings:
+        bench.ceilings[MEMORY] = hardware.copy_rate(device, *how)
     return precisions
 
 
@@ -62,29 +67,32 @@ def over_cases(name: str, request: Any, compare: Compare) -> int:
     return bench.finish()
 
 
-def limits(bench: Bench, precisions: dict[str, str], value: Callable[[float], float]) -> dict[str, tuple[float, str]]:
-    """For each side, the limit set by the peak rate of matrix products in its precision, and the name of that rate.
+def limits(
+    bench: Bench, precisions: dict[str, str], device: torch.device, work: Work, value: Callable[[float], float]
+) -> dict[str, tuple[float, str]]:
+    """For each side, the limit set by the rate of matrix products in its precision or by that of memory, and by which.
 
     Args:
-        value: converts a rate in FLOP/s to the row's unit.
+        value: converts the least seconds per image to the row's unit.
     """
-    names = {side: _ceiling(precision) for side, precision in precisions.items()}
-    return {side: (value(bench.ceilings[name]["high"]), name) for side, name in names.items()}
+    found = {}
+    for side, precision in precisions.items():
+        name = _ceiling(precision, device)
+        rates = bench.ceilings[name]["high"], bench.ceilings[MEMORY]["high"]
+        seconds, by_memory = work.seconds(*rates, value_bytes=4 if precision == "fp32" else 2)
+        found[side] = value(seconds), MEMORY if by_memory else name
+    return found
 
 
-def _ceiling(precision: str) -> str:
-    return f"{precision} matrix product"
+def _ceiling(precision: str, device: torch.device) -> str:
+    """The name of a rate. On CUDA all sides convolve in TF32 in fp32; only the suite also multiplies in it."""
+    return f"{'TF32' if precision == 'fp32' and device.type == 'cuda' else precision} matrix product"
 
 
 def make_model(case: Case, num_classes: int) -> torch.nn.Module:
     """The model of a case, always with the same weights."""
     torch.manual_seed(0)
     return models.create_model(case.model, num_classes, case.img_size, 3, **case.args)
-
-
-def forward_flops(case: Case, num_classes: int) -> int:
-    """FLOPs of the forward pass of one image; a multiply-add counts as two."""
-    return count_flops(make_model(case, num_classes), case.img_size, 3, case.model)
 
 
 def trainers(

@@ -49,11 +49,11 @@ def compare_evaluations(
     import torch
 
     from benchmarks import baseline, data, hardware, implementations, ours
+    from benchmarks.work import work_of
     from image_datasets.batches import EvalBatches
     from models.fast_layers import use_plain_layers
     from training.evaluation import evaluate
 
-    flops = implementations.forward_flops(case, data.CLASSES)
     plain = use_plain_layers(implementations.make_model(case, data.CLASSES)).to(device).eval()
     own = implementations.make_model(case, data.CLASSES).to(device, memory_format=torch.channels_last).eval()
     dataset = data.small_images(case.batch, case.img_size)
@@ -67,10 +67,12 @@ def compare_evaluations(
     }
     synchronize = hardware.synchronizer(device)
     sides = {
-        name: Repeated(work, request.seconds, synchronize, lambda seconds: case.batch / seconds)
-        for name, work in works.items()
+        name: Repeated(evaluations, request.seconds, synchronize, lambda seconds: case.batch / seconds)
+        for name, evaluations in works.items()
     }
-    limits = implementations.limits(bench, {name: precisions[name] for name in works}, lambda rate: rate / flops)
+    work = work_of(case, data.CLASSES, training=False)
+    used = {name: precisions[name] for name in works}
+    limits = implementations.limits(bench, used, device, work, lambda seconds: 1 / seconds)
     bench.compare(case.title, "images/s", sides, higher_is_better=True, limits=limits)
 
 

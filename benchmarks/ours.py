@@ -57,7 +57,8 @@ class Trainer(SteadyTrainer):
 
     Args:
         model: in any memory format; it becomes channels-last.
-        optimizer: "sgd" or "adamw".
+        optimizer: "sgd", "muon-sgd" or "adamw".
+        mix: how two images are mixed, a value of --augmentation.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Trainer(SteadyTrainer):
         num_classes: int,
         precision: str,
         compile_model: bool,
+        mix: str = "none",
     ):
-        lr, weight_decay = (0.01, 5e-4) if optimizer == "sgd" else (1e-4, 0.05)
-        settings = Settings.of({"optimizer": optimizer, "lr": lr, "weight_decay": weight_decay, "schedule": "constant"})
+        lr, weight_decay = (1e-4, 0.05) if optimizer == "adamw" else (0.01, 5e-4)
+        flags = {"optimizer": optimizer, "lr": lr, "weight_decay": weight_decay, "augmentation": mix}
+        settings = Settings.of({**flags, "schedule": "constant"})
         state = trainee.make_state(model, settings.optimization, num_classes, device, precision)
         config = trainee.make_config(
             settings.optimization, settings.loss, settings.augmentation, num_classes, 1, seed=0, precision=precision
@@ -81,7 +84,7 @@ class Trainer(SteadyTrainer):
 
 def set_up(device: str | None) -> torch.device:
     """Sets up the libraries as for a run. Returns its device."""
-    return devices.set_up(device, None)
+    return devices.set_up(device, None, tf32=True)
 
 
 machine_errors_as_run_failed = functools.partial(

@@ -49,16 +49,18 @@ def compare_steps(
     from analysis.speed import ReadyBatches
     from benchmarks import hardware, implementations
     from benchmarks.data import CLASSES
+    from benchmarks.work import work_of
+    from training.devices import input_dtype
 
     trainers = implementations.trainers(case, CLASSES, device, precisions, request.compile)
-    flops = 3 * implementations.forward_flops(case, CLASSES)  # backward: twice the forward
     images = torch.randn(case.batch, 3, case.img_size, case.img_size, device=device)
     targets = torch.randint(CLASSES, (case.batch,), device=device)
     channels_last = images.contiguous(memory_format=torch.channels_last)
+    dtype = input_dtype(device, precisions[SUITE])
     batches = {
         USUAL: lambda count: itertools.repeat((images, targets), count),
         TIMM: lambda count: itertools.repeat((channels_last, targets), count),
-        SUITE: lambda count: ReadyBatches(channels_last, targets, count),
+        SUITE: lambda count: ReadyBatches(channels_last.to(dtype), targets, count),
     }
 
     def steps(name: str) -> Callable[[int], None]:
@@ -75,12 +77,13 @@ def compare_steps(
         return work
 
     synchronize = hardware.synchronizer(device)
-    limits = implementations.limits(bench, precisions, lambda rate: 1000 * flops * case.batch / rate)
-    for title, work, reachable in (
+    work = work_of(case, CLASSES, training=True)
+    limits = implementations.limits(bench, precisions, device, work, lambda seconds: 1000 * seconds * case.batch)
+    for title, steps_of, reachable in (
         (case.title, steps, limits),
         (f"{case.title}: {case.optimizer} alone", optimizer_steps, {}),
     ):
-        sides = {name: Repeated(work(name), request.seconds, synchronize, milliseconds) for name in trainers}
+        sides = {name: Repeated(steps_of(name), request.seconds, synchronize, milliseconds) for name in trainers}
         bench.compare(title, "ms a step", sides, limits=reachable)
 
 

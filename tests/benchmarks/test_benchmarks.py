@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,10 @@ import torch
 from PIL import Image
 
 from analysis.speed import ReadyBatches
-from benchmarks import baseline, cases, common, data, implementations, ours, timing
+from benchmarks import baseline, calls, cases, common, data, gpu_smoke, implementations, ours, timing
 from benchmarks.common import SUITE, TIMM, USUAL, Row
 from benchmarks.timing import Repeated, alternate, images_per_second
+from benchmarks.work import Work, work_of
 from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
@@ -143,7 +145,7 @@ def test_each_side_has_the_precision_that_is_fastest_for_it(monkeypatch, capsys)
     }
     assert chosen["resnet20"] == {USUAL: "fp32", TIMM: "bf16", SUITE: "bf16"}
     assert chosen["mobilenet_v2"] == {USUAL: "fp32", TIMM: "fp32", SUITE: "bf16"}
-    assert set(bench.ceilings) == {"fp32 matrix product", "bf16 matrix product"}
+    assert set(bench.ceilings) == {"fp32 matrix product", "bf16 matrix product", "copy"}
 
 
 @pytest.mark.parametrize(("higher_is_better", "limit"), [(True, 80.0), (False, 5.0)])
@@ -173,6 +175,70 @@ def test_the_table_names_what_is_compared_where_it_is_not_the_same_everywhere():
     assert "20 files: 2 (2-2)" in lines[1]
     assert "30: 2 (2-2)" in lines[2]
     assert lines[0].split()[:3] == ["what", "against", "theirs"]
+
+
+def test_the_least_work_of_a_network_is_that_of_its_layers():
+    """VGG-11 on images of 32 px: eight convolutions with batch normalisation, and a linear layer."""
+    shapes = [(3, 64, 32), (64, 128, 16), (128, 256, 8), (256, 256, 8), (256, 512, 4), (512, 512, 4), (512, 512, 2),
+              (512, 512, 2)]  # fmt: skip
+    outputs = sum(width * side**2 for _, width, side in shapes)
+    products = outputs + 10 + sum(chans * side**2 for chans, _, side in shapes) + 512
+    flops = sum(2 * 9 * chans * width * side**2 for chans, width, side in shapes) + 2 * 512 * 10
+    case = cases.Case("vgg11", 32)
+    assert work_of(case, 10, training=True) == Work(3 * flops, 3 * products + 8 * outputs)
+    assert work_of(case, 10, training=False) == Work(flops, products)
+
+
+def test_the_limit_is_set_by_the_slower_of_arithmetic_and_memory():
+    work = Work(flops=100.0, values=30.0)
+    assert work.seconds(flops_per_second=10.0, bytes_per_second=20.0, value_bytes=2) == (10.0, False)
+    assert work.seconds(flops_per_second=10.0, bytes_per_second=5.0, value_bytes=2) == (12.0, True)
+    assert work.seconds(flops_per_second=10.0, bytes_per_second=5.0, value_bytes=4) == (24.0, True)
+
+
+def test_calls_are_counted_without_views_and_with_the_backward_pass():
+    x = torch.ones(3, 4, requires_grad=True)
+
+    def work():
+        (x.t().exp() * 2).sum().backward()
+
+    counts = calls._counted(work)
+    assert counts["aten.exp.default"] == 1 and counts["aten.mul.Tensor"] == 3  # two of them in the backward pass
+    assert not any("aten.t." in name or "expand" in name for name in counts)
+
+
+def test_calls_of_a_step_are_told_apart_from_those_of_its_batch(workdir, capsys):
+    assert calls.main(["--quick", "--device", "cpu", "--json", "result.json"]) == 0
+    (row,) = json.loads(Path("result.json").read_text())["rows"]
+    assert row["calls"] > row["of_the_batch"] > 10
+    assert (
+        f"{row['calls']:.0f} calls a step, {row['of_the_batch']:.0f} of them for its batch" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
+def test_every_mode_works_on_a_cpu(workdir, capsys):
+    """All but those that need a CUDA device."""
+    assert gpu_smoke.main(["--device", "cpu", "--here", "--quick", "--output", "smoke"]) == 0
+    out = capsys.readouterr().out
+    assert "all work; output in smoke" in out and "two deterministic runs: the same bits" in out
+    modes = gpu_smoke.FIRST | gpu_smoke.SECOND
+    for name, mode in modes.items():
+        assert re.search(rf"^{'-- ' if mode.cuda else 'ok '} {re.escape(name)} ", out, re.MULTILINE), name
+
+
+def test_a_mode_that_does_not_end_as_it_should_is_named(workdir, capsys, monkeypatch):
+    broken = gpu_smoke.Mode("main.py --dataset digits --model resnet20 --epochs 0")
+    monkeypatch.setattr(gpu_smoke, "FIRST", {"broken": broken})
+    assert gpu_smoke.main(["--device", "cpu", "--here", "--only", "broken", "--output", "smoke"]) == 1
+    out = capsys.readouterr().out
+    assert "BAD broken" in out and "--epochs" in out and "failed: broken" in out
+    assert "--epochs" in Path("smoke/broken.log").read_text()
+
+
+def test_an_unknown_mode_is_refused(workdir):
+    with pytest.raises(BadRequest, match=r"--only emaa: no such mode\. Did you mean ema"):
+        gpu_smoke.main(["--only", "emaa"])
 
 
 # ------------------------------------------------------------------------------------------------------- command line
