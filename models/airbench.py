@@ -25,25 +25,24 @@ STATISTICS = 0.4  # weight of a batch in the running statistics: trainings are s
 
 
 class ConvNorm(nn.Module):
-    """A 3x3 convolution, max pooling if `pool`, batch normalisation and GELU; with `shortcut` its input is added.
+    """A 3x3 convolution, max pooling if `pool`, batch normalisation and GELU.
 
     (N, in_chans, H, W) -> (N, width, H, W), or half the sides, rounded down but at least 1.
     """
 
-    def __init__(self, in_chans: int, width: int, pool: bool, shortcut: bool):
+    def __init__(self, in_chans: int, width: int, pool: bool):
         super().__init__()
-        self.pool, self.shortcut = pool, shortcut
+        self.pool = pool
         self.conv = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width, momentum=STATISTICS)
         self.bn.register_parameter("weight", None)  # a scale of 1, which it keeps
         nn.init.dirac_(self.conv.weight[:in_chans].data)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x)
-        if self.pool and min(y.shape[-2:]) > 1:
-            y = F.max_pool2d(y, 2)
-        y = F.gelu(self.bn(y))
-        return x + y if self.shortcut else y
+        x = self.conv(x)
+        if self.pool and min(x.shape[-2:]) > 1:
+            x = F.max_pool2d(x, 2)
+        return F.gelu(self.bn(x))
 
 
 class Airbench(nn.Module):
@@ -54,7 +53,6 @@ class Airbench(nn.Module):
         depths: 3x3 convolutions in each stage, at least one; the first of a stage halves the sides.
         widths: channels in each stage.
         stem_stride: step of the whitening filters, in pixels; they are one pixel larger.
-        residual: add its input to each convolution but the first of a stage; not in the paper's airbench94.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class Airbench(nn.Module):
         depths: Counts = (2, 2, 2),
         widths: Counts = (64, 256, 256),
         stem_stride: Count = 1,
-        residual: bool = False,
     ):
         super().__init__()
         if len(depths) != len(widths) or min(*depths, *widths) < 1:
@@ -80,7 +77,7 @@ class Airbench(nn.Module):
         layers = []
         for depth, width in zip(depths, widths, strict=True):
             for i in range(depth):
-                layers.append(ConvNorm(chans, width, pool=i == 0, shortcut=residual and i > 0))
+                layers.append(ConvNorm(chans, width, pool=i == 0))
                 chans = width
         self.layers = nn.Sequential(*layers)
         self.fc = nn.Linear(chans, num_classes, bias=False)

@@ -40,7 +40,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     # is the best but for chance.
     "cifar-fast": {
         "model": "airbench94",
-        "residual": True,
         "epochs": 10,
         "batch_size": 1024,
         "optimizer": "muon-sgd",
