@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from assembly.data import RunData, make_mix
 from assembly.foreign import note_on_kind, notes_on_weights
 from models import weight_files
 from models import weights as model_weights
+from models.memory import lacks_memory
 from records.log import say
 from settings.groups import Augmentation, Hardware, Loss, Model, Optimization, Settings
 from training import batch_size, devices, distributed
@@ -252,18 +252,28 @@ def _trial_step(settings: Settings, data: RunData, device: torch.device, count: 
     dtype = devices.input_dtype(device, precision)
     images = torch.zeros(count, chans, *sides(data.img_size), dtype=dtype, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    teacher = None
-    if settings.distillation.teacher is not None:
-        with contextlib.suppress(BadRequest):  # one of another image size; its checkpoint decides
-            teacher = models.create_model(settings.distillation.teacher, num_classes, data.img_size, chans).to(device)
     with devices.autocast(device, precision):
-        if teacher is not None:
-            with torch.no_grad():
-                teacher.eval()(images)
+        teacher = _trial_teacher(settings.distillation.teacher, num_classes, images)
         outputs = forward(images)
     heads = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.stack([logits.float().mean() for logits in heads]).sum().backward()
     state.optimizer.step()
+    del teacher  # it kept its memory for the whole step
+
+
+@torch.no_grad()
+def _trial_teacher(name: str | None, num_classes: int, images: torch.Tensor) -> nn.Module | None:
+    """The teacher of that name, after a forward pass; None if there is none or it needs images of another size."""
+    if name is None:
+        return None
+    try:
+        teacher = models.create_model(name, num_classes, list(images.shape[2:]), images.shape[1]).eval()
+        teacher.to(images.device)(images)
+    except (BadRequest, RuntimeError) as error:
+        if lacks_memory(error):
+            raise
+        return None
+    return teacher
 
 
 def settle_batch_size(

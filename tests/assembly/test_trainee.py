@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from assembly.trainee import make_forward
+from assembly.trainee import _trial_teacher, make_forward
 from settings.defaults import default_workers
 
 
@@ -52,6 +52,13 @@ def test_without_channels_last_the_model_gets_contiguous_images():
     images = torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     assert make_forward(Look(), channels_last=False, compile_model=False)(images)
     assert not make_forward(Look(), channels_last=True, compile_model=False)(images)
+
+
+def test_a_trial_of_memory_counts_the_teacher_if_it_takes_such_images():
+    images = torch.zeros(2, 3, 32, 32)
+    assert _trial_teacher(None, 10, images) is None
+    assert _trial_teacher("resnet20", 10, images) is not None
+    assert _trial_teacher("torchvision/inception_v3", 10, images) is None  # takes 299 px; the run resizes for it
 
 
 @pytest.mark.parametrize(("processes", "most"), [("1", 24), ("2", 12), ("1000", 1)])
