@@ -78,7 +78,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def input_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """The type in which a model gets images. On a CPU float32: its first layer is small there, and results keep."""
+    """The type in which a model gets images. On a CPU float32: results stay as they are, and little is lost."""
     return torch.float32 if device.type == "cpu" else PRECISIONS[precision] or torch.float32
 
 
