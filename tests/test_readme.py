@@ -187,10 +187,11 @@ def test_studies_start_as_documented(cli):
         content = parse_toml(Path(words[0]).read_text(encoding="utf-8"))
         seeds = re.search(r"--seeds((?: \d+)+)", line)
         runs = len(content["variants"]) * len(seeds[1].split() if seeds else content["seeds"])
+        told = f"{runs} of {len(content['variants']) * len(content['seeds'])} runs" if seeds else f"{runs} runs"
         assert runs == 15 or "quick_digits" not in line
         more = [] if "--dry-run" in words else ["--dry-run"]
         result = cli("", *words, *more, "--no-estimate", script=study)
-        assert result.status == 0 and f"{runs} runs" in result.out, result.err
+        assert result.status == 0 and told in result.out, result.err
 
 
 @pytest.mark.slow
