@@ -69,7 +69,7 @@ class Mode:
 
 
 TRAIN = "main.py --dataset digits --model resnet20 {size}"
-TAUGHT = "--teacher resnet20 --teacher-epochs 8 --epochs 2 --train-fraction 0.5"
+TAUGHT = "--teacher resnet20 --teacher-epochs 6 --epochs 1 --train-fraction 0.5"
 IN_COLOUR = "--in-chans 3 --epochs 1 --train-fraction 0.1"
 FIRST = {
     "auto": Mode(TRAIN),

@@ -110,8 +110,8 @@ if __name__ == "__main__":
 def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, workdir, image_folder):
     """Loader processes are spawned, not forked; the bits are those of a run without them."""
     image_folder(side=80).rename(workdir / "images")
-    fresh(f"{STREAMED} --rand --num-workers 2 --run-name spawned", WINDOWS)
-    fresh(f"{STREAMED} --rand --num-workers 0 --run-name plain")
+    fresh(f"{STREAMED} --val-fraction 0 --rand --num-workers 1 --run-name spawned", WINDOWS)
+    fresh(f"{STREAMED} --val-fraction 0 --rand --num-workers 0 --run-name plain")
     assert summary("spawned")["peak_memory"] is None
     assert np.array_equal(predictions("spawned")[0], predictions("plain")[0])
 
