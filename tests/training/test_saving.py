@@ -97,7 +97,7 @@ def test_an_epoch_that_is_on_disk_is_logged_although_the_next_one_fails(cli, wor
     assert found == [load_checkpoint(workdir / "runs/a/last.pth")["epoch"]] == [1]
 
 
-def test_a_checkpoint_that_could_not_be_written_is_told_although_another_error_ends_the_run(cli, workdir, monkeypatch):
+def test_an_unwritten_checkpoint_is_reported_although_another_error_ends_the_run(cli, workdir, monkeypatch):
     def unwritable(directory, content):
         raise RunFailed("last.pth: cannot be saved")
 
