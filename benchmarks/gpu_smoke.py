@@ -144,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
         if name not in FIRST | SECOND:
             raise BadRequest(f"--only {name}: no such mode.{suggestion(name, FIRST | SECOND)}")
     folder = Path(request.output or tempfile.mkdtemp(prefix="smoke-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"--output {folder}: is no folder that can be written ({error.strerror})") from None
     bad = [result.name for modes in (FIRST, SECOND) for result in _run_all(modes, request, folder) if not result.works]
     pair = [folder / "runs" / f"deterministic-{each}" / "metrics.csv" for each in "ab"]
     if all(file.is_file() for file in pair):

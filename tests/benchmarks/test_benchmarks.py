@@ -236,9 +236,12 @@ def test_a_mode_that_does_not_end_as_it_should_is_named(workdir, capsys, monkeyp
     assert "--epochs" in Path("smoke/broken.log").read_text()
 
 
-def test_an_unknown_mode_is_refused(workdir):
+def test_an_unknown_mode_and_a_file_for_output_are_refused(workdir):
     with pytest.raises(BadRequest, match=r"--only emaa: no such mode\. Did you mean ema"):
         gpu_smoke.main(["--only", "emaa"])
+    Path("file").write_text("")
+    with pytest.raises(BadRequest, match="--output file: is no folder that can be written"):
+        gpu_smoke.main(["--output", "file"])
 
 
 # ------------------------------------------------------------------------------------------------------- command line
