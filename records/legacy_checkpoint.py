@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from data_transform import EVAL_CROP
+from image_datasets.batches import EvalBatches
 from image_datasets.dataset import statistics_for
 from models.weight_files import find_state_dicts
 from records.stored_settings import OLDER
@@ -77,7 +77,7 @@ def convert(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "std": std,
         "img_size": img_size,
         "in_chans": in_chans,
-        "eval_crop": EVAL_CROP if img_size > 64 else 1.0,
+        "eval_crop": EvalBatches.eval_crop if img_size > 64 else 1.0,
         "selected_on": "not stored (a file of the earlier form)",
         "train_seconds": None,
     }

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "data_transform": {"augmentation", "utils"},
     "models": {"utils"},
     "image_datasets": {"data_transform", "utils"},
-    "records": {"models", "image_datasets", "data_transform", "utils"},
+    "records": {"models", "image_datasets", "utils"},
     "settings": {"records", "models", "image_datasets", "utils"},
     "training": {"records", "models", "image_datasets", "data_transform", "utils"},
     "analysis": BELOW | {"training"},
