@@ -97,9 +97,10 @@ def build_model(
     return BuiltModel(model, kind, args, notes, pairs)
 
 
-def uses_fast_layers(hardware: Hardware) -> bool:
-    """Whether layers compute in the ways of models/fast_layers.py: they need channels-last memory, and no compiler."""
-    return hardware.channels_last and not hardware.compile
+def choose_precision(hardware: Hardware, device: torch.device, model: nn.Module) -> str:
+    """Resolves --precision. The ways of models/fast_layers.py need channels-last memory, and no compiler."""
+    fast = hardware.channels_last and not hardware.compile
+    return devices.choose_precision(hardware.precision, device, model, fast)
 
 
 def make_state(
@@ -243,7 +244,7 @@ def _trial_step(settings: Settings, data: RunData, device: torch.device, count: 
     module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
     if model.freeze == "backbone":
         freeze_backbone(module)
-    precision = devices.choose_precision(hardware.precision, device, module, fast=uses_fast_layers(hardware))
+    precision = choose_precision(hardware, device, module)
     state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     train_mode(state.model)
     if count == 1:

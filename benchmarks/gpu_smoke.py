@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         same = pair[0].read_text(encoding="utf-8") == pair[1].read_text(encoding="utf-8")
         print(f"two deterministic runs: {'the same bits' if same else 'DIFFERENT BITS'}")
         bad += [] if same else ["deterministic"]
-    print(f"{'all work' if not bad else f'failed: {chr(44).join(bad)}'}; output in {folder}")
+    print(f"failed: {', '.join(bad)}" if bad else "all work", end=f"; output in {folder}\n")
     return 1 if bad else 0
 
 
@@ -164,40 +165,35 @@ def _run_all(modes: dict[str, Mode], request: Request, folder: Path) -> Iterator
 
     on_cuda = devices.choose_device(request.device, None)[0].type == "cuda"
     chosen = {name: mode for name, mode in modes.items() if request.only is None or name in request.only}
-    run = _here if request.here else _in_process
-    works = [_Work(name, mode, request, folder, run) for name, mode in chosen.items() if on_cuda or not mode.cuda]
-    alone = [work for work in works if request.here or work.name == "out-of-memory"]
+    works = {
+        name: functools.partial(_run, name, mode, request, folder)
+        for name, mode in chosen.items()
+        if on_cuda or not mode.cuda
+    }
+    alone = [name for name in works if request.here or name == "out-of-memory"]
     with ThreadPoolExecutor(request.jobs) as pool:
-        together = pool.map(lambda work: work(), [work for work in works if work not in alone])
-        for result in itertools.chain(together, (work() for work in alone)):
+        together = pool.map(lambda name: works[name](), [name for name in works if name not in alone])
+        for result in itertools.chain(together, (works[name]() for name in alone)):
             print(result, flush=True)
             yield result
-    for name in chosen.keys() - {work.name for work in works}:
+    for name in chosen.keys() - works.keys():
         print(f"--  {name:22} needs CUDA")
 
 
-@dataclass(frozen=True)
-class _Work:
-    name: str
-    mode: Mode
-    request: Request
-    folder: Path
-    run: Callable[[list[str]], tuple[int | None, str]]
-
-    def __call__(self) -> Result:
-        quick, runs = self.request.quick, self.folder / "runs"
-        size = "--epochs 1 --train-fraction 0.1" if quick else "--epochs 2"
-        values = {"size": size, "runs": runs, "minutes": 0.02 if quick else 0.3, "taught": TAUGHT}
-        words = shlex.split(self.mode.line.format(**values))
-        if self.request.device is not None:
-            words += ["--device", self.request.device]
-        if self.mode.runs_there:
-            words += ["--runs-dir", str(runs), "--wandb", "disabled"]
-            words += [] if "--resume" in words else ["--run-name", self.name, "--overwrite"]
-        began = time.perf_counter()
-        status, output = self.run(words)
-        (self.folder / f"{self.name}.log").write_text(f"{shlex.join(words)}\n{output}", encoding="utf-8")
-        return Result(self.name, self.mode, status, output, time.perf_counter() - began)
+def _run(name: str, mode: Mode, request: Request, folder: Path) -> Result:
+    """Runs a mode and keeps what it printed."""
+    runs, quick = folder / "runs", request.quick
+    size = "--epochs 1 --train-fraction 0.1" if quick else "--epochs 2"
+    words = shlex.split(mode.line.format(size=size, runs=runs, minutes=0.02 if quick else 0.3, taught=TAUGHT))
+    if request.device is not None:
+        words += ["--device", request.device]
+    if mode.runs_there:
+        words += ["--runs-dir", str(runs), "--wandb", "disabled"]
+        words += [] if "--resume" in words else ["--run-name", name, "--overwrite"]
+    began = time.perf_counter()
+    status, output = (_here if request.here else _in_process)(words)
+    (folder / f"{name}.log").write_text(f"{shlex.join(words)}\n{output}", encoding="utf-8")
+    return Result(name, mode, status, output, time.perf_counter() - began)
 
 
 def _in_process(words: list[str]) -> tuple[int | None, str]:

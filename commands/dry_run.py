@@ -122,8 +122,7 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
     num_classes = len(data.dataset.class_names)
     module = trainee.build_model(settings.model, optimization, data, hardware.seed).module
     cost.count_flops(module, data.img_size, data.dataset.in_chans, settings.model.model)  # or BadRequest
-    fast = trainee.uses_fast_layers(hardware)
-    precision = devices.choose_precision(hardware.precision, device, module, fast)
+    precision = trainee.choose_precision(hardware, device, module)
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     size, dtype = optimization.batch_size, devices.input_dtype(device, precision)
     batches = data.train_batches(settings.augmentation, device, size, hardware.seed, dtype)

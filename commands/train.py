@@ -166,8 +166,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     )
     built, images = build(), optimization.batch_size
     flops = cost.count_flops(built.module, data.img_size, data.dataset.in_chans, settings.model.model)
-    fast = trainee.uses_fast_layers(hardware)
-    precision = devices.choose_precision(hardware.precision, device, built.module, fast)
+    precision = trainee.choose_precision(hardware, device, built.module)
     settings = settings.replace(precision=precision, weights_kind=built.weights_kind, model_args=built.model_args)
     dtype = devices.input_dtype(device, precision)
     train_batches = data.train_batches(settings.augmentation, device, images, hardware.seed, dtype)

@@ -44,12 +44,10 @@ def _fits_gpu(step: Callable[[int], object], device: torch.device, reserved: int
 
     def fits(size: int) -> bool:
         try:
-            if room is None:
-                step(size)
-                return True
-            reset_peak_memory(device)
+            if room is not None:
+                reset_peak_memory(device)
             step(size)
-            return (peak_memory(device) or 0) + reserved <= GPU_MARGIN * room
+            return room is None or (peak_memory(device) or 0) + reserved <= GPU_MARGIN * room
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
