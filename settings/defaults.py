@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import models
@@ -51,13 +52,17 @@ def describe_recipe(settings: Settings) -> str:
 
 
 def optimization_defaults(settings: Settings) -> dict[str, Any]:
-    """Returns learning rate, weight decay, epochs of decay and EMA, by key. They depend on optimiser and schedule."""
+    """Returns learning rate, its scaling, weight decay, epochs of decay and EMA, by key."""
     group = settings.optimization
     values: dict[str, Any] = {"ema": group.ema or None}
     if group.lr is None:
         values["lr"] = 0.1 if group.optimizer in ("sgd", "muon-sgd") else 0.001
     if group.weight_decay is None:
         values["weight_decay"] = {"sgd": 0.0005, "muon-sgd": 0.0005, "adamw": 0.05}.get(group.optimizer, 0.0)
+    if group.schedule == "wsd":
+        values["decay_epochs"] = group.decay_epochs or group.epochs / 5
+    if group.lr_base_size is not None and group.lr_base_scale is None:  # as timm's train.py
+        values["lr_base_scale"] = "sqrt" if re.search("ada|lamb", group.optimizer) else "linear"
     if group.schedule == "step":
         values["step_size"] = group.step_size or max(1, group.epochs // 3)
     if group.schedule == "multistep":
@@ -67,10 +72,13 @@ def optimization_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def augmentation_defaults(settings: Settings) -> dict[str, Any]:
-    """Returns probability of erasing and normalisation, by key. They depend on --rand and --pretrained."""
+    """Returns --auto-augment, probability of erasing and normalisation, by key."""
     values: dict[str, Any] = {}
-    if settings.augmentation.random_erasing is None:
-        values["random_erasing"] = 0.25 if settings.augmentation.rand else 0.0
+    group = settings.augmentation
+    if group.auto_augment is None:
+        values["auto_augment"] = "randaugment" if group.rand else "none"
+    if group.random_erasing is None:
+        values["random_erasing"] = 0.25 if group.rand else 0.0
     if settings.data.normalization is None:
         values["normalization"] = "pretrained" if settings.model.pretrained else "dataset"
     return values

@@ -69,6 +69,23 @@ def milestones(text: str) -> list[int]:
     return epochs
 
 
+def fold(text: str) -> str:
+    """Argparse type: I/K, the I-th of K folds, from 1 to K; K from 2 to 100."""
+    number, slash, count = text.partition("/")
+    digits = number.isascii() and number.isdigit() and count.isascii() and count.isdigit()
+    if not (slash and digits and 2 <= int(count) <= 100 and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no fold such as 1/5, the first of five")
+    return f"{int(number)}/{int(count)}"
+
+
+def kept(text: str) -> str:
+    """Argparse type: best:N or every:N, N from 1."""
+    rule, _, count = text.partition(":")
+    if rule not in ("best", "every") or not (count.isascii() and count.isdigit() and int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither best:N, such as best:3, nor every:N")
+    return f"{rule}:{int(count)}"
+
+
 def text(value: str) -> str:
     """Argparse type: any text that is not blank, as an unset shell variable would be."""
     if not value.strip():

@@ -21,6 +21,11 @@ def _pads(group: Augmentation) -> bool:
     return group.crop == "pad" or (group.crop is None and not group.rand)
 
 
+def _selects(settings: Settings) -> bool:
+    """Whether validation images select the epoch."""
+    return settings.data.val_fraction != 0 and settings.data.val_fold is None
+
+
 # (flag, whether it has an effect, the reason if it has none)
 NEEDS: list[tuple[str, Callable[[Settings], bool], str]] = [
     ("exif_orientation", lambda s: s.data.data_rules != OLDEST, "--data-rules 1 turns no images"),
@@ -35,10 +40,32 @@ NEEDS: list[tuple[str, Callable[[Settings], bool], str]] = [
         lambda s: s.augmentation.augmentation != "none",
         "it needs --augmentation cutmix, mixup or cutmix+mixup",
     ),
+    ("mixup_off_epoch", lambda s: s.augmentation.augmentation != "none", "no images are mixed without --augmentation"),
+    (
+        "auto_augment_magnitude",
+        lambda s: s.augmentation.auto_augment == "randaugment",
+        "it needs --auto-augment randaugment",
+    ),
+    (
+        "auto_augment_ops",
+        lambda s: s.augmentation.auto_augment == "randaugment",
+        "it needs --auto-augment randaugment",
+    ),
+    ("eval_crop", lambda s: s.data.resize_mode == "crop", "it needs --resize-mode crop"),
     ("crop_padding", lambda s: _pads(s.augmentation), "it needs --crop pad"),
     ("step_size", lambda s: s.optimization.schedule == "step", "it needs --schedule step"),
     ("milestones", lambda s: s.optimization.schedule == "multistep", "it needs --schedule multistep"),
     ("gamma", lambda s: s.optimization.schedule in ("step", "multistep"), "it needs --schedule step or multistep"),
+    ("decay_epochs", lambda s: s.optimization.schedule == "wsd", "it needs --schedule wsd"),
+    ("lr_base_scale", lambda s: s.optimization.lr_base_size is not None, "it needs --lr-base-size"),
+    ("scale_lr", lambda s: s.optimization.lr_base_size is None, "--lr-base-size scales the learning rate already"),
+    ("clip_mode", lambda s: s.optimization.clip_grad is not None, "it needs --clip-grad"),
+    ("ema_warmup", lambda s: s.optimization.ema is not None, "it needs --ema"),
+    ("average_last", lambda s: s.optimization.ema is None, "--ema keeps averaged weights already"),
+    ("early_stopping", _selects, "no validation images select an epoch, and the last one is reported"),
+    ("extend", lambda s: bool(s.run.resume), "it needs --resume"),
+    ("focal_gamma", lambda s: s.loss.loss == "focal", "it needs --loss focal"),
+    ("compile_mode", lambda s: s.hardware.compile, "it needs --compile"),
     ("min_lr", lambda s: s.optimization.schedule != "constant", "--schedule constant does not decay"),
     (
         "normalization",
@@ -66,7 +93,9 @@ NEEDS: list[tuple[str, Callable[[Settings], bool], str]] = [
     ("distill_temp", lambda s: s.distillation.distill == "soft", "it needs --distill soft"),
     ("cache_dir", lambda s: s.data.cache_resized is not None, "it needs --cache-resized"),
     ("nesterov", lambda s: s.optimization.optimizer == "sgd", "it needs --optimizer sgd"),
-    ("select_by", lambda s: s.data.val_fraction != 0, "with --val-fraction 0 the last epoch is reported"),
+    ("select_by", _selects, "no validation images select an epoch, and the last one is reported"),
+    ("val_fraction", lambda s: s.data.val_fold is None, "--val-fold says which images are held out"),
+    ("select_on", lambda s: s.data.val_fold is None, "with --val-fold nothing is selected: the last epoch is reported"),
     ("head_lr", lambda s: s.model.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("layer_decay", lambda s: s.model.freeze == "none", "with --freeze backbone only the head is trained, at --lr"),
     ("decay_all", lambda s: s.optimization.weight_decay > 0, "the weight decay is 0"),
