@@ -12,12 +12,13 @@ from typing import Any
 from experiments.study_file import Study
 from records import lock
 from records.run_directory import TEACHER
-from settings import model_flags, resume
+from settings import resume
 from settings.dataset_flags import comparable, other_place
 from settings.flag import TRAIN
 from settings.groups import FLAGS, Data, Settings
 from settings.locate import locate_data
 from settings.scripts import SCRIPTS
+from settings.tables import as_words
 from utils import BadRequest, suggestion, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
@@ -123,23 +124,6 @@ def make_plan(study: Study, runs_dir: str) -> Plan:
                     raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
                 runs[name] = Run(name, variant, seed, fraction, {**flags, **share})
     return Plan(study, runs_dir, list(runs.values()))
-
-
-def as_words(flags: dict[str, Any]) -> list[str]:
-    """Flags by key as the words of a command line. Omits switches that are off and have no --no- form."""
-    known = {**model_flags.flags_of(None), **FLAGS}
-    result = []
-    for key, value in flags.items():
-        flag = known[key]
-        if isinstance(value, bool):
-            result += [f"--{flag.name}"] if value else [f"--no-{flag.name}"] if flag.negatable else []
-        elif flag.nargs == "+":
-            result += [f"--{flag.name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            # A value that begins with a hyphen must be in the same word as its flag.
-            result += [f"--{flag.name}={text}"] if text.startswith("-") else [f"--{flag.name}", text]
-    return result
 
 
 def select_runs(

@@ -34,12 +34,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from settings import model_flags
-from settings.dataset_flags import split_place
-from settings.flag import TRAIN, Flag
+from settings.flag import Flag
 from settings.groups import FLAGS
 from settings.scripts import SCRIPTS
-from utils import BadRequest, parse_toml, shorten, suggestion
+from settings.tables import read_table, read_toml, training_flags
+from utils import BadRequest, shorten, suggestion
 
 TABLES = ("base", "variants", "axes", "published")
 KEYS = ("name", "script", "seeds", "fractions", *TABLES)
@@ -84,7 +83,7 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
         sets: flags of --set, which override the file's.
         name: overrides the file's. Required if results depend on a flag in `sets`: no folder has runs of two studies.
     """
-    content = _load(file)
+    content = read_toml(file)
     for key in content:
         if key not in KEYS:
             raise BadRequest(f"{file}: {key}: unknown key.{suggestion(key, KEYS)} Known: {', '.join(KEYS)}")
@@ -95,7 +94,7 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
     script = content.get("script", "main.py")
     if script not in SCRIPTS:
         raise BadRequest(f"{file}: script {script!r}: is none of {', '.join(SCRIPTS)}")
-    known = _known_flags(script)
+    known = training_flags(SCRIPTS[script].titles)
     base = _flags(file, "[base]", content["base"], known)
     extra = _flags(file, "--set", sets or {}, known)
     changing = [key for key in extra if not (key in FLAGS and FLAGS[key].may_change)]
@@ -121,63 +120,10 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
     )
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise BadRequest(f"{file}: cannot be read ({reason})") from None
-    try:
-        return parse_toml(text)
-    except ValueError as error:
-        found = re.search(r"at line (\d+)", str(error))
-        line = text.splitlines()[int(found[1]) - 1].strip() if found else ""
-        raise BadRequest(f"{file}: is no TOML: {error}{f': {line}' if line else ''}") from None
-
-
-def _known_flags(script: str) -> dict[str, Flag]:
-    """Flags that a study may set, by all of their names and aliases, with underscores."""
-    offered = [flag for flags in SCRIPTS[script].titles.values() for flag in flags if TRAIN in flag.modes]
-    offered += model_flags.flags_of(None).values()
-    return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
-
-
 def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[str, Any]:
-    """A table's flags by key, with values for `plan.as_words`. Raises BadRequest, naming the key."""
-    place = where if where == "--set" else f"{file}: {where}"
-    if not isinstance(table, dict):
-        raise BadRequest(f"{place}: must be a table of flags")
-    flags: dict[str, Any] = {}
-    for name, value in table.items():
-        flag = known.get(name.replace("-", "_"))
-        if flag is None and isinstance(value, dict):
-            raise BadRequest(f'{place}: {name}: is no flag; a name with a dot in it needs quotation marks, as "a-0.5"')
-        if flag is None:
-            names = [f"--{known_flag.name}" for known_flag in known.values()]
-            raise BadRequest(f"{place}: unknown flag --{name}.{suggestion(f'--{name}'.replace('_', '-'), names)}")
-        if flag.key in MANAGED:
-            raise BadRequest(f"{place}: {name}: a study sets that itself; write {MANAGED[flag.key]}")
-        if flag.key in flags:
-            raise BadRequest(f"{place}: {name}: given twice")
-        flags[flag.key] = _value(f"{place}: {name}", value, flag, switch_words=where == "--set")
-    form, path = split_place(str(flags.get("dataset", "")))
-    if path is not None:
-        if "data_path" in flags:
-            raise BadRequest(f"{place}: dataset: {flags['dataset']} names its place already: leave out data-path")
-        flags |= {"dataset": form, "data_path": path}
-    return flags
-
-
-def _value(place: str, value: Any, flag: Flag, switch_words: bool) -> Any:
-    if flag.check is None:
-        value = {"true": True, "false": False}.get(value, value) if switch_words else value
-        if not isinstance(value, bool):
-            raise BadRequest(f"{place}: is a switch: true or false")
-        return value
-    items = value if isinstance(value, list) else [value]
-    if not items or any(isinstance(item, bool) or not isinstance(item, int | float | str) for item in items):
-        raise BadRequest(f"{place}: its value is a number, a text, or a list of these")
-    return value
+    is_set = where == "--set"
+    refused = {key: f"a study sets that itself; write {instead}" for key, instead in MANAGED.items()}
+    return read_table(where if is_set else f"{file}: {where}", table, known, refused, switch_words=is_set)
 
 
 def _variants(
