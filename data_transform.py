@@ -7,9 +7,10 @@ All randomness comes from torch's global CPU generator, which callers seed for e
 from augmentation.buffers import Buffers
 from augmentation.mixing import Mix
 from augmentation.normalization import Normalize, denormalize
-from augmentation.one_batch import erase, rand_augment_batch, random_boxes, resize_boxes, send
+from augmentation.one_batch import erase, random_boxes, resize_boxes, send
 from augmentation.one_image import RandomResizedCrop, image_transform, random_crop
 from augmentation.options import CROP, CROP_RATIO, CROP_SCALE, EVAL_CROP, Augment, Fit
+from augmentation.policies import policy_batch
 from augmentation.shape import inside, resize, shown_share
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "erase",
     "image_transform",
     "inside",
-    "rand_augment_batch",
+    "policy_batch",
     "random_boxes",
     "random_crop",
     "resize",

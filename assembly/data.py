@@ -155,7 +155,15 @@ class RunData:
 
 
 def _augment(group: Augmentation) -> Augment:
-    return Augment(group.crop, group.crop_padding or 0, group.flip, group.rand, group.random_erasing)
+    return Augment(
+        crop=group.crop,
+        padding=group.crop_padding or 0,
+        flip=group.flip,
+        policy=group.auto_augment,
+        magnitude=group.auto_augment_magnitude,
+        ops=group.auto_augment_ops,
+        erasing=group.random_erasing,
+    )
 
 
 def read_dataset(group: Data, found: LocatedDataset) -> Dataset:

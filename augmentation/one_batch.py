@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -53,8 +53,6 @@ def random_boxes(
 def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequence[int]) -> torch.Tensor:
     """Crops one box from each image and resizes it, bilinear with antialiasing, as two matrix products.
 
-    With TF32 products, in training on CUDA, a value may round to a neighbouring level.
-
     Args:
         images: uint8 (n, C, H, W).
         boxes: (top, left, height, width) of each crop, int64 (n, 4).
@@ -66,8 +64,23 @@ def resize_boxes(images: torch.Tensor, boxes: torch.Tensor, img_size: int | Sequ
     boxes = send(boxes, images.device)
     vertical = _interpolation(boxes[:, 0], boxes[:, 2], images.shape[2], height)
     horizontal = _interpolation(boxes[:, 1], boxes[:, 3], images.shape[3], width)
-    resized = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
-    return resized.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    return filter_sides(images, vertical, horizontal)
+
+
+def filter_sides(images: torch.Tensor, vertical: torch.Tensor, horizontal: torch.Tensor) -> torch.Tensor:
+    """Weighs the rows and the columns of each image with matrices of its own.
+
+    With TF32 products, in training on CUDA, a value may round to a neighbouring level.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        vertical: (n, height, H).
+        horizontal: (n, width, W).
+
+    Returns uint8 (n, C, height, width) in channels-last memory.
+    """
+    result = torch.einsum("noh,nchw,npw->ncop", vertical, images.float(), horizontal)
+    return result.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_size: int) -> torch.Tensor:
@@ -82,37 +95,21 @@ def _interpolation(start: torch.Tensor, length: torch.Tensor, size: int, out_siz
     return weight / weight.sum(2, keepdim=True)
 
 
-def rand_augment_batch(images: torch.Tensor) -> torch.Tensor:
-    """torchvision's RandAugment (arXiv:1909.13719), with two operations drawn for each image.
-
-    The magnitude is fixed, so all images that drew the same operation and sign form one batch for it.
+def by_kind(
+    images: torch.Tensor, kind: torch.Tensor, apply: Callable[[torch.Tensor, int], torch.Tensor]
+) -> torch.Tensor:
+    """Applies a function to all images of one kind at once, for each kind.
 
     Args:
-        images: uint8 (n, C, H, W); not changed.
+        images: (n, C, H, W) on any device; not changed, nor their order.
+        kind: int64 (n,) on the CPU, so that no count waits for the device.
+        apply: gets the images of a kind, in their order, and the kind.
     """
-    from torchvision.transforms import v2
-
-    policy = v2.RandAugment()
-    space = policy._AUGMENTATION_SPACE
-    height, width = images.shape[-2:]
-    for _ in range(policy.num_ops):
-        operation = torch.randint(len(space), (len(images),))
-        negative = torch.rand(len(images)) <= 0.5
-        signed = torch.tensor([has_sign for _, has_sign in space.values()])[operation]
-        kind = 2 * operation + (negative & signed)
-        order = kind.argsort(stable=True)  # images of one kind follow each other, so each kind is a slice
-        counts = kind.bincount(minlength=2 * len(space)).tolist()
-        parts = list(images[send(order, images.device)].split(counts))
-        for i, (name, (magnitudes, _)) in enumerate(space.items()):
-            table = magnitudes(policy.num_magnitude_bins, height, width)
-            magnitude = 0.0 if table is None else float(table[policy.magnitude])
-            for place, value in ((2 * i, magnitude), (2 * i + 1, -magnitude)):
-                if counts[place]:
-                    parts[place] = policy._apply_image_or_video_transform(
-                        parts[place], name, value, interpolation=policy.interpolation, fill=policy._fill
-                    )
-        images = torch.cat(parts)[send(order.argsort(), images.device)]
-    return images
+    kinds, counts = kind.unique(return_counts=True)
+    order = kind.argsort(stable=True)  # images of one kind follow each other, so each kind is a slice
+    parts = images[send(order, images.device)].split(counts.tolist())
+    done = [apply(part, value) for part, value in zip(parts, kinds.tolist(), strict=True)]
+    return torch.cat(done)[send(order.argsort(), images.device)]
 
 
 def erase(images: torch.Tensor, probability: float) -> torch.Tensor:

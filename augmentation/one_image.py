@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from augmentation.options import CROP, CROP_RATIO, CROP_SCALE, EVAL_CROP, Augment, Fit
+from augmentation.policies import library_policy
 from augmentation.shape import cover, inside, letterbox, with_margin
+from augmentation.three_augment import three_augment
 from utils import sides
 
 
@@ -41,8 +43,10 @@ def image_transform(
         steps += _fitting(img_size, eval_crop, fit)
     if augment is not None and augment.flip and augment.crop != "resized":
         steps.append(_random_flip)
-    if augment is not None and augment.rand:
-        steps += [_to_pil, v2.RandAugment()]  # geometric operations take three times as long on tensors
+    if augment is not None and augment.policy == "3augment":
+        steps.append(_three_augment)
+    elif augment is not None and augment.policy != "none":
+        steps += [_to_pil, library_policy(augment)]  # geometric operations take three times as long on tensors
     return functools.partial(_apply, steps)
 
 
@@ -51,7 +55,7 @@ def _apply(steps: list, image) -> torch.Tensor:
         image = image[:, :, :]  # reads all of an image that is decoded by slicing
     for step in steps:
         image = step(image)
-    return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
+    return _to_tensor(image)
 
 
 def _fitting(img_size: int | Sequence[int], eval_crop: float, fit: Fit) -> list:
@@ -123,6 +127,14 @@ def _random_flip(image):
     from torchvision.transforms.v2 import functional
 
     return functional.horizontal_flip(image) if torch.rand(()) < 0.5 else image
+
+
+def _three_augment(image) -> torch.Tensor:
+    return three_augment(_to_tensor(image)[None])[0]
+
+
+def _to_tensor(image) -> torch.Tensor:
+    return image if isinstance(image, torch.Tensor) else torch.from_numpy(np.atleast_3d(image).copy()).permute(2, 0, 1)
 
 
 def _to_pil(image):

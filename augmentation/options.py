@@ -18,14 +18,19 @@ class Augment:
             et al., arXiv:1409.4842), or "none".
         padding: pixels on each side, for crop="pad".
         flip: mirror left-right with probability 1/2.
-        rand: apply RandAugment (Cubuk et al., arXiv:1909.13719), two operations of magnitude 9.
+        policy: operations drawn for each image: "none", "randaugment", "trivialaugment", "autoaugment" or "3augment",
+            see augmentation/policies.py.
+        magnitude: of RandAugment's operations, 0 to 30.
+        ops: number of RandAugment's operations.
         erasing: probability of erasing a rectangle (Zhong et al., arXiv:1708.04896).
     """
 
     crop: str = "none"
     padding: int = 0
     flip: bool = False
-    rand: bool = False
+    policy: str = "none"
+    magnitude: int = 9
+    ops: int = 2
     erasing: float = 0.0
 
     @property

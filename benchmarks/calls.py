@@ -52,22 +52,24 @@ class Step:
 
     @property
     def title(self) -> str:
-        augmented = [self.augment.get("crop", ""), *(name for name in ("rand", "erasing") if name in self.augment)]
+        augmented = [self.augment.get("crop", ""), self.augment.get("policy", "")]
+        augmented += ["erasing"] if "erasing" in self.augment else []
         return " + ".join(
             word for word in (self.model, self.optimizer, *augmented, self.mix) if word not in ("", "none")
         )
 
 
 PAD = {"crop": "pad", "padding": 4, "flip": True}
+RANDOM = {"policy": "randaugment", "erasing": 0.25}
 STEPS = [
     Step("airbench94", "muon-sgd", {**PAD, "padding": 2}),
     Step("resnet9", "muon-sgd", {**PAD, "padding": 2}),
     Step("resnet18", "sgd", PAD, "cutmix"),
     Step("resnet50", "sgd", {**PAD, "erasing": 0.25}, "cutmix"),
     Step("mobilenet_v2", "sgd", PAD),
-    Step("vit_tiny", "adamw", {"crop": "resized", "flip": True, "rand": True, "erasing": 0.25}, "cutmix+mixup"),
+    Step("vit_tiny", "adamw", {"crop": "resized", "flip": True, **RANDOM}, "cutmix+mixup"),
 ]
-QUICK_STEPS = [Step("resnet20", "sgd", {**PAD, "rand": True, "erasing": 0.25}, "cutmix")]
+QUICK_STEPS = [Step("resnet20", "sgd", {**PAD, **RANDOM}, "cutmix")]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -113,7 +113,7 @@ def _headline(settings: Settings, dataset: Dataset) -> str:
         data.resize_mode: data.resize_mode != "crop",
         f"crop {augmentation.crop}": augmentation.crop != "none",
         "flip": augmentation.flip,
-        "RandAugment": augmentation.rand,
+        augmentation.auto_augment: augmentation.auto_augment != "none",
         f"erasing {augmentation.random_erasing:g}": augmentation.random_erasing > 0,
         augmentation.augmentation: augmentation.augmentation != "none",
     }

@@ -13,7 +13,7 @@ from data_transform import (
     Augment,
     Fit,
     inside,
-    rand_augment_batch,
+    policy_batch,
     random_boxes,
     resize,
     resize_boxes,
@@ -69,7 +69,7 @@ class PaddedImages:
 def augment_batch(
     images: PaddedImages, index: torch.Tensor, augment: Augment, img_size: int | Sequence[int], fit: Fit = CROP
 ) -> torch.Tensor:
-    """Crops, flips, RandAugments and resizes the images at `index`.
+    """Crops and flips the images at `index`, applies the policy, and resizes them.
 
     Args:
         index: int64 (n,), on the device.
@@ -94,6 +94,6 @@ def augment_batch(
             none_fits = (boxes[:, 2:] == images.side).all(1)
             boxes[none_fits] = torch.cat([(images.side - largest) // 2, largest])
         batch = resize_boxes(batch, boxes, min(height, width) if fit.mode == "letterbox" else img_size)
-    if augment.rand:
-        batch = rand_augment_batch(batch)
+    if augment.policy != "none":
+        batch = policy_batch(batch, augment)
     return resize(batch, img_size, fit)

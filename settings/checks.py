@@ -226,8 +226,9 @@ def _check_teacher(settings: Settings) -> Settings:
 def _check_cache(settings: Settings) -> None:
     """Refuses augmentation with --cache-teacher: cached logits are those of the stored images."""
     group = settings.augmentation
+    policy = group.auto_augment
     changes = {
-        "--rand": group.rand,
+        "--rand" if group.rand and policy == "randaugment" else f"--auto-augment {policy}": policy != "none",
         "--random-erasing": group.random_erasing > 0,
         "--augmentation": group.augmentation != "none",
     }

@@ -193,6 +193,7 @@ def test_broken_images_are_found_before_training(cli, train, shards, workdir):
         ("--teacher-epochs 3", "--teacher-epochs has no effect: it needs --teacher"),
         ("--cache-teacher", "--cache-teacher has no effect: it needs --teacher"),
         ("--teacher resnet18 --cache-teacher --rand", "--cache-teacher: --rand changes the images"),
+        ("--teacher resnet18 --cache-teacher --auto-augment 3augment", "--auto-augment 3augment changes the images"),
         ("--val-fraction 0.2 --select-on reported", "--val-fraction has no effect: --select-on reported holds nothing"),
     ],
 )

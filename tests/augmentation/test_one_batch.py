@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from sample_images import random_images, smooth_image
+from sample_images import random_images
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
-from data_transform import erase, rand_augment_batch, random_boxes, resize_boxes
+from data_transform import erase, random_boxes, resize_boxes
 
 
 def ks_distance(a, b) -> float:
@@ -81,77 +79,6 @@ def test_where_no_box_fits_the_image_is_taken_whole_or_nothing_is_erased():
     assert torch.equal(whole, torch.tensor([[0, 0, 8, 8]]).expand(50, 4))
     nothing = random_boxes(50, 8, 8, (1.0, 1.0), (1.0, 1.0), fallback="none")
     assert (nothing[:, 2:] == 0).all()
-
-
-# ---------------------------------------------------------------------------------------------------------- RandAugment
-
-
-def operations(side: int):
-    """RandAugment's operations at magnitude 9 of 30, from torchvision's functions and documented ranges."""
-
-    def level(top: float) -> float:
-        return float(torch.linspace(0, top, 31)[9])  # in float32, or rounding could differ
-
-    shear, shift, turn, factor = level(0.3), int(level(150 / 331 * side)), level(30), level(0.9)
-
-    def affine(image, x=0, y=0, shear_x=0.0, shear_y=0.0, center=None):
-        angles = [math.degrees(math.atan(shear_x)), math.degrees(math.atan(shear_y))]
-        return TF.affine(image, angle=0.0, translate=[x, y], scale=1.0, shear=angles, center=center)
-
-    result = [lambda image: image]
-    for sign in (1, -1):
-        result += [
-            lambda image, s=sign: affine(image, shear_x=s * shear, center=[0, 0]),
-            lambda image, s=sign: affine(image, shear_y=s * shear, center=[0, 0]),
-            lambda image, s=sign: affine(image, x=s * shift),
-            lambda image, s=sign: affine(image, y=s * shift),
-            lambda image, s=sign: TF.rotate(image, s * turn),
-            lambda image, s=sign: TF.adjust_brightness(image, 1 + s * factor),
-            lambda image, s=sign: TF.adjust_saturation(image, 1 + s * factor),
-            lambda image, s=sign: TF.adjust_contrast(image, 1 + s * factor),
-            lambda image, s=sign: TF.adjust_sharpness(image, 1 + s * factor),
-        ]
-    return [
-        *result,
-        lambda image: TF.posterize(image, bits=round(8 - 9 / (30 / 4))),
-        lambda image: TF.solarize(image, threshold=255 * (1 - level(1))),
-        TF.autocontrast,
-        TF.equalize,
-    ]
-
-
-def as_bytes(image: torch.Tensor) -> bytes:
-    return image.contiguous().numpy().tobytes()
-
-
-def after_two_operations(image: torch.Tensor) -> set[bytes]:
-    steps = operations(image.shape[-1])
-    return {as_bytes(second(once)) for once in [first(image) for first in steps] for second in steps}
-
-
-@pytest.mark.parametrize("chans", [1, 3])
-def test_rand_augment_gives_each_image_two_random_operations_of_torchvisions(chans):
-    image = smooth_image(12, 12, chans)
-    possible = after_two_operations(image)
-    torch.manual_seed(0)
-    theirs = [as_bytes(v2.RandAugment()(image)) for _ in range(1500)]
-    assert set(theirs) <= possible  # the table above is torchvision's
-    ours = [as_bytes(result) for result in rand_augment_batch(image.expand(8000, -1, -1, -1))]
-    assert set(ours) <= possible
-    assert len(set(ours)) > 0.98 * len(possible)
-    unchanged = as_bytes(image)
-    assert np.mean([a == unchanged for a in ours]) == pytest.approx(np.mean([a == unchanged for a in theirs]), abs=0.02)
-
-
-def test_rand_augment_changes_neither_its_input_nor_the_order_of_the_images():
-    images = torch.stack([smooth_image(12, 12) // 8 + 40 * i for i in range(4)])
-    before = images.clone()
-    torch.manual_seed(0)
-    for _ in range(3):
-        results = rand_augment_batch(images)
-    assert torch.equal(images, before)
-    for image, result in zip(images, results, strict=True):
-        assert as_bytes(result) in after_two_operations(image)
 
 
 # ---------------------------------------------------------------------------------------------------------------- erase

@@ -38,10 +38,10 @@ def test_evaluation_keeps_seven_eighths_of_the_short_side_unless_told_otherwise(
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("crop", ["pad", "resized", "none"])
-@pytest.mark.parametrize("rand", [False, True])
-def test_a_training_image_has_the_asked_size_and_follows_the_seed(crop, rand, mode):
+@pytest.mark.parametrize("policy", ["none", "randaugment", "trivialaugment", "autoaugment", "3augment"])
+def test_a_training_image_has_the_asked_size_and_follows_the_seed(crop, policy, mode):
     image = pil_image(40, 30, mode)
-    transform = image_transform(Augment(crop=crop, padding=4, flip=True, rand=rand), 16)
+    transform = image_transform(Augment(crop=crop, padding=4, flip=True, policy=policy), 16)
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -51,12 +51,32 @@ def test_a_training_image_has_the_asked_size_and_follows_the_seed(crop, rand, mo
     assert draw(0).dtype == torch.uint8
     assert torch.equal(draw(0), draw(0))
     different = {draw(seed).numpy().tobytes() for seed in range(12)}
-    assert len(different) >= (2 if (crop, rand) == ("none", False) else 6)
+    assert len(different) >= (2 if (crop, policy) == ("none", "none") else 6)
 
 
 def test_a_training_image_without_augmentation_is_the_evaluations():
     image = pil_image(40, 30)
     assert torch.equal(image_transform(Augment(), 16)(image), image_transform(None, 16)(image))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("augment", "theirs"),
+    [
+        (Augment(policy="randaugment"), v2.RandAugment(2, 9)),
+        (Augment(policy="randaugment", ops=3, magnitude=20), v2.RandAugment(3, 20)),
+        (Augment(policy="trivialaugment"), v2.TrivialAugmentWide()),
+        (Augment(policy="autoaugment"), v2.AutoAugment()),
+    ],
+)
+def test_the_policy_of_one_image_is_torchvisions(augment, theirs, mode):
+    image = pil_image(24, 16, mode)
+    transform = image_transform(augment, (16, 24), 1.0)
+    for seed in range(15):
+        torch.manual_seed(seed)
+        result = transform(image)
+        torch.manual_seed(seed)
+        assert torch.equal(result, TF.pil_to_tensor(theirs(image)))
 
 
 def test_a_padded_crop_of_one_image_has_black_only_at_its_border():
@@ -91,10 +111,10 @@ def test_random_crops_of_one_image_are_distributed_as_torchvisions(size):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("crop", ["pad", "resized", "none"])
-@pytest.mark.parametrize("rand", [False, True])
-def test_a_tensor_becomes_what_a_pil_image_of_the_same_pixels_becomes(crop, rand, mode):
+@pytest.mark.parametrize("policy", ["none", "randaugment", "3augment"])
+def test_a_tensor_becomes_what_a_pil_image_of_the_same_pixels_becomes(crop, policy, mode):
     image = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 30).resize((70, 50)).convert(mode)
-    transform = image_transform(Augment(crop=crop, padding=4, flip=True, rand=rand), 32)
+    transform = image_transform(Augment(crop=crop, padding=4, flip=True, policy=policy), 32)
     for seed in range(10):
         torch.manual_seed(seed)
         expected = transform(image)

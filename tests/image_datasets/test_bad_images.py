@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COUNT = 13
 BAD = 6
-EVERYTHING = Augment(crop="resized", flip=True, rand=True, erasing=0.5)
+EVERYTHING = Augment(crop="resized", flip=True, policy="randaugment", erasing=0.5)
 
 
 def colours(width: int = 40, height: int = 24, seed: int = 0) -> Image.Image:
@@ -225,7 +225,7 @@ def test_a_bad_file_is_left_out_of_its_batch_and_no_other_image_changes(files, w
 
 @pytest.mark.parametrize("crop", ["pad", "resized"])
 def test_images_in_memory_are_left_out_of_their_batches_alike(small, crop):
-    augment = Augment(crop=crop, padding=2, flip=True, rand=True, erasing=0.5)
+    augment = Augment(crop=crop, padding=2, flip=True, policy="randaugment", erasing=0.5)
     before = load(small)
     numbered = Split(np.arange(20), before.train.images, before.train.paths)
     expected = [collect(train_batches(numbered, None, augment=augment).epoch(epoch)) for epoch in (0, 1)]

@@ -19,7 +19,7 @@ from utils import RunFailed
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COUNT = 13
-EVERYTHING = Augment(crop="resized", padding=2, flip=True, rand=True, erasing=0.5)
+EVERYTHING = Augment(crop="resized", padding=2, flip=True, policy="randaugment", erasing=0.5)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_another_epoch_or_seed_has_another_order_and_other_crops(split):
 @pytest.mark.parametrize("crop", ["pad", "resized"])
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_an_epoch_taken_up_at_a_batch_goes_on_bit_for_bit(split, crop, start):
-    augment = Augment(crop=crop, padding=2, flip=True, rand=True, erasing=0.5)
+    augment = Augment(crop=crop, padding=2, flip=True, policy="randaugment", erasing=0.5)
     whole = collect(train_batches(split, augment).epoch(1))
     rest = collect(train_batches(split, augment).epoch(1, start))
     assert_equal(whole[start:], rest)
@@ -177,18 +177,19 @@ def test_random_erasing_acts_on_about_the_share_of_images_asked_for(split):
 def test_what_the_workers_get_can_be_sent_to_new_processes(files):
     batches = train_batches(files)
     sent = pickle.loads(pickle.dumps(batches.loader.dataset))
-    for key in ((0, 6), (1, 7)):  # a JPEG and a PNG file
+    for key in ((0, 6, 0), (1, 7, 0)):  # a JPEG and a PNG file
         assert torch.equal(sent[key][0], batches.loader.dataset[key][0])
 
 
-def test_the_crop_of_a_file_depends_on_seed_epoch_and_its_number_alone(files):
+def test_the_crop_of_a_file_depends_on_seed_epoch_its_number_and_the_copies_before(files):
     dataset = train_batches(files).loader.dataset
-    first = dataset[(2, 6)][0]
+    first = dataset[(2, 6, 0)][0]
     torch.manual_seed(99)
-    dataset[(2, 7)]
-    assert torch.equal(first, dataset[(2, 6)][0])
-    assert not torch.equal(first, dataset[(3, 6)][0])
-    assert not torch.equal(first, train_batches(files, seed=4).loader.dataset[(2, 6)][0])
+    dataset[(2, 7, 0)]
+    assert torch.equal(first, dataset[(2, 6, 0)][0])
+    assert not torch.equal(first, dataset[(3, 6, 0)][0])
+    assert not torch.equal(first, train_batches(files, seed=4).loader.dataset[(2, 6, 0)][0])
+    assert not torch.equal(first, dataset[(2, 6, 1)][0])
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluation

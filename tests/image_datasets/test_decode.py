@@ -176,7 +176,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("augment", [
     None, Augment(crop="resized", flip=True), Augment(crop="pad", padding=20, flip=True),
-    Augment(crop="resized", flip=True, rand=True),
+    Augment(crop="resized", flip=True, policy="randaugment"),
 ])  # fmt: skip
 @pytest.mark.parametrize("size", [(500, 375), (240, 420), (150, 100)])
 @pytest.mark.parametrize("grey", [False, True])
