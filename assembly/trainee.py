@@ -22,11 +22,13 @@ from models.memory import lacks_memory
 from records.log import say
 from settings.groups import Augmentation, Hardware, Loss, Model, Optimization, Settings
 from training import batch_size, devices, distributed
+from training.averaging import ModelAverage
 from training.config import TrainConfig
 from training.distillation import Distillation
 from training.losses import make_criterion
 from training.metrics import Totals
-from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
+from training.optim import freeze_backbone, make_clip, make_optimizer, parameter_groups, train_mode
+from training.schedules import ema_decay, last_epochs_decay, learning_rate
 from training.state import RunState
 from utils import BadRequest, RunFailed, derive_seed, sides, world_size
 
@@ -118,9 +120,14 @@ def make_state(
         model,
         _make_optimizer(model, group),
         Totals(num_classes, device),
-        ema=None if group.ema is None else ModelEMA(model, group.ema),
+        average=ModelAverage(model) if averages(group) else None,
         scaler=devices.make_scaler(device, precision),
     )
+
+
+def averages(group: Optimization) -> bool:
+    """Whether a run keeps averaged weights."""
+    return group.ema is not None or group.average_last is not None
 
 
 def _make_optimizer(model: nn.Module, group: Optimization) -> torch.optim.Optimizer:
@@ -142,38 +149,65 @@ def make_config(
     precision: str,
     distillation: Distillation | None = None,
     smallest_batch: int | None = None,
+    class_weights: torch.Tensor | None = None,
+    class_names: list[str] | None = None,
 ) -> TrainConfig:
     """Returns the configuration of the training loop.
 
     Args:
         batches_per_epoch: of each rank, before --accumulate groups them into steps.
         smallest_batch: see `smallest_batch_of`.
+        class_weights, class_names: see `imbalance`.
     """
+    steps_per_epoch = math.ceil(batches_per_epoch / group.accumulate)
     return TrainConfig(
-        criterion=make_criterion(loss.loss, num_classes, loss.label_smoothing, loss.bce_target_threshold),
+        criterion=make_criterion(
+            loss.loss, num_classes, loss.label_smoothing, loss.bce_target_threshold, class_weights, loss.focal_gamma
+        ),
         mix=make_mix(augmentation, num_classes),
         learning_rate=functools.partial(
             learning_rate,
-            steps_per_epoch=math.ceil(batches_per_epoch / group.accumulate),
+            steps_per_epoch=steps_per_epoch,
             epochs=group.epochs,
-            lr=group.lr * (world_size() if group.scale_lr else 1),
+            lr=group.lr * lr_factor(group),
             schedule=group.schedule,
             warmup_epochs=group.warmup_epochs,
             min_lr=group.min_lr,
             step_size=group.step_size,
             milestones=group.milestones,
             gamma=group.gamma,
+            decay_epochs=group.decay_epochs,
+            start=group.extend or 0,
         ),
+        average_decay=_average_decay(group, steps_per_epoch),
         seed=seed,
         epochs=group.epochs,
         precision=precision,
         accumulate=group.accumulate,
-        clip_grad=group.clip_grad,
+        clip_grad=make_clip(group.clip_grad, group.clip_mode),
         distillation=distillation,
         smallest_batch=smallest_batch,
         roll_back=group.on_nonfinite == "rollback",
         select_by=group.select_by,
+        patience=group.early_stopping or math.inf,
+        class_names=class_names,
     )
+
+
+def lr_factor(group: Optimization) -> float:
+    """The factor of the learning rate by --scale-lr or --lr-base-size."""
+    if group.lr_base_size is None:
+        return world_size() if group.scale_lr else 1
+    ratio = int(group.batch_size) * group.accumulate * world_size() / group.lr_base_size
+    return ratio**0.5 if group.lr_base_scale == "sqrt" else ratio
+
+
+def _average_decay(group: Optimization, steps_per_epoch: int) -> Callable[[int], float]:
+    if group.average_last is not None:
+        return functools.partial(
+            last_epochs_decay, steps_per_epoch=steps_per_epoch, epochs=group.epochs, last=group.average_last
+        )
+    return functools.partial(ema_decay, decay=group.ema or 0.0, warmup=group.ema_warmup)
 
 
 def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
@@ -191,7 +225,11 @@ def share(model: nn.Module, sync_bn: bool, device: torch.device) -> nn.Module:
 
 
 def make_forward(
-    model: nn.Module, channels_last: bool, compile_model: bool, batch_size: int | None = None
+    model: nn.Module,
+    channels_last: bool,
+    compile_model: bool,
+    batch_size: int | None = None,
+    compile_mode: str = "default",
 ) -> Callable[[torch.Tensor], Any]:
     """Returns the model as a function of images, compiled if asked for.
 
@@ -200,8 +238,9 @@ def make_forward(
     Args:
         batch_size: only batches of this size run compiled, and only for them cuDNN searches for the fastest algorithm.
             For the last batch of an epoch either takes longer than it saves. None: all batches.
+        compile_mode: see torch.compile.
     """
-    compiled = torch.compile(model) if compile_model else model
+    compiled = torch.compile(model, mode=compile_mode) if compile_model else model
     search = not torch.are_deterministic_algorithms_enabled()
 
     def forward(images: torch.Tensor) -> Any:

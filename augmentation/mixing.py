@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -17,11 +19,20 @@ class Mix:
         kind: "none", "cutmix", "mixup", or "cutmix+mixup": one of the two per batch, with equal probability.
         cutmix_alpha, mixup_alpha: both parameters of the Beta distribution of the mixing share.
         probability: of mixing a batch at all.
+        off_epoch: no batch is mixed from this epoch on, counted from 0.
     """
 
-    def __init__(self, kind: str, num_classes: int, cutmix_alpha: float, mixup_alpha: float, probability: float):
+    def __init__(
+        self,
+        kind: str,
+        num_classes: int,
+        cutmix_alpha: float,
+        mixup_alpha: float,
+        probability: float,
+        off_epoch: float = math.inf,
+    ):
         self.num_classes = num_classes
-        self.probability = probability
+        self.probability, self.off_epoch = probability, off_epoch
         self.mixers = []
         if kind != "none":
             from torchvision.transforms import v2
@@ -31,15 +42,17 @@ class Mix:
             if "mixup" in kind:
                 self.mixers.append(v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes))
 
-    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, epoch: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixes images (N, C, H, W) in place.
 
         Args:
-            targets: class indices (N,).
+            targets: class indices (N,); without any nothing is mixed.
 
-        Returns the images and soft targets (N, num_classes); with kind="none" `targets` unchanged.
+        Returns the images and soft targets (N, num_classes); `targets` unchanged where no batch of the epoch is mixed.
         """
-        if not self.mixers:
+        if not self.mixers or epoch >= self.off_epoch or not len(targets):
             return images, targets
         one_hot = F.one_hot(targets, self.num_classes).float()
         if torch.rand(()) >= self.probability:

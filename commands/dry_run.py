@@ -96,7 +96,7 @@ def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
                                 hardware.deterministic, tf32=True)  # fmt: skip
         dataset = read_dataset(settings.data, found)
         settings = settle(settings, dataset)
-        averaged = settings.optimization.ema is not None
+        averaged = trainee.averages(settings.optimization)
         data = make_data(settings.data, dataset, found, settings.model.model, hardware.seed_of_split, averaged)
         fitting = trainee.memory_probe(settings, data, device)
         images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)

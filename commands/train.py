@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from analysis import cost
-from assembly import teaching, trainee
+from assembly import continuing, imbalance, teaching, trainee
 from assembly.data import RunData, make_data, read_dataset
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset, LocatedDataset
@@ -21,6 +21,8 @@ from models.weight_files import KINDS
 from records import checkpoint, lock, membership, summary
 from records.log import logged, open_log, say, say_in_log
 from records.run_directory import RunDirectory, check_run_directory, this_attempt
+from records.tensorboard_run import TensorBoard
+from records.trackers import Trackers
 from records.wandb_run import Wandb
 from settings import defaults, resume
 from settings.groups import Settings
@@ -83,7 +85,7 @@ def _train(settings: Settings, site: Site, notes: list[str]) -> None:
     device, stop = site.device, site.stop
     with machine_errors_as_run_failed(lambda: "the data set"), stop.at_once(), distributed.main_process_first():
         settings = settle(settings, site.dataset)
-        averaged = settings.optimization.ema is not None
+        averaged = trainee.averages(settings.optimization)
         model, seed = settings.model.model, settings.hardware.seed_of_split
         data = make_data(settings.data, site.dataset, site.found, model, seed, averaged)
         data.dataset.notes += notes
@@ -122,6 +124,7 @@ class Record:
         self.run, self.directory, self.data = settings.run, directory_of(settings), data
         self.device, self.resources, self.run_id = device, resources, None
         self.continued = False  # whether there is a checkpoint to continue from
+        self.extension: continuing.Extension | None = None  # if this attempt is given more epochs
         if self.run.resume:
             if is_main_process():
                 resources.enter_context(lock.locked(self.directory.path))
@@ -143,7 +146,7 @@ class Record:
         directory, run = self.directory, self.run
         attempt = this_attempt(devices.device_name(self.device))
         if run.resume:
-            run_id = directory.add_attempt(attempt)
+            run_id = directory.add_attempt(attempt, stored, self.extension and vars(self.extension))
         else:
             self.resources.enter_context(lock.locked(directory.path))
             check_run_directory(directory.path, run.resume, run.overwrite)  # another process may be first
@@ -161,6 +164,8 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     """
     device, hardware, optimization = site.device, settings.hardware, settings.optimization
     record = Record(settings, data, device, resources)
+    class_names = data.dataset.class_names
+    weights = imbalance.class_weights(settings.loss.class_weights, data.train.targets, class_names)
     build = functools.partial(
         trainee.build_model, settings.model, optimization, data, hardware.seed, with_weights=not record.continued
     )
@@ -187,22 +192,28 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
     if record.continued:
         with distributed.main_process_first():
-            resume_state(state, record.directory, data.dataset.class_names, data.image_digests, precision)
+            resume_state(state, record.directory, class_names, data.image_digests, precision, settings.run.keep)
+    batches = len(train_batches.sizes)
+    steps_per_epoch = math.ceil(batches / optimization.accumulate)
+    if record.continued and not state.batch:
+        continuing.adapt_step(state, steps_per_epoch)
+    if settings.run.resume:
+        restored = state if record.continued else None
+        settings, record.extension = continuing.with_more_epochs(settings, record.directory, restored, steps_per_epoch)
     _print_overview(settings, data, state.model, flops, device)
     distillation, teacher_facts = teaching.make_distillation(
         settings.distillation, teacher_file, data, settings.augmentation, precision, train_batches, val_batches,
         site.stop,
     )  # fmt: skip
-    batches = len(train_batches.sizes)
     config = trainee.make_config(
-        optimization, settings.loss, settings.augmentation, num_classes, batches, hardware.seed, precision,
-        distillation, smallest_batch,
+        settings.optimization, settings.loss, settings.augmentation, num_classes, batches, hardware.seed, precision,
+        distillation, smallest_batch, None if weights is None else torch.from_numpy(weights).to(device),
+        class_names if imbalance.differ_much(data.train.targets) else None,
     )  # fmt: skip
-    if record.continued and not state.batch:
-        _adapt_step(state, math.ceil(batches / optimization.accumulate))
     forward = trainee.make_forward(
-        trainee.share(state.model, hardware.sync_bn, device), hardware.channels_last, hardware.compile, images
-    )
+        trainee.share(state.model, hardware.sync_bn, device), hardware.channels_last, hardware.compile, images,
+        hardware.compile_mode,
+    )  # fmt: skip
     trained = trainee.Trainee(state, forward, config)
     _train_and_report(settings, site, data, record, trained, train_batches, val_batches,
                       {"flops": flops, "teacher": teacher_facts})  # fmt: skip
@@ -218,11 +229,11 @@ def _train_and_report(
     val_batches: EvalBatches | None,
     facts: dict[str, Any],
 ) -> None:
-    """Runs the loop, scores the test split and logs both to wandb."""
+    """Runs the loop, scores the test split and logs both to the trackers."""
     run, state, directory, stop = settings.run, trained.state, record.directory, site.stop
     if run.resume:
-        position = _position(state, settings.optimization.epochs) if record.continued else "from the start"
-        say(f"resumed       {position}")
+        epochs = settings.optimization.epochs
+        say(f"resumed       {continuing.position(state, epochs) if record.continued else 'from the start'}")
     stop.check()
     stored = settings.stored()
     run_id = record.begin(stored)
@@ -231,15 +242,22 @@ def _train_and_report(
         data.bad_images.write_to(directory.bad_images, is_main_process())
     named = run.run_name != resume.default_name(settings, {"model": settings.model.model})
     wandb = Wandb(run.wandb, run.wandb_project, run.run_name, run_id, directory.path, stored, run.wandb_group, named)
+    tensorboard = [TensorBoard(directory.path, stored, state.history)] if run.tensorboard else []
+    tracker = Trackers(wandb, *tensorboard)
     say()
     devices.reset_peak_memory(site.device)
-    saver = Saver(directory, state, stored, data.for_checkpoint(), run.checkpoint_every, stop, wandb.log)
+    saver = Saver(
+        directory, state, stored, data.for_checkpoint(), run.checkpoint_every, stop, tracker.log, settings.run.keep
+    )
     progress = Progress("agreement" if trained.config.mix.mixers else "top-1")
     try:
         if trained.config.roll_back and not record.continued:
             saver.save()  # a checkpoint to roll back to
             saver.wait()
         loop.train(state, trained.forward, train_batches, val_batches, trained.config, progress, saver)
+        if state.epoch < trained.config.epochs:
+            say(f"stopped early after epoch {state.epoch} of {trained.config.epochs}: none was better than epoch"
+                f" {state.best['epoch']} (--early-stopping {settings.optimization.early_stopping})")  # fmt: skip
         if is_main_process():
             directory.write_metrics(state.history)  # a run killed after its last checkpoint may lack the last row
         distributed.barrier()  # until the main process has written best.pth
@@ -247,24 +265,10 @@ def _train_and_report(
     except BaseException as error:
         saver.close()
         progress.close()
-        wandb.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
+        tracker.stop(failed=not isinstance(error, Stopped), preempted=isinstance(error, Stopped))
         raise
     distributed.barrier()
-    wandb.finish(summary.scalars(written), {"curves": directory.curves, "confusion": directory.confusion})
-
-
-def _adapt_step(state: RunState, steps_per_epoch: int) -> None:
-    """Adapts the step if another number of processes resumes at the end of an epoch: its epochs have other lengths."""
-    step = state.epoch * steps_per_epoch
-    if step != state.step:
-        say(f"note          an epoch has {steps_per_epoch} steps with {world_size()} process(es) instead of"
-            f" {state.step // state.epoch}; the schedule goes on at the end of epoch {state.epoch}")  # fmt: skip
-        state.step = step
-
-
-def _position(state: RunState, epochs: int) -> str:
-    within = f", batch {state.batch} of the next" if state.batch else ""
-    return f"after epoch {state.epoch} of {epochs}{within}"
+    tracker.finish(summary.scalars(written), {"curves": directory.curves, "confusion": directory.confusion})
 
 
 def _print_overview(settings: Settings, data: RunData, model: nn.Module, flops: int, device: torch.device) -> None:
@@ -311,6 +315,7 @@ def _score_and_report(
         "trained_params": cost.count_parameters(state.model, trainable=True),
         **more_facts,
         "epochs": optimization.epochs,
+        "trained_epochs": state.epoch,
         "best_epoch": state.best["epoch"],
         "weights": state.best["weights"],
         "train_seconds": round(state.train_seconds, 3),
@@ -318,7 +323,7 @@ def _score_and_report(
         "rollbacks": state.rollbacks,
         "processes": world_size(),
         "images": {"train": len(data.train), "val": len(data.val or ()), "test": len(data.dataset.test)},
-        "notes": [*data.dataset.notes, *_note_on_weights(settings)],
+        "notes": [*data.dataset.notes, *_note_on_weights(settings), *continuing.notes(directory.extensions())],
         "image_digests": data.image_digests,
         "settings": settings.stored(),
     }

@@ -5,6 +5,9 @@ All of it is a function of the position, (seed, epoch, step or image index), nev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from utils import derive_seed
@@ -34,6 +37,66 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     """Order in which an epoch visits the images, int64 (count,)."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(count, generator=generator)
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Which images an epoch visits, and in what order.
+
+    Attributes:
+        targets: class indices, int64 (N,).
+        bounds: (start, end) of each batch of all processes together.
+        sampler: "shuffle", each image once; or "balanced", as many images of each class, up to one, where an image of a
+            class comes a second time only after all others of its class.
+        repeats: repeated augmentation (Berman et al., arXiv:1902.05509; DeiT): so many copies of each image, in one
+            batch. They lie apart in it, so that no image is mixed with itself. An epoch has fewer different images.
+    """
+
+    targets: np.ndarray
+    bounds: list[tuple[int, int]]
+    seed: int
+    sampler: str = "shuffle"
+    repeats: int = 1
+
+    def __call__(self, epoch: int) -> torch.Tensor:
+        """The image of each place in the epoch, int64 (N,)."""
+        balanced = self.sampler == "balanced"
+        order = (
+            _balanced_order(self.targets, self.seed, epoch)
+            if balanced
+            else epoch_order(len(self.targets), self.seed, epoch)
+        )
+        if self.repeats == 1:
+            return order
+        copies, taken = [], 0
+        for start, end in self.bounds:
+            different = -(-(end - start) // self.repeats)
+            copies.append(order[taken : taken + different].repeat(self.repeats)[: end - start])
+            taken += different
+        return torch.cat(copies)
+
+    def copies(self, order: torch.Tensor) -> torch.Tensor:
+        """How often the image of each place has come before in the epoch, int64 (N,)."""
+        if self.sampler == "shuffle" and self.repeats == 1:
+            return torch.zeros_like(order)
+        places = order.argsort(stable=True)
+        images = order[places]
+        return torch.empty_like(order).index_copy(
+            0, places, torch.arange(len(order)) - torch.searchsorted(images, images)
+        )
+
+
+def _balanced_order(targets: np.ndarray, seed: int, epoch: int) -> torch.Tensor:
+    """An order of len(targets) places with as many images of each class, up to one. int64 (len(targets),)."""
+    rng = np.random.default_rng(derive_seed(seed, "balanced order", epoch))
+    classes = [np.flatnonzero(targets == label) for label in rng.permutation(np.unique(targets))]
+    places = np.full(len(classes), len(targets) // len(classes))
+    places[: len(targets) % len(classes)] += 1
+    drawn = [
+        np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count]
+        for members, count in zip(classes, places, strict=True)
+    ]
+    return torch.from_numpy(rng.permutation(np.concatenate(drawn)))
 
 
 def local_seed(rank: int) -> tuple[int, ...]:

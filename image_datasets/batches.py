@@ -14,7 +14,7 @@ import torch
 
 from data_transform import EVAL_CROP, Augment, Fit, Normalize, erase, image_transform, resize, send
 from image_datasets.bad_images import Report
-from image_datasets.batch_plan import batch_bounds, epoch_order, local_seed, seed_draws, share_of
+from image_datasets.batch_plan import EpochOrder, batch_bounds, local_seed, seed_draws, share_of
 from image_datasets.file_loader import EpochSampler, FileLoader
 from image_datasets.padded_images import PaddedImages, augment_batch
 from image_datasets.splits import Split
@@ -36,6 +36,8 @@ class _TrainBatches:
         eval_crop: share of the short side kept of streamed images without random crop.
         resize_mode: see `data_transform.Fit`.
         dtype: of the images.
+        sampler, repeats: see `batch_plan.EpochOrder`.
+        order: the image of each place in an epoch.
         sizes: of the whole batches, unreadable images included.
         local_sizes: of the parts of this process.
         bounds: (start, end) of these parts in the order of the epoch.
@@ -55,11 +57,14 @@ class _TrainBatches:
     eval_crop: float = EVAL_CROP
     resize_mode: str = "crop"
     dtype: torch.dtype = torch.float32
+    sampler: str = "shuffle"
+    repeats: int = 1
 
     def __post_init__(self):
         _report_known(self.split, self.report)
         self.fit = Fit.of(self.resize_mode, self.mean)
         whole = batch_bounds(len(self.split), self.batch_size, self.world_size)
+        self.order = EpochOrder(self.split.targets, whole, self.seed, self.sampler, self.repeats)
         self.sizes = [end - start for start, end in whole]
         self.bounds = [share_of(bound, self.rank, self.world_size) for bound in whole]
         self.local_sizes = [end - start for start, end in self.bounds]
@@ -88,7 +93,7 @@ class ResidentTrainBatches(_TrainBatches):
 
     def batches(self, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Returns (image indices, int64 (n,) on the device, places of readable images or None for all) per batch."""
-        order = epoch_order(len(self.split), self.seed, epoch)
+        order = self.order(epoch)
         keep = ~torch.isin(order, self.bad)
         order = order.to(self.device)
         return [(order[a:b], None if keep[a:b].all() else keep[a:b].nonzero()[:, 0]) for a, b in self.bounds]
@@ -106,7 +111,7 @@ class StreamedTrainBatches(_TrainBatches):
 
     def __init__(self, *args, workers: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.sampler = EpochSampler(self.bounds, len(self.split), self.seed)
+        self.sampler = EpochSampler(self.bounds, self.order)
         self.loader = FileLoader(
             self.split,
             image_transform(self.augment, self.img_size, self.eval_crop, self.fit),
@@ -169,7 +174,7 @@ class EvalBatches:
                 self.split,
                 image_transform(None, self.img_size, self.eval_crop, self.fit),
                 (len(self.mean), *sides(self.img_size)),
-                [[(0, i) for i in range(*bound)] for bound in self.bounds],
+                [[(0, i, 0) for i in range(*bound)] for bound in self.bounds],
                 self.device,
                 self.workers,
                 seed=None,

@@ -102,6 +102,18 @@ class Dataset:
         wnids = self.wnids and [self.wnids[i] for i in kept]
         return replace(self, class_names=list(class_names), wnids=wnids, **splits)
 
+    def with_fold_held_out(self, fold: str) -> Dataset:
+        """The other folds of the training images as training split, and this one as the split that is reported on.
+
+        Args:
+            fold: "I/K", see `splits.hold_out_fold`.
+        """
+        from image_datasets.splits import hold_out_fold
+
+        kept, held = hold_out_fold(self.train.targets, fold, self.class_names)
+        name = "fold {} of {}".format(*fold.split("/"))
+        return replace(self, train=self.train.subset(kept), val=None, test=self.train.subset(held), test_name=name)
+
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
         """The same data set with another mean and deviation, given for RGB (see `statistics_for`)."""
         mean, std = statistics_for(self.in_chans, mean, std)

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from data_transform import Buffers
 from image_datasets.bad_images import BadImage, Report
-from image_datasets.batch_plan import epoch_order, seed_draws
+from image_datasets.batch_plan import EpochOrder, seed_draws
 from image_datasets.decode import read_pixels
 from image_datasets.splits import Split
 from utils import BadRequest, RunFailed
 
-Keys = list[tuple[int, int]]  # (epoch, image index) of each image of a batch
+Keys = list[tuple[int, int, int]]  # (epoch, image index, copies of the image before) of each image of a batch
 
 
 class FileLoader:
@@ -69,21 +69,20 @@ class EpochSampler:
 
     Args:
         bounds: (start, end) of each batch in the order of the epoch.
-        count: number of all images.
     """
 
-    def __init__(self, bounds: list[tuple[int, int]], count: int, seed: int):
-        self.bounds, self.count, self.seed = bounds, count, seed
+    def __init__(self, bounds: list[tuple[int, int]], order: EpochOrder):
+        self.bounds, self.order = bounds, order
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return len(self.bounds) - self.start
 
     def __iter__(self) -> Iterator[Keys]:
-        order = epoch_order(self.count, self.seed, self.epoch).tolist()
-        epoch = self.epoch
+        epoch, order = self.epoch, self.order(self.epoch)
+        keys = list(zip(order.tolist(), self.order.copies(order).tolist(), strict=True))
         for bound in self.bounds[self.start :]:
-            yield [(epoch, i) for i in order[slice(*bound)]]
+            yield [(epoch, i, copy) for i, copy in keys[slice(*bound)]]
 
 
 class _Damaged(str):
@@ -101,14 +100,14 @@ class _Files(torch.utils.data.Dataset):
                  skip_bad: bool):  # fmt: skip
         self.split, self.transform, self.shape, self.seed, self.skip_bad = split, transform, shape, seed, skip_bad
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int]:
         """Returns (uint8 (C, H, W), class index) of an image in an epoch. Raises BadRequest if it is unreadable."""
-        epoch, i = key
+        epoch, i, copy = key
         image = None if self.split.copies is None else self.split.copies[i]
         if image is None:
             image = read_pixels(self.split.paths[i], self.shape[0], self.split.reading)
         if self.seed is not None:
-            seed_draws(self.seed, "image", epoch, i)
+            seed_draws(self.seed, "image", epoch, i, *([copy] if copy else []))
         return self.transform(image), int(self.split.targets[i])
 
     def __getitems__(self, keys: Keys) -> tuple[torch.Tensor, torch.Tensor, dict] | _Damaged:
@@ -128,7 +127,7 @@ class _Files(torch.utils.data.Dataset):
                     return _Damaged(error)
                 batch[place] = 0
                 bad[place] = (error.path, error.reason)
-        return batch, torch.from_numpy(self.split.targets[[i for _, i in keys]]), bad
+        return batch, torch.from_numpy(self.split.targets[[i for _, i, _ in keys]]), bad
 
 
 _PIXELS = Buffers(np.uint8)

@@ -113,13 +113,18 @@ def hold_out(
     Raises BadRequest if no image of a class would be left.
     """
     held = stratified_prefix(targets, fraction, seed)
+    return _without(targets, held, f"{fraction:g} of them", class_names, advice), held
+
+
+def _without(targets: np.ndarray, held: np.ndarray, what: str, class_names: Sequence[str], advice: str) -> np.ndarray:
+    """Indices of the images that are not held out. Raises BadRequest if no image of a class is among them."""
     kept = np.setdiff1d(np.arange(len(targets)), held)
     lost = np.setdiff1d(targets, targets[kept])
     if len(lost):
         few = shorten((f"{class_names[label]} has {int((targets == label).sum())}" for label in lost), 3)
         classes = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
-        raise BadRequest(f"{classes} too few training images to hold out {fraction:g} of them ({few}); {advice}")
-    return kept, held
+        raise BadRequest(f"{classes} too few training images to hold out {what} ({few}); {advice}")
+    return kept
 
 
 def split_test(train: Split, class_names: Sequence[str]) -> tuple[Split, Split]:
@@ -145,6 +150,22 @@ def split_train(
     if train_fraction < 1:
         train = train.subset(stratified_prefix(train.targets, train_fraction, derive_seed("train subset", seed)))
     return train, val
+
+
+def hold_out_fold(targets: np.ndarray, fold: str, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out one of K stratified folds, which depend on `targets` alone. Returns indices (kept, held out).
+
+    Args:
+        fold: "I/K", the I-th of K folds, from 1.
+
+    Raises BadRequest if no image of a class would be left.
+    """
+    number, count = map(int, fold.split("/"))
+    order = np.random.default_rng(derive_seed("folds")).permutation(len(targets))
+    by_class = order[np.argsort(targets[order], kind="stable")]  # dealt class by class, so folds differ by one image
+    held = np.sort(by_class[number - 1 :: count])
+    advice = "add images, or remove such classes"
+    return _without(targets, held, f"fold {fold}", class_names, advice), held
 
 
 def reported_split(

@@ -91,6 +91,9 @@ def load_scored(
     run = _ScoredRun(checkpoint, content, named, accept)
     found, facts = _restrict_to_tested(found, run, workers)
     dataset = image_datasets.load_dataset(found, workers=workers)
+    fold = content["settings"].get("val_fold")
+    if fold is not None and not named and run.listed is None:  # a list names the fold's images already
+        dataset = dataset.with_fold_held_out(fold)
     _check_scored(dataset, run, facts)
     return dataset, facts
 

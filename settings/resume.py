@@ -12,7 +12,7 @@ from settings import model_flags
 from settings.dataset_flags import comparable, other_place
 from settings.groups import FLAGS, Settings
 from settings.recipes import RECIPES
-from settings.stored import check_settings
+from settings.stored import read_run_file
 from utils import BadRequest, read_json
 
 SETTLED = ("stem", "precision", "batch_size")  # "auto" is stored as its resolved value
@@ -47,17 +47,31 @@ def _refuse_changes(stored: dict[str, Any], given: dict[str, Any]) -> None:
     of_model = [key for key in given if key not in FLAGS] + [key for key, _ in given.get("model_args", [])]
     changed = {key: (asked[key], built_with.get(key)) for key in of_model}
     for key, value in given.items():
-        if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args"):
+        if key in FLAGS and not FLAGS[key].may_change and key not in ("run_name", "model_args", "extend"):
             changed[key] = (value, stored.get(key, FLAGS[key].default))  # flags newer than the run had their default
     place = given.get("data_path")
     if "dataset" in given and place is not None and other_place(given["dataset"], stored["data_path"], place):
         raise BadRequest(f"--dataset {given['dataset']}/{place}: the run to be resumed has {stored['data_path']}; start"
                          " another run; --datapath alone names data that have moved")  # fmt: skip
+    _check_more_epochs(stored, given)
+    if "epochs" in changed and given["epochs"] > stored["epochs"]:
+        del changed["epochs"]
     flags = {**FLAGS, **model_flags.flags_of(None)}
     for key, (new, old) in changed.items():
         if comparable(key, new) != comparable(key, old) and not (key in SETTLED and new == "auto"):
             name, sign = (f"--{flags[key].name}", " ") if key in flags else (f"--model-arg {key}", "=")
             raise BadRequest(f"{name}{sign}{new}: the run to be resumed has {name}{sign}{old}; start another run")
+
+
+def _check_more_epochs(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuses more epochs where the learning rates so far would have been others, and --extend without more epochs."""
+    epochs = given.get("epochs", stored["epochs"])
+    if epochs <= stored["epochs"]:
+        if "extend" in given and stored.get("extend") is None:
+            raise BadRequest(f"--extend has no effect: it needs more --epochs than the {stored['epochs']} of the run")
+    elif "extend" not in given and stored["schedule"] in ("cosine", "linear"):
+        spans = f"the {stored['schedule']} schedule of the run to be resumed spans {stored['epochs']}"
+        raise BadRequest(f"--epochs {epochs}: {spans}; --extend starts it anew for the epochs that are left")
 
 
 def _refuse_overwrite(settings: Settings) -> None:
@@ -90,12 +104,7 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
     file = directory / "settings.json"
     if not file.is_file():
         raise BadRequest(f"--resume: there is no run in {directory} (no {file.name})")
-    stored = read_json(file)
-    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
-        raise BadRequest(f'{file}: damaged (no object with "settings")')
-    if "evaluated" in stored["settings"]:
-        raise BadRequest(f"--resume: {directory} holds an evaluation, not a training run")
-    check_settings(stored["settings"], file)
+    stored = read_run_file(file)
     attempts = stored.get("attempts", [])
     if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
         raise BadRequest(f"{file}: damaged (its attempts are no list of objects)")
@@ -105,5 +114,6 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
 
 
 def is_finished(settings: Settings) -> bool:
-    """Whether the run to resume has its summary, so nothing is left to do."""
-    return RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name).summary.is_file()
+    """Whether the run to resume has its summary, so nothing is left to do but more epochs."""
+    file = RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name).summary
+    return file.is_file() and read_json(file).get("epochs") == settings.optimization.epochs

@@ -8,13 +8,14 @@ import models
 from image_datasets.dataset import Dataset
 from image_datasets.layout import SMALL
 from settings.groups import Settings
+from settings.recipes import RECIPES
 from utils import BadRequest, sides
 
 
 def settle(settings: Settings, dataset: Dataset) -> Settings:
     """Returns the settings with image size, channels, normalisation, crop and flip resolved for the data set.
 
-    Raises BadRequest if --crop-padding has no effect.
+    Raises BadRequest if --crop-padding or --eval-crop has no effect.
     """
     data, augmentation = settings.data, settings.augmentation
     img_size = models.image_size(data.img_size, settings.model.model, dataset.natural_side)
@@ -28,5 +29,9 @@ def settle(settings: Settings, dataset: Dataset) -> Settings:
     if augmentation.crop_padding is not None and crop != "pad":
         raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if augmentation.crop_padding is None and crop == "pad":
-        values["crop_padding"] = (dataset.side or min(sides(img_size))) // 8
+        values["crop_padding"] = (dataset.side or min(sides(data.train_size or img_size))) // 8
+    if data.eval_crop is not None and dataset.side is not None:
+        if "eval_crop" not in RECIPES.get(settings.optimization.recipe or "", {}):
+            raise BadRequest("--eval-crop has no effect: these small images are evaluated whole")
+        values["eval_crop"] = None
     return settings.replace(**values, crop=crop)

@@ -68,12 +68,13 @@ def assert_same(a, b, where: str = "") -> None:
         assert a == b, where
 
 
-def assert_same_run(first: Path, second: Path) -> None:
+def assert_same_run(first: Path, second: Path, *may_differ: str) -> None:
+    """Asserts that two runs have the same bits. Some settings may differ: those named, and how a run is started."""
     for name in ("last.pth", "best.pth"):
         a, b = (torch.load(path / name, weights_only=True) for path in (first, second))
         for content in (a, b):  # the run's name, its duration and how it ran may differ
             content.pop("train_seconds")
-            for key in ("run_name", "num_workers", "checkpoint_every"):
+            for key in ("run_name", "num_workers", "checkpoint_every", *may_differ):
                 content["settings"].pop(key)
         assert_same(a, b, name)
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from data_transform import Mix
 from training.distillation import Distillation
 from training.losses import Criterion
+from training.optim import Clip
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,18 @@ class TrainConfig:
         criterion: loss of logits (N, K) against the labels.
         mix: CutMix and MixUp. If it mixes, class indices (N,) become soft targets (N, K).
         learning_rate: learning rate of an optimiser step, counted from 0.
+        average_decay: what averaged weights keep of themselves at an optimiser step.
         epochs: length of the whole run.
         precision: "fp32", "bf16" or "fp16" for the forward pass; weights stay in float32.
         accumulate: batches per optimiser step.
-        clip_grad: largest global L2 norm of the gradients, or None for no bound.
+        clip_grad: bounds the gradients, see `training.optim.make_clip`; or None.
         distillation: the teacher, and how the student learns from it; or None.
         roll_back: if numbers are no longer finite, continue from the last checkpoint without the batches that led
             there.
         smallest_batch: a batch with fewer readable images is left out. None: a file that cannot be read stops the run.
         select_by: validation metric that selects the best epoch, "top1", "map", "f1" or "loss".
+        patience: epochs without a better one after which training stops.
+        class_names: of imbalanced classes: validation scores each of them too; or None.
     """
 
     criterion: Criterion
@@ -38,11 +43,14 @@ class TrainConfig:
     epochs: int = 1
     precision: str = "fp32"
     accumulate: int = 1
-    clip_grad: float | None = None
+    clip_grad: Clip | None = None
     distillation: Distillation | None = None
     roll_back: bool = False
     smallest_batch: int | None = None
     select_by: str = "top1"
+    average_decay: Callable[[int], float] = lambda step: 1.0
+    patience: float = math.inf
+    class_names: list[str] | None = None
 
     def objective(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
+from records.kept_checkpoints import ranking
 from training import distributed, metrics
 from training.config import TrainConfig
 from training.devices import autocast, without_tf32
@@ -18,6 +19,8 @@ from training.state import Diverged, RunState
 from training.stopping import Stop
 from training.tta import augmented
 from utils import RunFailed
+
+MAX_CLASSES = 20  # whose recalls are columns of metrics.csv
 
 
 @without_tf32()
@@ -119,7 +122,8 @@ def validate(
 ) -> dict[str, dict[str, Any]]:
     """Scores the weights ("raw"), and their moving average if there is one ("ema"). {} without a validation split.
 
-    Each score holds loss, top1, top5, and the metric `config.select_by`.
+    Each score holds loss, top1, top5, and the metric `config.select_by`. With `config.class_names` it also holds
+    "recall", the mean of the classes' recalls, "lowest_recall", and for up to MAX_CLASSES classes "recall of NAME".
 
     Raises Diverged if a loss is not finite, and Stopped if a stop is requested.
     """
@@ -131,13 +135,15 @@ def validate(
     if averaged is not None:
         models["ema"] = (averaged, averaged)  # not compiled: it is not worth the time
     num_classes, select_by = state.totals.num_classes, config.select_by
-    needs_logits = select_by in ("map", "f1")
+    needs_logits = select_by in ("map", "f1") or config.class_names is not None
     scores = {}
     for weights, (model, call) in models.items():
         model.eval()
         means, logits = evaluate(call, batches, num_classes, config.precision, keep_logits=needs_logits, stop=stop)
-        if needs_logits:
+        if select_by in ("map", "f1"):
             means[select_by] = metrics.mean_of_classes(select_by, logits, batches.seen_targets(), num_classes)
+        if config.class_names is not None:
+            means |= _recalls(logits, batches.seen_targets(), config.class_names)
         if not math.isfinite(means["loss"]):
             raise Diverged(
                 f"the validation loss of the {weights} weights is not finite after epoch {state.epoch + 1}",
@@ -145,6 +151,16 @@ def validate(
             )
         scores[weights] = means
     return scores
+
+
+def _recalls(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) -> dict[str, float]:
+    """The mean of the classes' recalls, the lowest, and up to MAX_CLASSES of them by name."""
+    recalls = metrics.of_classes("recall", logits, targets, len(class_names))
+    present = torch.bincount(targets, minlength=len(class_names)) > 0
+    found = {"recall": recalls[present].double().mean().item(), "lowest_recall": recalls[present].min().item()}
+    if len(class_names) <= MAX_CLASSES:
+        found |= {f"recall of {class_names[i]}": recalls[i].item() for i in present.nonzero()[:, 0].tolist()}
+    return found
 
 
 def summarize_epoch(state: RunState, config: TrainConfig, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -177,15 +193,12 @@ def select_best(state: RunState, scores: dict[str, dict[str, Any]], select_by: s
     Returns whether the epoch was selected.
     """
     if not scores:
-        state.best = {"epoch": state.epoch, "weights": "raw" if state.ema is None else "ema"}
+        state.best = {"epoch": state.epoch, "weights": "raw" if state.average is None else "ema"}
         return True
 
-    def rank(weights: str) -> list[float]:
-        means = scores[weights]
-        return [-means["loss"]] if select_by == "loss" else [means[select_by], -means["loss"]]
-
-    weights = max(scores, key=rank)
-    if state.best and state.best["score"] >= rank(weights):
+    ranks = {weights: ranking(means, select_by) for weights, means in scores.items()}
+    weights = max(ranks, key=ranks.__getitem__)
+    if state.best and state.best["score"] >= ranks[weights]:
         return False
-    state.best = {"epoch": state.epoch, "weights": weights, "top1": scores[weights]["top1"], "score": rank(weights)}
+    state.best = {"epoch": state.epoch, "weights": weights, "top1": scores[weights]["top1"], "score": ranks[weights]}
     return True

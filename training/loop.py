@@ -34,7 +34,9 @@ def train(
     progress: Progress,
     saver: Saver,
 ) -> None:
-    """Trains `state` up to `config.epochs`. After each epoch it validates, adds a row to the history, and saves.
+    """Trains `state` up to `config.epochs`, or until `config.patience` epochs in a row were no better than one before.
+
+    After each epoch it validates, adds a row to the history, and saves.
 
     Without validation batches every epoch counts as the best so far, so the last one is reported.
 
@@ -44,7 +46,7 @@ def train(
     Raises RunFailed if numbers are no longer finite, and Stopped if a stop is requested.
     """
     sizes = train_batches.sizes
-    while state.epoch < config.epochs:
+    while state.epoch < config.epochs and state.epochs_since_best < config.patience:
         saver.start_clock()
         progress.start_epoch(state.epoch, config.epochs, sum(sizes), done=sum(sizes[: state.batch]))
         try:
@@ -95,7 +97,7 @@ def train_epoch(
         if batch.count or is_distributed():  # every rank must join the all-reduce
             # Mixing and dropout depend on (seed, epoch, batch) alone, not on earlier draws.
             torch.manual_seed(derive_seed(config.seed, "step", state.epoch, batch.number, *seed_parts))
-            images, targets = config.mix(batch.images, batch.targets) if batch.count else (batch.images, batch.targets)
+            images, targets = config.mix(batch.images, batch.targets, state.epoch)
             with contextlib.nullcontext() if batch.ends_step else no_sync():
                 with autocast(batches.device, config.precision):
                     outputs = forward(images)
@@ -109,8 +111,8 @@ def train_epoch(
             if batch.readable_share > 0:
                 lr = config.learning_rate(state.step)
                 optimizer_step(state.model, state.optimizer, scaler, lr, config.clip_grad, batch.readable_share)
-                if state.ema is not None:
-                    state.ema.update(state.model, state.step)
+                if state.average is not None:
+                    state.average.update(state.model, config.average_decay(state.step))
             state.step += 1
 
         progress.step(batches.sizes[batch.number], state.totals, lr=config.learning_rate(max(0, state.step - 1)))

@@ -90,7 +90,7 @@ def report(logits: torch.Tensor, targets: torch.Tensor, class_names: list[str]) 
     predictions = logits.argmax(1)
     confusion = tm.multiclass_confusion_matrix(predictions, targets, num_classes=k)
     present = confusion.sum(1) > 0
-    recall = _of_classes("recall", logits, targets, k).tolist()
+    recall = of_classes("recall", logits, targets, k).tolist()
     return {
         "top1": (predictions == targets).double().mean().item(),
         "top5": (logits.topk(5).indices == targets[:, None]).any(1).double().mean().item() if k > 5 else None,
@@ -110,10 +110,11 @@ def mean_of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_
         targets: class indices (N,).
     """
     present = torch.bincount(targets, minlength=num_classes) > 0
-    return _of_classes(name, logits, targets, num_classes)[present].double().mean().item()
+    return of_classes(name, logits, targets, num_classes)[present].double().mean().item()
 
 
-def _of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+def of_classes(name: str, logits: torch.Tensor, targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The precision, recall, f1 or map of each class, (num_classes,); 0 or NaN for a class without images."""
     from torchmetrics.functional import classification as tm
 
     functions = {

@@ -1,19 +1,19 @@
-"""Parameter groups, optimisers and their step, the learning rate as a function of the step, and averaged weights."""
+"""Parameter groups, optimisers and their step."""
 
 from __future__ import annotations
 
-import copy
-import math
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.muon import MuonSGD
 from utils import BadRequest
+
+Clip = Callable[[Iterable[torch.Tensor]], Any]
 
 
 def parameter_groups(
@@ -132,9 +132,23 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
     from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 
     try:
-        return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum)
+        own_noise = {"deterministic": True} if name.startswith("kron") else {}  # or each process draws another
+        return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum, **own_noise)
     except Exception as error:  # some need packages or devices that are missing
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
+
+
+def make_clip(limit: float | None, mode: str) -> Clip | None:
+    """Returns a function that bounds the gradients of parameters in place, or None without a limit.
+
+    Args:
+        limit: of the global L2 norm with mode "norm", of the absolute value of each element with "value".
+    """
+    if limit is None:
+        return None
+    if mode == "value":
+        return functools.partial(nn.utils.clip_grad_value_, clip_value=limit)
+    return functools.partial(nn.utils.clip_grad_norm_, max_norm=limit)
 
 
 def optimizer_step(
@@ -142,14 +156,14 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     lr: float,
-    clip_grad: float | None = None,
+    clip_grad: Clip | None = None,
     readable_share: float = 1.0,
 ) -> None:
     """One optimiser step with the accumulated gradients, which are then freed.
 
     Args:
         lr: learning rate, multiplied by the "lr_scale" of each parameter group.
-        clip_grad: largest global L2 norm of the gradients, or None for no bound.
+        clip_grad: from `make_clip`.
         readable_share: fraction of the step's images that could be read. Gradients are divided by it, which makes them
             the mean over these images.
     """
@@ -161,89 +175,7 @@ def optimizer_step(
             if parameter.grad is not None:
                 parameter.grad.div_(readable_share)
     if clip_grad is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        clip_grad(model.parameters())
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-
-
-def learning_rate(
-    step: int,
-    steps_per_epoch: int,
-    epochs: int,
-    lr: float,
-    schedule: str,
-    warmup_epochs: float = 0.0,
-    min_lr: float = 0.0,
-    step_size: int | None = None,
-    milestones: Sequence[int] | None = None,
-    gamma: float = 0.1,
-) -> float:
-    """Returns the learning rate of an optimiser step, counted from 0, out of steps_per_epoch * epochs.
-
-    The warm-up grows linearly from above zero and reaches `lr` with its last step. Then "cosine" and "linear" fall from
-    `lr` to `min_lr` over the remaining steps, "step" multiplies by `gamma` every `step_size` epochs, "multistep" does
-    so at the epochs in `milestones`, and "constant" stays. Epochs count from the start of training. "step" and
-    "multistep" do not fall below `min_lr`.
-
-    Raises ValueError for any other schedule.
-    """
-    warmup_steps = round(warmup_epochs * steps_per_epoch)
-    if step < warmup_steps:
-        return lr * (step + 1) / warmup_steps
-    epoch = step // steps_per_epoch
-    if schedule in ("cosine", "linear"):
-        progress = (step - warmup_steps) / (steps_per_epoch * epochs - warmup_steps)
-        share = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        return min_lr + (lr - min_lr) * share
-    if schedule == "step" and step_size is not None:
-        return max(min_lr, lr * gamma ** (epoch // step_size))
-    if schedule == "multistep" and milestones is not None:
-        return max(min_lr, lr * gamma ** sum(epoch >= milestone for milestone in milestones))
-    if schedule == "constant":
-        return lr
-    raise ValueError(
-        f"schedule {schedule!r} is none of cosine, linear, constant, step with step_size, multistep with milestones"
-    )
-
-
-Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]
-
-
-class ModelEMA:
-    """An exponential moving average of a model's weights and buffers.
-
-    The decay grows as (1 + step) / (10 + step) up to its final value, so that short trainings forget the random
-    initialisation too.
-    """
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self.pairs: tuple[nn.Module, Pairs, Pairs] | None = None
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average towards the weights of `model`.
-
-        Args:
-            step: optimiser steps before this one.
-        """
-        average_floats = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-        (averages, values), (counters, counts) = self._pairs_with(model)
-        average_floats(averages, values, None)
-        if counters:
-            torch._foreach_copy_(counters, counts)
-
-    def _pairs_with(self, model: nn.Module) -> tuple[Pairs, Pairs]:
-        """(averages, values) of floating-point tensors, and those of others: the counters of batch norm.
-
-        Collected once: a state_dict at every step takes longer than the update. Both models keep their tensors.
-        """
-        if self.pairs is None or self.pairs[0] is not model:
-            pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-            floats = [pair for pair in pairs if pair[0].is_floating_point()]
-            others = [pair for pair in pairs if not pair[0].is_floating_point()]
-            floats, others = (([mine for mine, _ in part], [theirs for _, theirs in part]) for part in (floats, others))
-            self.pairs = model, floats, others
-        return self.pairs[1:]

@@ -92,4 +92,15 @@ def describe_epoch(row: dict[str, Any]) -> str:
         if f"{prefix}top1" in row:
             text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
             text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
+            if f"{prefix}recall" in row:
+                text += f", mean recall {100 * row[prefix + 'recall']:.2f} % (lowest: {_lowest(row, prefix)})"
     return text
+
+
+def _lowest(row: dict[str, Any], prefix: str) -> str:
+    """The three lowest recalls with the names of their classes; without names the lowest."""
+    start = f"{prefix}recall of "
+    recalls = {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
+    lowest = sorted(recalls, key=lambda name: recalls[name])[:3]
+    named = ", ".join(f"{name} {100 * recalls[name]:.1f} %" for name in lowest)
+    return named or f"{100 * row[f'{prefix}lowest_recall']:.1f} %"

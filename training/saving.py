@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from models.weight_files import check_sums
-from records import checkpoint
+from records import checkpoint, kept_checkpoints
 from records.checkpoint import FORMAT, copy_checkpoint
 from records.log import say
 from records.run_directory import RunDirectory
@@ -31,13 +31,14 @@ MAX_ROLLBACKS = 3
 
 
 class Saver:
-    """Writes last.pth, previous.pth (the one before) and best.pth of a run, and rolls the run back.
+    """Writes last.pth, previous.pth (the one before), best.pth and epoch-N.pth of a run, and rolls the run back.
 
     Args:
         settings: of the run, which a checkpoint holds too.
         data: what it takes to use the model on other images: class_names, mean, std and so on; held too.
         every: "N" optimiser steps or "Ns" seconds between two checkpoints within an epoch.
         log: called with the row of each finished epoch, and its number.
+        keep: rules by which checkpoints of epochs are kept, see `records.kept_checkpoints`; None: no epoch-N.pth.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class Saver:
         every: str,
         stop: Stop,
         log: Callable[[dict[str, Any], int], None],
+        keep: list[str] | None = None,
     ):
         self.directory, self.state, self.settings, self.data = directory, state, settings, data
-        self.stop, self.log = stop, log
+        self.stop, self.log, self.keep = stop, log, keep
         self.seconds = float(every[:-1]) if every.endswith("s") else math.inf
         self.steps = math.inf if every.endswith("s") else int(every)
         self.vote = distributed.Vote()
@@ -133,12 +135,13 @@ class Saver:
         self.start_clock()
 
     def _write(self, content: dict[str, Any], history: list[dict[str, Any]] | None, is_best: bool) -> None:
-        """Writes last.pth, and after an epoch best.pth and the history; each only when the one before is on disk."""
+        """Writes last.pth, and after an epoch best.pth, epoch-N.pth and the history; each after the one before."""
         save_newest(self.directory, content)
         if is_best:
             # A run that is killed before this line resumes and finds the best epoch in last.pth.
             checkpoint.copy_checkpoint(self.directory.last, self.directory.best)
         if history is not None:
+            kept_checkpoints.keep(self.directory, history, self.keep, self.settings["select_by"])
             self.directory.write_metrics(history)
 
     def wait(self) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from records import membership
+from records import kept_checkpoints, membership
 from records.checkpoint import copy_checkpoint, load_checkpoint, load_newest
 from records.log import say
 from records.run_directory import RunDirectory
 from training import distributed
+from training.averaging import ModelAverage
 from training.metrics import Totals
-from training.optim import ModelEMA
 from utils import BadRequest, RunFailed, is_main_process, rank, world_size
 
 HELPS = "a lower --lr, a longer --warmup-epochs or --clip-grad 1 may help"  # if the loss is not finite
@@ -42,7 +42,7 @@ class RunState:
 
     Attributes:
         totals: sums over the current epoch so far.
-        ema: moving average of the weights, if the run has one.
+        average: the averaged weights, if the run has some.
         scaler: of the loss; disabled unless the precision is fp16.
         epoch: finished epochs.
         batch: finished batches of the current epoch.
@@ -57,7 +57,7 @@ class RunState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     totals: Totals
-    ema: ModelEMA | None = None
+    average: ModelAverage | None = None
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     epoch: int = 0
     batch: int = 0
@@ -113,8 +113,13 @@ class RunState:
 
     @property
     def averaged_model(self) -> nn.Module | None:
-        """The exponential moving average of the model, if there is one."""
-        return None if self.ema is None else self.ema.model
+        """The model with averaged weights, if there is one."""
+        return None if self.average is None else self.average.model
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Finished epochs after the best one."""
+        return self.epoch - self.best.get("epoch", self.epoch)
 
 
 def check_finite(state: RunState) -> None:
@@ -174,11 +179,17 @@ def restore(state: RunState, content: dict[str, Any], path: Path) -> None:
 
 
 def resume(
-    state: RunState, directory: RunDirectory, class_names: list[str], image_digests: dict[str, str], precision: str
+    state: RunState,
+    directory: RunDirectory,
+    class_names: list[str],
+    image_digests: dict[str, str],
+    precision: str,
+    keep: list[str] | None = None,
 ) -> None:
     """Restores `state` from the newest readable checkpoint, and makes sure that best.pth holds its best epoch.
 
     Args:
+        keep: rules by which the checkpoint is also kept as epoch-N.pth, see `records.kept_checkpoints`.
         precision: of the training; the note that another version rounds otherwise is for bf16, fp16 and GPUs.
         class_names, image_digests: of the data set as it is now (see `manifest.digests`).
 
@@ -194,6 +205,8 @@ def resume(
             " but not with the same bits (see CHANGELOG.md)")  # fmt: skip
     if not state.best or not is_main_process():
         return
+    if state.batch == 0:  # a process killed before it kept the newest checkpoint of an epoch
+        kept_checkpoints.keep(directory, state.history, keep, content["settings"]["select_by"])
     if _holds_best(state.epoch, state.batch, state.best):
         copy_checkpoint(directory.last, directory.best)
         return

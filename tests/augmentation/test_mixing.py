@@ -104,3 +104,11 @@ def test_without_mixing_images_and_classes_come_as_they_are():
     same, targets = Mix("none", 5, 1.0, 0.8, 1.0)(images, classes)
     assert torch.equal(same, images)
     assert torch.equal(targets, classes)
+
+
+@pytest.mark.parametrize(("epoch", "mixes"), [(0, True), (2, True), (3, False), (9, False)])
+def test_no_batch_is_mixed_from_the_off_epoch_on(epoch, mixes):
+    images, classes = torch.randn(4, 3, 5, 5), torch.arange(4)
+    mixed, targets = Mix("mixup", 4, 1.0, 0.8, 1.0, off_epoch=3)(images.clone(), classes, epoch)
+    assert torch.equal(mixed, images) != mixes
+    assert (targets is classes) != mixes

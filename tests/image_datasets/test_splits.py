@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from image_datasets import Dataset
-from image_datasets.splits import Split, split_test
+from image_datasets.splits import Split, hold_out_fold, split_test
 from image_datasets.splits import split_train as split_by_name
 from utils import BadRequest
 
@@ -151,3 +151,23 @@ def test_images_in_files_keep_their_files_in_grey():
     assert grey.train.paths == ["a.png", "b.png"]
     assert grey.val is None
     assert grey.in_chans == 1
+
+
+def test_folds_are_stratified_cover_every_image_once_and_depend_on_the_data_alone():
+    targets = np.random.default_rng(0).integers(0, 3, 100)
+    folds = [hold_out_fold(targets, f"{i}/4", NAMES) for i in range(1, 5)]
+    assert sorted(np.concatenate([held for _, held in folds]).tolist()) == list(range(100))
+    for kept, held in folds:
+        assert sorted([*kept, *held]) == list(range(100))
+        for label in range(3):
+            whole = (targets == label).sum() / 4
+            assert abs((targets[held] == label).sum() - whole) < 1
+    again = hold_out_fold(targets, "2/4", NAMES)[1]
+    assert (again == folds[1][1]).all() and not (folds[1][1] == np.arange(25, 50)).all()
+
+
+def test_a_fold_that_takes_the_only_image_of_a_class_is_refused():
+    targets = np.array([0, 0, 0, 0, 1])
+    with pytest.raises(BadRequest, match="1 class has too few training images to hold out fold"):
+        for i in range(1, 6):
+            hold_out_fold(targets, f"{i}/5", NAMES)

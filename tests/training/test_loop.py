@@ -17,6 +17,7 @@ from training.evaluation import evaluate, select_best
 from training.loop import micro_batches, train_epoch
 from training.losses import make_criterion
 from training.metrics import Totals
+from training.optim import make_clip
 from training.progress import Progress
 from training.state import RunState
 from utils import RunFailed
@@ -87,7 +88,8 @@ def test_images_that_cannot_be_read_have_no_share_in_a_step(clip_grad):
     bad = order[[2, 4, 5, 6, 7]]
     batches = without(12, 4, bad.tolist())
     state, reference = make_state(), make_state()
-    means = run_epoch(state, batches, make_config(accumulate=3, clip_grad=clip_grad, smallest_batch=1))
+    config = make_config(accumulate=3, clip_grad=make_clip(clip_grad, "norm"), smallest_batch=1)
+    means = run_epoch(state, batches, config)
     assert state.step == 1 and state.batch == 3
 
     left = order[~torch.isin(order, bad)].numpy()
@@ -121,9 +123,17 @@ def test_an_epoch_without_a_readable_image_is_an_error():
 def test_gradients_are_clipped_to_the_norm():
     state = make_state()
     before = [p.detach().clone() for p in state.model.parameters()]
-    run_epoch(state, make_batches(8, 8), make_config(clip_grad=0.01))
+    run_epoch(state, make_batches(8, 8), make_config(clip_grad=make_clip(0.01, "norm")))
     change = torch.cat([(p - q).flatten() for p, q in zip(state.model.parameters(), before, strict=True)])
     assert float(change.detach().norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_each_gradient_is_clipped_to_the_value():
+    state = make_state()
+    before = [p.detach().clone() for p in state.model.parameters()]
+    run_epoch(state, make_batches(8, 8), make_config(clip_grad=make_clip(1e-5, "value")))
+    largest = max(float((p.detach() - q).abs().max()) for p, q in zip(state.model.parameters(), before, strict=True))
+    assert largest == pytest.approx(0.1 * 1e-5, rel=0.1)
 
 
 def test_the_learning_rate_is_that_of_the_optimiser_step():

@@ -1,0 +1,116 @@
+"""Means of training from the command line: each run is exact under resume within an epoch, and says what it did."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_main import assert_same_run, read_metrics, read_summary
+
+from training.saving import Saver
+
+TINY = "--dataset digits --model resnet18 --widths 4,4,4,4 --depths 1,1,1,1 --batch-size 64 --train-fraction 0.2"
+SAME_WEIGHTS = "--dataset digits --model vit_tiny --embed-dim 12 --depth 1 --optimizer sgd --lr 1e-30 --weight-decay 0"
+
+
+def stop_at(step: int, monkeypatch) -> None:
+    """Stops the process after that optimiser step, as a signal would."""
+    after_step = Saver.after_step
+
+    def stopping(self):
+        after_step(self)
+        if self.state.step == step:
+            self.save()
+            self._leave()
+
+    monkeypatch.setattr(Saver, "after_step", stopping)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--sampler balanced --repeated-aug 2 --loss focal --augmentation mixup --mixup-off-epoch 1 --average-last 2"
+        " --schedule wsd --clip-grad 0.1 --clip-mode value --lr-base-size 256 --auto-augment trivialaugment",
+        "--class-weights balanced --loss BCE --ema 0.99 --ema-warmup power --optimizer lamb --lr-base-size 256"
+        " --auto-augment 3augment --val-fold 2/5",
+    ],
+)
+def test_a_run_resumed_within_an_epoch_has_the_same_bits(cli, learns, workdir, monkeypatch, flags):
+    learns(TINY, *flags.split(), "--epochs", "3", "--run-name", "whole")
+    with monkeypatch.context() as patch:
+        stop_at(6, patch)  # the second of four or more steps of an epoch
+        assert cli(TINY, *flags.split(), "--epochs", "3", "--run-name", "resumed").status == 143
+    assert "batch " in learns("--resume --run-name resumed").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")
+
+
+def test_training_stops_early_where_no_epoch_is_better(cli, learns, workdir):
+    result = learns(SAME_WEIGHTS, "--epochs", "9", "--early-stopping", "2", "--run-name", "a")
+    assert "stopped early after epoch 3 of 9: none was better than epoch 1 (--early-stopping 2)" in result.out
+    summary = read_summary(workdir / "runs/a")
+    assert (summary["epochs"], summary["trained_epochs"], summary["best_epoch"]) == (9, 3, 1)
+    assert len(read_metrics(workdir / "runs/a")) == 3
+    assert "finished already" in learns("--resume --run-name a").out
+    refused = cli(SAME_WEIGHTS, "--early-stopping", "2", "--val-fraction", "0")
+    assert refused.status == 2 and "--early-stopping has no effect" in refused.err
+
+
+def test_the_folds_cover_the_training_images_and_leave_the_test_split_alone(learns, workdir):
+    learns(TINY, "--epochs", "1", "--val-fraction", "0", "--run-name", "whole")
+    tested, train = [], read_summary(workdir / "runs/whole")["images"]["train"] * 5  # of --train-fraction 0.2
+    for i in (1, 2, 3):
+        result = learns(TINY, "--epochs", "1", "--val-fold", f"{i}/3", "--seed", str(i), "--run-name", f"fold{i}")
+        summary = read_summary(workdir / f"runs/fold{i}")
+        assert summary["split"] == f"fold {i} of 3" and summary["selected_on"] == "last epoch"
+        assert summary["images"]["val"] == 0 and "val" not in result.out.split("epoch 1/1")[1].split("\n")[0]
+        with np.load(workdir / f"runs/fold{i}/predictions.npz") as file:
+            tested.append(file["targets"])
+    assert abs(sum(map(len, tested)) - train) <= 5
+    counts = [np.bincount(targets, minlength=10) for targets in tested]
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+def test_more_epochs_give_the_run_that_had_them_from_the_start(learns, workdir):
+    schedule = ["--schedule", "step", "--step-size", "1", "--gamma", "0.5"]
+    learns(TINY, *schedule, "--epochs", "3", "--run-name", "whole")
+    learns(TINY, *schedule, "--epochs", "2", "--run-name", "more")
+    assert "resumed       after epoch 2 of 3" in learns("--resume --epochs 3 --run-name more").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/more", "epochs", "step_size")
+    note = (
+        "extended from 2 to 3 epochs after epoch 2, where the schedule went on; the test split had been scored before"
+    )
+    assert note in read_summary(workdir / "runs/more")["notes"]
+    assert "finished already" in learns("--resume --epochs 3 --run-name more").out
+
+
+def test_more_epochs_go_on_exactly_before_the_decay_of_wsd_and_are_refused_after(cli, learns, workdir, monkeypatch):
+    flags = [*TINY.split(), "--schedule", "wsd", "--decay-epochs", "1"]
+    learns(*flags, "--epochs", "4", "--run-name", "whole")
+    with monkeypatch.context() as patch:
+        stop_at(6, patch)
+        assert cli(*flags, "--epochs", "3", "--run-name", "more").status == 143
+    learns("--resume --epochs 4 --run-name more")
+    assert_same_run(workdir / "runs/whole", workdir / "runs/more", "epochs", "step_size")
+    before = (workdir / "runs/more/settings.json").read_bytes()
+    refused = cli("--resume --epochs 6 --run-name more")
+    assert refused.status == 2 and "the decay of its learning rate has begun" in refused.err
+    assert "--extend" in refused.err and (workdir / "runs/more/settings.json").read_bytes() == before
+
+
+def test_a_run_is_extended_with_a_schedule_that_starts_anew(cli, learns, workdir, monkeypatch):
+    learns(TINY, "--epochs", "2", "--run-name", "a")
+    refused = cli("--resume --epochs 4 --run-name a")
+    assert refused.status == 2 and "the cosine schedule of the run to be resumed spans 2" in refused.err
+    with monkeypatch.context() as patch:
+        stop_at(14, patch)
+        assert cli("--resume --epochs 4 --extend --run-name a").status == 143
+    learns("--resume --epochs 4 --extend --run-name a")  # as a job that is requeued
+    rows = read_metrics(workdir / "runs/a")
+    rates = [float(row["lr"]) for row in rows]
+    assert rates[2:] == pytest.approx(rates[:2]) and rates[0] > rates[1]
+    summary = read_summary(workdir / "runs/a")
+    assert summary["settings"]["extend"] == 2 and any("started anew" in note for note in summary["notes"])
+    stored = json.loads((workdir / "runs/a/settings.json").read_text())
+    assert stored["extensions"] == [{"after_epoch": 2, "epochs": [2, 4], "schedule": "anew", "scored": True}]
+    assert cli("--resume --epochs 3 --run-name a").status == 2
