@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from image_datasets.padded_images import PaddedImages
 from image_datasets.reading import OLDEST
 from image_datasets.splits import Split, split_train
 from settings.groups import Augmentation, Data
-from utils import BadRequest, in_px, rank, shorten, world_size
+from utils import BadRequest, in_px, rank, shorten, sides, world_size
 
 NORMALIZATIONS = ("dataset", "imagenet", "half")  # those that need no published weights
 LOOKED_AT = 256  # evenly spaced training images whose shapes show whether the crop hides much
@@ -37,6 +38,9 @@ class RunData:
     Attributes:
         val: the split that selects the checkpoint; None: the last epoch is reported.
         img_size: of the model's input in pixels, a side or (height, width).
+        train_size: of the images in training; None: img_size.
+        given_crop: value of --eval-crop.
+        sampler: order of the training images, see `image_datasets.batch_plan.EpochOrder`.
         selected_on: description of the split that selects the checkpoint.
         carved: (share, seed) of a validation split carved from the training images.
         skip_bad: leave unreadable images out of their batches.
@@ -52,6 +56,9 @@ class RunData:
     selected_on: str
     resize_mode: str = "crop"
     carved: tuple[float, int] | None = None
+    train_size: int | list[int] | None = None
+    given_crop: float | None = None
+    sampler: str = "shuffle"
     skip_bad: bool = False
     workers: int = 0
     bad_images: BadImages = field(default_factory=BadImages)
@@ -65,7 +72,9 @@ class RunData:
 
     @property
     def eval_crop(self) -> float:
-        """Share of the short side that the evaluation crop keeps; 1 for images that keep their size."""
+        """Share of the short side that the evaluation crop keeps; if not given, 1 for images that keep their size."""
+        if self.given_crop is not None:
+            return self.given_crop
         return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
 
     def sizes(self) -> str:
@@ -113,7 +122,9 @@ class RunData:
             dtype: of the images.
         """
         augment = _augment(group)
-        common = {**self._batch_arguments("train", device, batch_size), "seed": seed, "dtype": dtype}
+        common = {**self._batch_arguments("train", device, batch_size), "seed": seed, "dtype": dtype,
+                  "sampler": self.sampler, "repeats": group.repeated_aug}  # fmt: skip
+        common["img_size"] = self.train_size or self.img_size
         if self.resident:
             return ResidentTrainBatches(self.train, augment, **common)
         return StreamedTrainBatches(self.train, augment, workers=self.workers, **common)
@@ -190,15 +201,20 @@ def make_data(
     dataset = dataset.with_channels(group.in_chans)
     dataset = replace(normalized(dataset, group.normalization, model), notes=list(dataset.notes))
     check_shape(group, dataset)
+    unused = []
+    if group.val_fold is not None:
+        unused = [split for split in (dataset.val, dataset.test) if split is not None and split.paths is not None]
+        dataset = dataset.with_fold_held_out(group.val_fold)
     train, val = split_train(
         dataset.train, group.val_fraction or 0.0, group.train_fraction, split_seed, dataset.class_names
     )
-    unused = _rest(dataset.train, [train, val])
+    unused += _rest(dataset.train, [train, val])
     train = _without_duplicates(train, val or dataset.val, dataset, group.drop_duplicates, unused)
     if group.cache_resized is not None:
         parts = [train] if val is None else [train, val]
+        largest = max(group.img_size, group.train_size or group.img_size, key=lambda size: max(sides(size)))
         train, *rest = resized.with_copies(
-            parts, found, group.cache_resized, group.cache_dir, group.img_size, dataset.in_chans, group.num_workers
+            parts, found, group.cache_resized, group.cache_dir, largest, dataset.in_chans, group.num_workers
         )
         val = rest[0] if rest else None
         dataset.notes.append(f"training images are read from a resized copy ({resized.KINDS[group.cache_resized]})")
@@ -222,6 +238,9 @@ def make_data(
         workers=group.num_workers,
         unused=unused,
         root=found.layout.root if dataset.train.paths is not None else None,
+        train_size=group.train_size,
+        given_crop=group.eval_crop,
+        sampler=group.sampler,
     )
 
 
@@ -314,4 +333,5 @@ def check_shape(group: Data, dataset: Dataset) -> None:
 
 def make_mix(group: Augmentation, num_classes: int) -> Mix:
     """Returns the CutMix and MixUp of a batch that the flags ask for."""
-    return Mix(group.augmentation, num_classes, group.cutmix_alpha, group.mixup_alpha, group.mix_prob)
+    off_epoch = math.inf if group.mixup_off_epoch is None else group.mixup_off_epoch
+    return Mix(group.augmentation, num_classes, group.cutmix_alpha, group.mixup_alpha, group.mix_prob, off_epoch)

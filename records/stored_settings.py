@@ -28,4 +28,5 @@ def complete_older(settings: dict[str, Any]) -> dict[str, Any]:
     arguments = {key: value for key, value in OLDER_ARGUMENTS.items() if entry is not None and entry.argument(key)}
     if arguments and isinstance(settings.get("model_args"), dict):
         settings = {**settings, "model_args": {**arguments, **settings["model_args"]}}
-    return {**OLDER, **settings}
+    policy = "randaugment" if settings.get("rand") else "none"
+    return {**OLDER, "auto_augment": policy, **settings}

@@ -114,3 +114,23 @@ def test_a_run_is_extended_with_a_schedule_that_starts_anew(cli, learns, workdir
     stored = json.loads((workdir / "runs/a/settings.json").read_text())
     assert stored["extensions"] == [{"after_epoch": 2, "epochs": [2, 4], "schedule": "anew", "scored": True}]
     assert cli("--resume --epochs 3 --run-name a").status == 2
+
+
+def test_classes_of_unequal_size_are_scored_one_by_one_after_each_epoch(learns, workdir):
+    rng = np.random.default_rng(0)
+    sizes = {"train": (60, 20, 12), "test": (30, 10, 6)}
+    arrays = {}
+    for part, counts in sizes.items():
+        labels = np.repeat(np.arange(3), counts)
+        arrays |= {f"{part}_images": rng.integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8),
+                   f"{part}_labels": labels}  # fmt: skip
+    np.savez(workdir / "unequal.npz", **arrays)
+    line = TINY.replace("digits", "npz/unequal.npz").replace("--train-fraction 0.2", "--select-on reported")
+    result = learns(line, "--epochs", "1", "--run-name", "a", "--sampler", "balanced")
+    summary, row = read_summary(workdir / "runs/a"), read_metrics(workdir / "runs/a")[0]
+    for name, accuracy in summary["per_class_accuracy"].items():
+        assert float(row[f"val_recall of {name}"]) == pytest.approx(accuracy)
+    assert float(row["val_recall"]) == pytest.approx(summary["recall"])
+    lowest = min(summary["per_class_accuracy"].values())
+    assert f"mean recall {100 * summary['recall']:.2f} % (lowest: " in result.out
+    assert f" {100 * lowest:.1f} %" in result.out.split("lowest: ")[1]

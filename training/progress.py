@@ -88,7 +88,7 @@ def describe_epoch(row: dict[str, Any]) -> str:
     mixed = "train_agreement_top1" in row
     label, key = ("agreement", "train_agreement_top1") if mixed else ("top-1", "train_top1")
     text = f"lr {row['lr']:.2e}, train loss {decimal(row['train_loss'])}, {label} {100 * row[key]:.2f} %"
-    for prefix, title in (("val_", "val"), ("val_ema_", "EMA")):
+    for prefix, title in (("val_", "val"), ("val_ema_", "averaged")):
         if f"{prefix}top1" in row:
             text += f"; {title} loss {decimal(row[prefix + 'loss'])}, top-1 {100 * row[prefix + 'top1']:.2f} %"
             text += "".join(f", {name} {row[prefix + name]:.4f}" for name in ("map", "f1") if prefix + name in row)
