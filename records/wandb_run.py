@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from records.log import say
+from records.trackers import Fallible, within
 from utils import is_main_process
 
 # Timeouts in seconds; after one the run continues, or ends, without wandb.
@@ -21,12 +20,14 @@ STOP_SECONDS = 15  # the same when a scheduler is about to kill the process
 FORMER_MODES = {"run": "online", "dryrun": "offline"}  # other values that WANDB_MODE may have
 
 
-class Wandb:
+class Wandb(Fallible):
     """Weights & Biases, if it is installed and wanted.
 
     It never prompts, never stops a run and never delays one for long. After the first failure, which is printed, the
     run continues without wandb.
     """
+
+    name = "wandb"
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Wandb:
             mode: online, offline, disabled, or auto: WANDB_MODE, else online with credentials and offline without.
             named: the user chose the name, which then overrides WANDB_NAME.
         """
-        self.run = None
+        super().__init__()
         chosen = _choose_mode(mode)
         if chosen is None:
             return
@@ -60,8 +61,14 @@ class Wandb:
         ours = {**_unless_set(dir=str(directory), resume="allow", name=name), **({"name": name} if named else {})}
 
         ours.update(project=project, group=group, id=run_id, config=config, mode=chosen, settings=settings)
+
+        def start() -> Any:
+            if os.environ.get("WANDB_SWEEP_ID"):  # wandb.init then ignores its argument `id`
+                wandb.setup(wandb.Settings(run_id=run_id))
+            return wandb.init(**ours)
+
         try:
-            self.run = _within(INIT_SECONDS, lambda: wandb.init(**ours))
+            self.run = within(INIT_SECONDS, start)
             say(f"wandb         {chosen}, project {project}, run {run_id}")
         except Exception as error:  # network, login, disk: no reason to stop training
             self._give_up(error)
@@ -117,21 +124,10 @@ class Wandb:
 
         self._try(STOP_SECONDS, close)
 
-    def _try(self, seconds: float, action: Callable[[Any], None]) -> None:
-        if self.run is None:
-            return
-        try:
-            run = self.run
-            _within(seconds, lambda: action(run))
-        except Exception as error:
-            self._give_up(error)
-
     def _give_up(self, error: Exception) -> None:
-        self.run = None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        say(f"wandb         given up: {reason}")
+        super()._give_up(error)
         with contextlib.suppress(Exception):
-            _within(LOG_SECONDS, _end_service)
+            within(LOG_SECONDS, _end_service)
 
 
 def _choose_mode(mode: str) -> str | None:
@@ -155,27 +151,6 @@ def _choose_mode(mode: str) -> str | None:
 def _unless_set(**values: Any) -> dict[str, Any]:
     """Drops values that one of wandb's environment variables sets: wandb reads those itself."""
     return {key: value for key, value in values.items() if not os.environ.get(f"WANDB_{key.upper()}")}
-
-
-def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """Returns `action()`. Raises TimeoutError after `seconds`; the thread is then abandoned, not stopped."""
-    result: list[Any] = []
-
-    def act() -> None:
-        try:
-            result.append((action(), None))
-        except BaseException as error:
-            result.append((None, error))
-
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not result:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    value, error = result[0]
-    if error is not None:
-        raise error
-    return value
 
 
 def _end_service() -> None:
