@@ -17,6 +17,7 @@ from settings.dataset_flags import comparable, other_place
 from settings.flag import TRAIN
 from settings.groups import FLAGS, Data, Settings
 from settings.locate import locate_data
+from settings.run_name import BY_DATA
 from settings.scripts import SCRIPTS
 from settings.tables import as_words
 from utils import BadRequest, suggestion, write_json
@@ -24,9 +25,6 @@ from utils import BadRequest, suggestion, write_json
 ROOT = Path(__file__).resolve().parent.parent  # where the scripts are
 NEW, STOPPED, FINISHED, CHANGED = "new", "stopped", "finished", "changed"
 OF_DATA = {field.name for field in fields(Data)}
-# Settings that the data, or the file of --weights, decide if they are not given.
-BY_DATA = ("data_rules", "exif_orientation", "img_size", "in_chans", "flip", "crop", "crop_padding", "val_fraction",
-           "weights_kind")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import image_datasets
 import models
 from records import finished_runs
 from records.run_directory import TEACHER, check_run_directory
-from settings import defaults, model_flags, optimizers, resume
+from settings import config_file, defaults, model_flags, optimizers, resume, run_name
 from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag, with_defaults
 from settings.groups import FLAGS, Settings
 from settings.needs import check_needs
 from settings.parser import read_flags
 from settings.request import Request
+from settings.stored import blaming
 from utils import BadRequest, is_distributed, restarted
 
 # Every training imports these sooner or later; a missing one is reported before there is work to lose.
@@ -64,9 +65,10 @@ def ask(argv: list[str], description: str, titles: dict[str, list[Flag]], fixed:
     given = read_flags(argv, description, titles)
     mode = _mode(given)
     _check_mode(mode, given)
+    given, repeated = config_file.apply(given, argv, description, titles, fixed or {})
     offered = {flag.key: flag for flags in titles.values() for flag in flags}
     known = {key: value for key, value in given.items() if key != "model_args"}
-    values = {**with_defaults({}, {**FLAGS, **offered}), **(fixed or {}), **known}
+    values = {**with_defaults({}, {**FLAGS, **offered}), **(fixed or {}), **repeated.values, **known}
     settings, request = Settings.of(values), Request.of(values)
     if mode in (TRAIN, SUMMARY, INSPECT) and settings.data.dataset is None:
         settings = settings.replace(dataset="digits" if settings.data.data_path is None else "cifar100")
@@ -74,16 +76,30 @@ def ask(argv: list[str], description: str, titles: dict[str, list[Flag]], fixed:
         raise BadRequest("--batch-size auto is for training; give a number")
     if is_distributed():
         settings = _check_processes(mode, settings)
+    named = repeated.with_arguments(given)
+    if run_name.names_settings(settings.run.run_name):
+        settings = _with_name(mode, settings, named, repeated.file is None)
     if settings.run.resume == "auto":
-        settings = resume.settle_auto(settings, given)
-    if not settings.run.resume:
+        settings = resume.settle_auto(settings, named)
+    if not settings.run.resume and repeated.file is None:
         settings = defaults.apply_recipe(settings, given)
-    settings, request = _check(mode, settings, request, given)
+    with blaming(repeated.file, repeated.values):
+        settings, request = _check(mode, settings, request, given if settings.run.resume else named)
     if mode not in (LIST, SUMMARY):
         check_device(settings.hardware.device, settings.hardware.gpu)
         settings = settings.replace(num_workers=defaults.default_workers(settings.data.num_workers))
     check_needs(settings, given)
     return Asked(mode, settings, request, given)
+
+
+def _with_name(mode: str, settings: Settings, given: dict[str, Any], with_recipe: bool) -> Settings:
+    """Fills in the settings that --run-name names, as a new run of these flags has them."""
+    if mode != TRAIN:
+        raise BadRequest(f"--run-name {settings.run.run_name}: names settings, which are known with training alone")
+    new = settings.replace(resume=None)
+    new = _check_model(defaults.apply_recipe(new, given) if with_recipe else new, given)
+    new = new.replace(**defaults.optimization_defaults(new), **defaults.augmentation_defaults(new))
+    return settings.replace(run_name=run_name.fill(settings.run.run_name, _check_teacher(new)))
 
 
 def _mode(given: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ def read_flags(argv: list[str], description: str, groups: dict[str, list[Flag]])
         groups: flags by title. A group "model" is followed by the flags of the architecture that --model names. Flags
             of other architectures are parsed too, so that the refusal can give the reason.
     """
-    argv = with_hyphens(argv)
+    argv, _ = normalised(argv, groups)
     parser = _build(description, groups, argv)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -53,15 +53,53 @@ def ask(argv: list[str], description: str, groups: type[G]) -> tuple[G, dict[str
     return groups.of(with_defaults(given, groups.flags())), given
 
 
-def with_hyphens(argv: list[str]) -> list[str]:
-    """Returns the command line with hyphens for underscores in the names, not the values, of flags."""
-    result = []
+def normalised(argv: list[str], groups: dict[str, list[Flag]]) -> tuple[list[str], set[str]]:
+    """Returns the command line with hyphens for underscores in the names, not the values, of flags.
+
+    Switches lose their values: ``--rand=true`` is ``--rand``; ``--rand=false`` is ``--no-rand``, or is left out where
+    there is no such form. ``--ema=None`` is left out. wandb's agents write flags so. Also returns the keys of the flags
+    that are left out. Raises BadRequest for a switch with another value.
+    """
+    offered = [*(flag for flags in groups.values() for flag in flags), *model_flags.flags_of(None).values()]
+    known = {f"--{name}": flag for flag in offered for name in (flag.name, *flag.aliases)}
+    result, left_out = [], set()
     for i, word in enumerate(argv):
         if word == "--":
-            return result + argv[i:]
+            result += argv[i:]
+            break
+        if not word.startswith("--"):
+            result.append(word)
+            continue
         name, equals, value = word.partition("=")
-        result.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
-    return result
+        name = name.replace("_", "-")
+        flag = known.get(name) if equals else None
+        if flag is None:
+            result.append(name + equals + value)
+        elif value == "None" and not _is_own_word(flag, value):
+            left_out.add(flag.key)
+        elif flag.check is not None:
+            result.append(f"{name}={value}")
+        elif value.lower() in ("true", "1"):
+            result.append(name)
+        elif value.lower() not in ("false", "0"):
+            raise BadRequest(f"{name}={value}: is a switch; its values are true and false")
+        elif flag.negatable:
+            result.append(f"--no-{name[2:]}")
+        else:
+            left_out.add(flag.key)
+    return result, left_out
+
+
+def _is_own_word(flag: Flag, word: str) -> bool:
+    """Whether a flag accepts this word, but not any other."""
+
+    def accepts(text: str) -> bool:
+        try:
+            return flag.check is not None and flag.check(text) is not None
+        except (argparse.ArgumentTypeError, ValueError):
+            return False
+
+    return accepts(word) and not accepts(f"{word}?")
 
 
 def _build(description: str, groups: dict[str, list[Flag]], argv: list[str]) -> argparse.ArgumentParser:

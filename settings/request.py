@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, Groups, flag
+from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Groups, flag
 from settings.flag_types import COUNT, path, text
 
 # fmt: off
@@ -59,9 +59,20 @@ class ToPredict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FromFile:
+    """configuration file (flags on the command line win)"""
+
+    config: str | None = flag("take flags from FILE.toml, which has them at its top level (epochs = 20); or repeat the"
+        " run that left this settings.json, on the same machine bit for bit: values that followed from others stay as"
+        " they were, but name, folder, device, workers and wandb are this command line's", check=path,
+        metavar="FILE.toml|settings.json", default_text="none", modes=(TRAIN,))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request(Groups):
     """All groups."""
 
     to_do: ToDo = field(default_factory=ToDo)
+    from_file: FromFile = field(default_factory=FromFile)
     to_predict: ToPredict = field(default_factory=ToPredict)
     to_measure: ToMeasure = field(default_factory=ToMeasure)

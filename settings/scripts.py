@@ -46,7 +46,7 @@ def training_titles(defaults: dict[str, Any], without: tuple[str, ...]) -> dict[
     titles = {
         title: [dataclasses.replace(flag, default=defaults.get(flag.key, flag.default)) for flag in flags
                 if TRAIN in flag.modes and flag.key not in without]
-        for title, flags in Settings.titles().items()
+        for title, flags in {**Request.titles(), **Settings.titles()}.items()
     }  # fmt: skip
     return {title: flags for title, flags in titles.items() if flags}
 

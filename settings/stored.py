@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from settings import model_flags
 from settings.flag import Flag
 from settings.flag_types import class_names, path
 from settings.groups import FLAGS
-from utils import BadRequest
+from utils import BadRequest, read_json
 
 PATHS = {  # settings that name files a run reads, and advice if they are gone
     "data_path": "--datapath PATH names where the data are now",
@@ -24,6 +25,20 @@ PATHS = {  # settings that name files a run reads, and advice if they are gone
     "weights": "the file must lie there as it did",
     "teacher_weights": "the file must lie there as it did",
 }
+
+
+def read_run_file(file: Path) -> dict[str, Any]:
+    """Reads the settings.json of a training run; `complete_older` completes its "settings".
+
+    Raises BadRequest, naming the file, if it is damaged, or that of an evaluation.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise BadRequest(f'{file}: damaged (no object with "settings")')
+    if {"evaluated", "averaged"} & content["settings"].keys():
+        raise BadRequest(f"{file}: {file.parent} holds an evaluation or an average, not a training run")
+    check_settings(content["settings"], file)
+    return content
 
 
 def check_settings(settings: Any, source: object) -> None:
@@ -76,6 +91,8 @@ def _is_value(flag: Flag, value: Any) -> bool:
     """Whether the flag accepts the value, or it is the default."""
     if value is None or flag.check is None:
         return flag.default is None if value is None else isinstance(value, bool)
+    if flag.nargs == "+":
+        return isinstance(value, list) and all(_is_value(dataclasses.replace(flag, nargs=None), item) for item in value)
     if flag.check is path:  # earlier versions stored ~ unexpanded
         return isinstance(value, str) and bool(value.strip())
     if flag.check is class_names:  # a name may hold a comma

@@ -34,12 +34,12 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def training_flags(titles: dict[str, list[Flag]]) -> dict[str, Flag]:
-    """Returns a script's flags of training, by all of their names and aliases, with underscores.
+    """Returns a script's settings of training, by all of their names and aliases, with underscores.
 
     Args:
         titles: the script's flags, by their title in --help.
     """
-    offered = [flag for flags in titles.values() for flag in flags if TRAIN in flag.modes]
+    offered = [flag for flags in titles.values() for flag in flags if flag.key in FLAGS and TRAIN in flag.modes]
     offered += model_flags.flags_of(None).values()
     return {name.replace("-", "_"): flag for flag in offered for name in (flag.name, *flag.aliases)}
 
