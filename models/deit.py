@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.layers import Count, Fraction, Positive
+from models.layers import Count, Fraction, Pool, Positive
 from models.registry import register_variants, variant
 from models.vit import VisionTransformer
 
@@ -43,10 +43,11 @@ class DistilledVisionTransformer(VisionTransformer):
         nn.init.zeros_(self.head_dist.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        positions = self.positions(x)
         x = self.patch_embed(x)  # (N, patches, embed_dim)
         tokens = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token)]
         x = torch.cat([*tokens, x], dim=1)
-        x = self.pos_drop(x + self.pos_embed)
+        x = self.pos_drop(x + positions)
         x = self.norm(self.blocks(x))
         logits, dist_logits = self.head(x[:, 0]), self.head_dist(x[:, 1])
         return (logits, dist_logits) if self.training else (logits + dist_logits) / 2
@@ -64,6 +65,8 @@ def deit(
     mlp_ratio: Positive = 4.0,
     dropout: Fraction = 0.0,
     drop_path: Fraction = 0.0,
+    pool: Pool = "token",
+    layer_scale: Fraction = 0.0,
 ) -> VisionTransformer:
     """A Vision Transformer that reads its class token or, distilled, its distillation token as well.
 
@@ -77,19 +80,30 @@ def deit(
         dropout: dropout after the position embeddings and after every linear layer of a block but that of queries, keys
             and values (pos_drop and proj_drop in timm).
         drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
+        pool: what the head reads: "token", a class token, or "mean", the mean of the patches (without a class token).
+        layer_scale: initial value of a learnt factor on each channel of what a branch adds (LayerScale); 0: no factors.
     """
     config = {"patch_size": patch_size, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
-              "mlp_ratio": mlp_ratio, "dropout": dropout, "drop_path": drop_path}  # fmt: skip
-    build = DistilledVisionTransformer if distilled else VisionTransformer
-    return build(num_classes, img_size, in_chans, **config)
+              "mlp_ratio": mlp_ratio, "dropout": dropout, "drop_path": drop_path,
+              "layer_scale": layer_scale}  # fmt: skip
+    if distilled:
+        return DistilledVisionTransformer(num_classes, img_size, in_chans, **config)
+    return VisionTransformer(num_classes, img_size, in_chans, **config, pool=pool)
 
 
 register_variants(
     deit,
     variant("deit_tiny", distilled=False, embed_dim=192, num_heads=3),
     variant("deit_small", distilled=False, embed_dim=384, num_heads=6),
-    variant("deit_tiny_distill", distilled=True, embed_dim=192, num_heads=3),
-    variant("deit_small_distill", distilled=True, embed_dim=384, num_heads=6),
+    year=2020,
+    paper="arXiv:2012.12877",
+)
+register_variants(
+    deit,
+    variant("deit_tiny_distill", embed_dim=192, num_heads=3),
+    variant("deit_small_distill", embed_dim=384, num_heads=6),
+    distilled=True,
+    takes=("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "dropout", "drop_path", "layer_scale"),
     year=2020,
     paper="arXiv:2012.12877",
 )

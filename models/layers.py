@@ -15,6 +15,7 @@ Count = int  # a whole number from 1
 Counts = tuple[int, ...]  # whole numbers from 1
 Fraction = float  # from 0 to below 1
 Positive = float  # above 0
+Pool = Literal["token", "mean"]
 Stem = Literal["auto", "cifar", "imagenet"]
 
 STEMS = get_args(Stem)

@@ -214,6 +214,10 @@ class MobileViT(nn.Module):
         x = self.last_conv(self.stages(self.stem(x)))
         return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
 
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        """What `models.checkpointing` computes again in the backward pass."""
+        return [module for module in self.modules() if isinstance(module, (InvertedResidual, MobileViTBlock))]
+
 
 register_variants(
     MobileViT,

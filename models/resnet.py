@@ -144,6 +144,10 @@ class ResNet(nn.Module):
             x = getattr(self, name)(x)
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        """What `models.checkpointing` computes again in the backward pass."""
+        return [block for name in self.stages for block in getattr(self, name)]
+
 
 register_variants(
     ResNet,

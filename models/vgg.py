@@ -24,6 +24,19 @@ STAGES = {
 }
 
 
+class PoolTo7x7(nn.AdaptiveAvgPool2d):
+    """Mean over 7x7 windows. (N, C, H, W) -> (N, C, 7, 7).
+
+    Maps of that size, those of 224 px images, pass: torch's adaptive pooling is not deterministic on GPUs.
+    """
+
+    def __init__(self):
+        super().__init__(7)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input if input.shape[2:] == (7, 7) else super().forward(input)
+
+
 class VGG(nn.Module):
     """(N, in_chans, H, W) -> (N, num_classes), H and W at least 32.
 
@@ -49,9 +62,7 @@ class VGG(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         if stem == "imagenet":
-            # At 224 px the maps have 7x7 pixels already; torch's adaptive pooling is not deterministic on GPUs.
-            kept = all(side // 32 == 7 for side in sides(img_size))
-            self.avgpool = nn.Identity() if kept else nn.AdaptiveAvgPool2d(7)
+            self.avgpool = PoolTo7x7()
             self.classifier = nn.Sequential(
                 nn.Linear(512 * 7 * 7, 4096),
                 nn.ReLU(inplace=True),

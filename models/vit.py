@@ -8,21 +8,21 @@ DeiT (arXiv:2012.12877, table 1).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
 from models.attention import attention
-from models.layers import Count, Fraction, Positive
+from models.layers import Count, Fraction, Pool, Positive
 from models.registry import register_variants, variant
-from utils import BadRequest, in_px, sides
-
-Pool = Literal["token", "mean"]
+from utils import BadRequest, in_px, sides, widest_float
 
 MAX_CHOSEN_GRID = 32  # patches per side; attention over more than 1,024 patches has to be asked for
 
@@ -75,6 +75,23 @@ def choose_patch_size(img_size: int | Sequence[int]) -> int:
     return patch_size
 
 
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a tensor made in inference mode could take no part in training
+def resampling(old: tuple[int, int], new: tuple[int, int], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix that maps what belongs to a grid of patches, (old patches, C), to another grid, (new patches, C).
+
+    The interpolation is bicubic and antialiased, as in timm's resample_abs_pos_embed. Its gradient is a product of
+    matrices, and so deterministic on GPUs too, where torch's interpolation is not.
+
+    Args:
+        old, new: (rows, columns).
+    """
+    patches = old[0] * old[1]
+    basis = torch.eye(patches, dtype=torch.float64, device="cpu").view(1, patches, *old)
+    resampled = F.interpolate(basis, new, mode="bicubic", antialias=True)  # (1, old patches, *new)
+    return resampled.view(patches, -1).T.to(device, dtype).contiguous()
+
+
 class PatchEmbed(nn.Module):
     """Equation 1's linear map of flattened patches, as a convolution.
 
@@ -124,28 +141,43 @@ class Mlp(nn.Module):
         return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
 
 
+class LayerScale(nn.Module):
+    """A learnt factor for each channel (Touvron et al., arXiv:2103.17239, equation 4). (..., dim) -> (..., dim)."""
+
+    def __init__(self, dim: int, initial: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """Equations 2 and 3: attention and MLP, each after a LayerNorm and with a shortcut. (N, tokens, dim) -> the same.
 
     Stochastic depth (Huang et al., arXiv:1603.09382) drops a branch and keeps its shortcut.
     """
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, drop_path: float):
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, drop_path: float, layer_scale: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, dropout)
+        self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path1 = StochasticDepth(drop_path, "row")
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, hidden_dim, dropout)
+        self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path2 = StochasticDepth(drop_path, "row")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop_path1(self.attn(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class VisionTransformer(nn.Module):
     """(N, in_chans, H, W) -> (N, num_classes), where img_size is (H, W), or the side of square images.
+
+    Images of other sizes get interpolated position embeddings. Patches must divide their sides.
 
     Args:
         patch_size: side of a patch in pixels; 16 from 128 px images up, below a divisor of their side that gives about
@@ -158,6 +190,7 @@ class VisionTransformer(nn.Module):
             and values (the paper's appendix B.1; pos_drop and proj_drop in timm).
         drop_path: stochastic depth: how often an image skips a branch of the last block; linear from 0 in the first.
         pool: what the head reads: "token", a class token, or "mean", the mean of the patches (without a class token).
+        layer_scale: initial value of a learnt factor on each channel of what a branch adds (LayerScale); 0: no factors.
     """
 
     def __init__(
@@ -173,6 +206,7 @@ class VisionTransformer(nn.Module):
         dropout: Fraction = 0.0,
         drop_path: Fraction = 0.0,
         pool: Pool = "token",
+        layer_scale: Fraction = 0.0,
     ):
         super().__init__()
         patch_size = patch_size or choose_patch_size(img_size)
@@ -199,7 +233,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + num_patches, embed_dim))
         self.pos_drop = nn.Dropout(dropout)
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, hidden_dim, dropout, rate) for rate in rates))
+        shape = embed_dim, num_heads, hidden_dim, dropout
+        self.blocks = nn.Sequential(*(Block(*shape, rate, layer_scale) for rate in rates))
         # With "mean" the normalisation follows the pooling, as in timm.
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "token" else nn.Identity()
         self.fc_norm = nn.LayerNorm(embed_dim, eps=1e-6) if pool == "mean" else nn.Identity()
@@ -214,13 +249,34 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        positions = self.positions(x)
         x = self.patch_embed(x)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.pos_drop(x + self.pos_embed)
+        x = self.pos_drop(x + positions)
         x = self.norm(self.blocks(x))
         x = x.mean(dim=1) if self.cls_token is None else x[:, 0]
         return self.head(self.fc_norm(x))
+
+    def positions(self, images: torch.Tensor) -> torch.Tensor:
+        """The position embeddings of all tokens of the images (N, in_chans, H, W): (1, tokens, embed_dim).
+
+        Raises ValueError if the patches do not divide the sides.
+        """
+        size, step = (images.shape[2], images.shape[3]), self.patch_embed.proj.kernel_size[0]
+        grid = size[0] // step, size[1] // step
+        if size != (grid[0] * step, grid[1] * step):
+            raise ValueError(f"patches of {step} px do not divide {in_px(size)} images")
+        if grid == self.grid_size:
+            return self.pos_embed
+        prefix, patches = self.pos_embed.tensor_split([self.num_prefix_tokens], dim=1)
+        wide = widest_float(patches.device)  # neither autocast nor TF32 round a product of float64
+        patches = resampling(self.grid_size, grid, patches.device, wide) @ patches.to(wide)
+        return torch.cat([prefix, patches.to(prefix.dtype)], dim=1)
+
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        """What `models.checkpointing` computes again in the backward pass."""
+        return list(self.blocks)
 
     def convert_state_dict(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Renames the parameters of torchvision's VisionTransformer to this class's; other names stay as they are."""
@@ -258,7 +314,7 @@ register_variants(
     variant("vit_b_16", patch_size=16, pretrained="ViT_B_16_Weights"),
     variant("vit_b_32", patch_size=32, pretrained="ViT_B_32_Weights"),
     variant("vit_l_16", patch_size=16, embed_dim=1024, depth=24, num_heads=16, pretrained="ViT_L_16_Weights"),
-    takes=("dropout", "drop_path"),
+    takes=("dropout", "drop_path", "layer_scale"),
     img_size=224,
     year=2020,
     paper="arXiv:2010.11929",

@@ -57,6 +57,15 @@ def test_both_heads_logits_are_timms_and_averaged_for_evaluation(
         torch.testing.assert_close(model.train()(images), pair, rtol=1e-5, atol=1e-5)
 
 
+def test_images_of_another_size_than_built_for_give_timms_logits():
+    reference = timms(32, 4, embed_dim=48, depth=2, num_heads=3, dynamic_img_size=True)
+    model = make_on_meta("deit_tiny_distill", 10, 32, embed_dim=48, depth=2).eval()
+    model.load_state_dict(reference.state_dict(), assign=True)
+    images = torch.randn(2, 3, 24, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), reference.eval()(images), rtol=1e-5, atol=1e-5)
+
+
 def test_training_drops_what_timm_drops_with_the_same_random_numbers():
     small = {"embed_dim": 48, "depth": 4, "num_heads": 3}
     reference = timms(32, 4, **small, pos_drop_rate=0.1, proj_drop_rate=0.1, drop_path_rate=0.6).train()
@@ -121,6 +130,11 @@ def test_what_cannot_be_built_is_refused_with_what_can(name):
         make_on_meta(name, 10, 230)
     with pytest.raises(BadRequest, match=r"5 heads .* use --embed-dim 190 or 195"):
         make_on_meta(name, 10, 32, num_heads=5)
+
+
+def test_the_distilled_ones_read_their_tokens_and_nothing_else():
+    with pytest.raises(BadRequest, match=r"deit_tiny_distill has no argument pool; it takes .*, layer_scale"):
+        models.create_model("deit_tiny_distill", 10, 32, pool="mean")
 
 
 def test_every_parameter_learns_from_the_two_heads_also_in_bfloat16():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -62,6 +64,20 @@ def test_sizes_are_the_published_ones(name, num_classes, published, num_heads):
             {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "mlp_ratio": 2.5, "depth": 3, "class_token": False,
              "global_pool": "avg"},
         ),
+        (
+            "deit_tiny",
+            32,
+            3,
+            {"pool": "mean", "depth": 2},
+            {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 2, "class_token": False, "global_pool": "avg"},
+        ),
+        (
+            "vit_tiny",
+            32,
+            3,
+            {"layer_scale": 1e-4, "depth": 2},
+            {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 2, "init_values": 1e-4},
+        ),
     ],
 )  # fmt: skip
 def test_logits_are_timms_weight_for_weight(name, img_size, in_chans, ours, theirs):
@@ -95,13 +111,13 @@ def test_training_drops_what_timm_drops_with_the_same_random_numbers(name, ours,
     assert untouched == (not theirs)
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
-def test_weights_start_as_timms_do(pool):
-    small = {"embed_dim": 192, "depth": 1, "num_heads": 3}
+@pytest.mark.parametrize(("pool", "layer_scale"), [("token", 1e-4), ("mean", 0)])
+def test_weights_start_as_timms_do(pool, layer_scale):
+    small = {"embed_dim": 192, "depth": 1, "num_heads": 3, "init_values": layer_scale or None}
     torch.manual_seed(0)
     theirs = {} if pool == "token" else {"class_token": False, "global_pool": "avg"}
     reference = timms(64, 8, **small, **theirs).state_dict()
-    model = models.create_model("vit_tiny", 10, 64, depth=1, pool=pool).state_dict()
+    model = models.create_model("vit_tiny", 10, 64, depth=1, pool=pool, layer_scale=layer_scale).state_dict()
     assert model.keys() == reference.keys()
     for key, value in model.items():
         assert value.std().item() == pytest.approx(reference[key].std().item(), rel=0.15), key
@@ -110,9 +126,10 @@ def test_weights_start_as_timms_do(pool):
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_parameters_are_grouped_by_depth_and_kept_from_decay_as_in_timm(pool):
-    theirs = {} if pool == "token" else {"class_token": False, "global_pool": "avg"}
+    theirs = {"init_values": 0.1} if pool == "token" else {"class_token": False, "global_pool": "avg"}
     reference = timms(32, 4, embed_dim=48, depth=3, num_heads=3, **theirs)
-    model = make_on_meta("vit_tiny", 10, 32, embed_dim=48, depth=3, pool=pool)
+    scale = {"layer_scale": 0.1} if pool == "token" else {}
+    model = make_on_meta("vit_tiny", 10, 32, embed_dim=48, depth=3, pool=pool, **scale)
     expected = group_parameters(reference, reference.group_matcher(), reverse=True)
     assert max(expected.values()) == 4
     assert group_parameters(model, model.group_matcher(), reverse=True) == expected
@@ -187,6 +204,28 @@ def test_position_embeddings_are_interpolated_as_timm_does_for_another_image_siz
     assert_same_logits(model, reference, torch.randn(2, 3, 48, 48))
 
 
+@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("size", [(24, 24), (48, 48), (16, 40)])
+def test_images_of_another_size_than_built_for_give_timms_logits_and_gradients(size, pool):
+    torch.manual_seed(0)
+    theirs = {} if pool == "token" else {"class_token": False, "global_pool": "avg"}
+    reference = lively(timms(32, 4, embed_dim=48, depth=2, num_heads=3, dynamic_img_size=True, **theirs))
+    model = models.create_model("vit_tiny", 10, 32, embed_dim=48, depth=2, pool=pool).eval()
+    model.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        copy.deepcopy(model)(images)  # what is kept of it must not keep the next one from learning
+    assert_same_logits(model, reference, images)
+    reference(images).square().sum().backward()
+    model(images).square().sum().backward()
+    torch.testing.assert_close(model.pos_embed.grad, reference.pos_embed.grad, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.positions(images), copy.deepcopy(model).positions(images))
+        assert model.positions(images).dtype == torch.float32
+    assert model.state_dict().keys() == reference.state_dict().keys()
+    assert model.positions(torch.zeros(1, 3, 32, 32)) is model.pos_embed
+
+
 @pytest.mark.parametrize(
     ("img_size", "patch_size"),
     [(8, 1), (12, 2), (28, 4), (31, 1), (32, 4), (64, 8), (96, 12), (112, 14), (128, 16), (224, 16), (384, 16)],
@@ -220,7 +259,8 @@ def test_what_cannot_be_built_is_refused_with_what_can(name, img_size, model_arg
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_every_parameter_learns_also_in_bfloat16(pool):
     torch.manual_seed(0)
-    model = models.create_model("vit_tiny", 10, 32, 1, depth=2, drop_path=0.1, dropout=0.1, pool=pool)
+    rates = {"drop_path": 0.1, "dropout": 0.1, "layer_scale": 0.1}
+    model = models.create_model("vit_tiny", 10, 32, 1, depth=2, pool=pool, **rates)
     with torch.autocast("cpu", torch.bfloat16):
         loss = nn.functional.cross_entropy(model(torch.randn(8, 1, 32, 32)), torch.arange(8))
     loss.backward()
