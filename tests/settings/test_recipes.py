@@ -1,4 +1,4 @@
-"""The recipe cifar-fast: the values it sets, the flags that override it, and its printed lines."""
+"""Recipes: the values they set, from their sources, the flags that override them, and their printed lines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,87 @@ def test_the_rate_of_cifar_fast_grows_with_the_root_of_the_batch(workdir, flags,
 
 def test_a_metric_cannot_select_where_cifar_fast_holds_nothing_out(cli, workdir):
     result = cli(f"{SMALL} --select-by f1")
-    assert (
-        result.status == 2
-        and "--select-by has no effect: with --val-fraction 0 the last epoch is reported" in result.err
-    )
+    assert result.status == 2 and "--select-by has no effect: no validation images select an epoch" in result.err
+
+
+def asked(line: str) -> dict:
+    return SCRIPTS["main.py"].ask(line.split()).settings.flat()
+
+
+# Values at the published batch size, each from its source (settings/recipes.py).
+RSB = {"optimizer": "lamb", "weight_decay": 0.02, "schedule": "cosine", "warmup_epochs": 5.0, "loss": "BCE",
+       "bce_target_threshold": 0.2, "label_smoothing": 0.0, "augmentation": "cutmix+mixup", "mixup_alpha": 0.1,
+       "cutmix_alpha": 1.0, "mix_prob": 1.0, "crop": "resized", "auto_augment": "randaugment", "auto_augment_ops": 2,
+       "random_erasing": 0.0, "eval_crop": 0.95, "ema": None, "clip_grad": None}  # fmt: skip
+PUBLISHED = {
+    "rsb-a2": (2048, {**RSB, "epochs": 300, "lr": 0.005, "min_lr": 1e-6, "auto_augment_magnitude": 21,
+                      "repeated_aug": 3, "train_size": None}),
+    "rsb-a3": (2048, {**RSB, "epochs": 100, "lr": 0.008, "min_lr": 1e-6, "auto_augment_magnitude": 18,
+                      "repeated_aug": 1, "train_size": 160}),
+    "deit3": (2048, {"epochs": 800, "optimizer": "lamb", "lr": 0.003, "min_lr": 1e-5, "weight_decay": 0.02,
+                     "schedule": "cosine", "warmup_epochs": 5.0, "clip_grad": 1.0, "clip_mode": "norm", "loss": "BCE",
+                     "bce_target_threshold": 0.0, "label_smoothing": 0.0, "augmentation": "cutmix+mixup",
+                     "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_prob": 1.0, "crop": "resized",
+                     "auto_augment": "3augment", "random_erasing": 0.0, "repeated_aug": 3, "eval_crop": 1.0,
+                     "train_size": None, "ema": None}),
+    "torchvision-v2": (1024, {"epochs": 600, "optimizer": "sgd", "lr": 0.5, "min_lr": 0.0, "momentum": 0.9,
+                              "nesterov": False, "weight_decay": 2e-5, "schedule": "cosine", "warmup_epochs": 5.0,
+                              "loss": "CE", "label_smoothing": 0.1, "augmentation": "cutmix+mixup", "mixup_alpha": 0.2,
+                              "cutmix_alpha": 1.0, "mix_prob": 1.0, "crop": "resized",
+                              "auto_augment": "trivialaugment", "random_erasing": 0.1, "repeated_aug": 4,
+                              "train_size": 176, "eval_crop": 224 / 232, "ema_warmup": "ratio"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_a_published_recipe_has_its_published_values(workdir, recipe):
+    batch, expected = PUBLISHED[recipe]
+    found = asked(f"--dataset digits --img-size 224 --recipe {recipe} --batch-size {batch}")
+    assert {key: found[key] for key in expected} == {
+        key: pytest.approx(value) if isinstance(value, float) else value for key, value in expected.items()
+    }
+
+
+def test_the_averaged_weights_of_torchvision_decay_as_fast_as_there(workdir):
+    """32 steps have the decay that torchvision's train.py computes for 8 processes of 128 images and 600 epochs."""
+    decay = asked("--dataset digits --recipe torchvision-v2 --batch-size 1024")["ema"]
+    adjust = 8 * 128 * 32 / 600
+    assert decay**32 == pytest.approx(1.0 - min(1.0, (1.0 - 0.99998) * adjust), abs=1e-12)
+    assert asked("--dataset digits --recipe torchvision-v2 --batch-size 2048 --epochs 1")["ema"] is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "rate"),
+    [
+        ("rsb-a2", "--batch-size 512", 0.0025),
+        ("rsb-a3", "--batch-size 128 --accumulate 4", 0.004),
+        ("deit3", "--batch-size 512", 0.0015),
+        ("torchvision-v2", "--batch-size 256", 0.125),
+    ],
+)
+def test_rates_grow_with_the_root_of_the_batch_for_lamb_and_with_the_batch_for_sgd(workdir, recipe, flags, rate):
+    found = asked(f"--dataset digits --recipe {recipe} --epochs 20 {flags}")
+    assert found["lr"] == pytest.approx(rate) and found["warmup_epochs"] == 2.0
+
+
+@pytest.mark.parametrize("recipe", ["rsb-a3", "torchvision-v2"])
+def test_images_keep_their_size_in_training_unless_one_is_given(workdir, recipe):
+    small = f"--dataset digits --recipe {recipe}"
+    assert asked(small)["train_size"] is None
+    share = {"rsb-a3": 160 / 224, "torchvision-v2": 176 / 224}[recipe]
+    assert asked(f"{small} --img-size 96,160")["train_size"] == [round(96 * share), round(160 * share)]
+    assert asked(f"{small} --img-size 224 --train-size 128")["train_size"] == 128
+
+
+def test_arguments_of_the_model_are_taken_by_models_that_have_them(workdir):
+    found = asked("--dataset digits --model vit_tiny --recipe deit3")["model_args"]
+    assert (found["drop_path"], found["layer_scale"]) == (0.05, 1e-4)
+    assert asked("--dataset digits --model vit_tiny --recipe deit3 --drop-path 0")["model_args"]["drop_path"] == 0
+    found = asked("--dataset digits --model resnet20 --recipe deit3")["model_args"]
+    assert not {"drop_path", "layer_scale"} & found.keys()
+
+
+@pytest.mark.parametrize("recipe", ["cifar-fast", "torchvision-v2"])
+def test_a_recipe_that_computes_from_the_batch_size_needs_it_as_a_number(cli, workdir, recipe):
+    result = cli(f"--dataset digits --recipe {recipe} --batch-size auto --lr 0.1 --optimizer sgd")
+    assert result.status == 2 and f"--batch-size auto: values of --recipe {recipe} follow" in result.err
