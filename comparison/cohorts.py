@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from comparison import statistics
-from comparison.formats import percent
+from comparison.formats import folds_and_seeds, percent
 from comparison.metric_names import METRICS
 from comparison.runs import Run
 from image_datasets.reading import OLDEST
@@ -18,7 +18,7 @@ from settings.groups import FLAGS
 from utils import BadRequest
 
 # Repetitions may differ in these, and in flags that results do not depend on.
-FREE = {"seed", "run_name", "train_fraction", "evaluated", "data_rules"}
+FREE = {"seed", "run_name", "train_fraction", "val_fold", "evaluated", "data_rules"}
 # For flags that are newer than a run.
 DEFAULTS = {key: flag.default for key, flag in FLAGS.items() if TRAIN in flag.modes}
 
@@ -40,16 +40,55 @@ class Model:
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
 
-    def values(self, metric: str) -> np.ndarray:
-        """(n,), one value per seed."""
-        return np.array([run.metric(metric) for run in self.runs])
+    @property
+    def trainings(self) -> list[Run]:
+        """The runs; of a cross-validation those of every fold."""
+        return [part for run in self.runs for part in run.folds or [run]]
+
+    @property
+    def folds(self) -> int:
+        """The number of folds; 0 without cross-validation."""
+        return len(self.runs[0].folds)
+
+    @property
+    def over(self) -> str:
+        """What means and their intervals are over: `seeds` or `folds`."""
+        return "folds" if self.folds else "seeds"
+
+    @property
+    def count(self) -> str:
+        """What the mean is over: `3` seeds, `5 folds`, or `5 folds x 2 seeds`."""
+        return folds_and_seeds(self.folds, len(self.runs)) if self.folds else str(len(self.runs))
+
+    @property
+    def held_out(self) -> float:
+        """Of a cross-validation: images of a fold, divided by those that its network trains on."""
+        return max(run.summary["images"]["test"] / run.summary["images"]["train"] for run in self.runs)
+
+    def values(self, metric: str, seeds: list[int] | None = None) -> np.ndarray:
+        """(n,), one value per seed; of a cross-validation one per fold, the mean over seeds.
+
+        Args:
+            seeds: of these runs. None: of all.
+        """
+        runs = self.runs if seeds is None else [self.of_seed(seed) for seed in seeds]
+        if self.folds:
+            return np.mean([[fold.metric(metric) for fold in run.folds] for run in runs], axis=0)
+        return np.array([run.metric(metric) for run in runs])
+
+    def interval(self, metric: str) -> statistics.Interval:
+        """The 95 % interval of the mean over seeds, or over folds; NaN if there is none."""
+        values = self.values(metric)
+        if self.folds:
+            return statistics.over_folds(values, self.held_out).interval
+        return statistics.seed_interval(values)
 
     def mean(self, metric: str) -> float:
         return float(self.values(metric).mean())
 
     def show(self, metric: str) -> str:
-        """The mean over seeds, ± half of its 95 % interval if it has one."""
-        half = statistics.seed_interval(self.values(metric)).half
+        """The mean over seeds or folds, ± half of its 95 % interval if it has one."""
+        half = self.interval(metric).half
         kind = METRICS[metric]
         return kind.show(self.mean(metric)) + ("" if np.isnan(half) else f" ± {kind.show(half)}")
 
@@ -73,6 +112,21 @@ class Cohort:
     @property
     def runs(self) -> list[Run]:
         return [run for model in self.models for run in model.runs]
+
+    @property
+    def trainings(self) -> list[Run]:
+        """The runs; of a cross-validation those of every fold."""
+        return [run for model in self.models for run in model.trainings]
+
+    @property
+    def folds(self) -> int:
+        """The number of folds; 0 without cross-validation."""
+        return self.models[0].folds
+
+    @property
+    def over(self) -> str:
+        """What means and their intervals are over: `seeds` or `folds`."""
+        return self.models[0].over
 
     @property
     def targets(self) -> np.ndarray:
@@ -120,12 +174,12 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
 
     Raises BadRequest for runs of different data sets, and for repetitions with the same seed.
     """
-    _same_data(runs)
+    same_data(runs)
     cohorts: dict[tuple, dict[tuple, list[Run]]] = {}
     digests: dict[tuple, set[str]] = {}
     for run in runs:
         digests.setdefault(_scored(run), set()).update([] if run.image_digest is None else [run.image_digest])
-    keys = {i: variants[i] or _fingerprint(run) for i, run in enumerate(runs)}
+    keys = {i: variants[i] or fingerprint(run) for i, run in enumerate(runs)}
     named = [key for key in order if key in keys.values()]
     ranks = {key: rank for rank, key in enumerate(dict.fromkeys([*named, *keys.values()]))}
     for i in sorted(keys, key=lambda i: (ranks[keys[i]], -runs[i].fraction, runs[i].seed)):
@@ -148,7 +202,8 @@ def make_cohorts(runs: list[Run], variants: dict[int, str | None], order: list[s
 def why_apart(first: Cohort, other: Cohort) -> str:
     """The reason why models of two cohorts are not compared."""
     if first.split != other.split:
-        return f"they are scored on another split ({other.split}, not {first.split})"
+        what = "by the folds of another cross-validation" if first.folds and other.folds else "on another split"
+        return f"they are scored {what} ({other.split}, not {first.split})"
     if len(first.targets) != len(other.targets):
         return f"they are scored on other images ({len(other.targets):,}, not {len(first.targets):,})"
     if not np.array_equal(first.targets, other.targets):
@@ -158,7 +213,8 @@ def why_apart(first: Cohort, other: Cohort) -> str:
     return f"their checkpoints are selected on: {other.selected_on} (not on: {first.selected_on})"
 
 
-def _same_data(runs: list[Run]) -> None:
+def same_data(runs: list[Run]) -> None:
+    """Raises BadRequest for runs of different data sets."""
     first = runs[0]
     for run in runs[1:]:
         ours, theirs = first.settings["dataset"], run.settings["dataset"]
@@ -171,8 +227,8 @@ def _same_data(runs: list[Run]) -> None:
 
 
 def _protocol(run: Run) -> str:
-    """What the checkpoint was selected on, without the seed: each seed draws its own validation split."""
-    return re.sub(r", seed \d+$", "", str(run.summary["selected_on"]))
+    """What the checkpoint, or each of those averaged, was selected on, without the seed of the validation split."""
+    return re.sub(r"^average of \d+ checkpoints; |, seed \d+$", "", str(run.summary["selected_on"]))
 
 
 def _scored(run: Run) -> tuple:
@@ -180,8 +236,8 @@ def _scored(run: Run) -> tuple:
     return run.summary["split"], _protocol(run), run.targets.tobytes()
 
 
-def _fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
-    """All settings that results depend on, except the seed."""
+def fingerprint(run: Run) -> tuple[tuple[str, str], ...]:
+    """All settings that results depend on, except seed and fold."""
     return tuple(sorted((key, str(value)) for key, value in _flat(run).items()))
 
 

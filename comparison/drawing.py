@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from comparison import document, statistics
+from comparison import document
 from comparison.cohorts import Model
 from comparison.metric_names import METRICS
 from comparison.statistics import Values
@@ -81,13 +81,13 @@ def new_panels(count: int, columns: int, width: float, above: float, height: flo
 
 
 def drawn_interval(model: Model, metric: str) -> np.ndarray:
-    """(low, high) over seeds, in the metric's scale, clipped to possible values: with few seeds it may exceed them."""
-    edges = np.array(statistics.seed_interval(model.values(metric)))
+    """(low, high) over seeds or folds, in the metric's scale, clipped to possible values, which it may exceed."""
+    edges = np.array(model.interval(metric))
     return METRICS[metric].scale * np.clip(edges, 0, 1 if METRICS[metric].scale == 100 else None)
 
 
 def error_bars(models: list[Model], metric: str) -> np.ndarray:
-    """(2, M): how far the intervals over seeds extend below and above the means; 0 without an interval."""
+    """(2, M): how far the intervals over seeds or folds extend below and above the means; 0 without an interval."""
     means = [METRICS[metric].scale * model.mean(metric) for model in models]
     edges = np.array([drawn_interval(model, metric) for model in models]).T
     return np.nan_to_num(np.abs(edges - means))
@@ -103,19 +103,20 @@ def new_rows(count: int):
 
 
 def draw_row(
-    axis, y: int, over_images: Values, over_seeds: Values, values: Values, mean: float, ink: str, mark: str, size: int
+    axis, y: int, over_images: Values, over_runs: Values, values: Values, mean: float, ink: str, mark: str, size: int
 ) -> None:
-    """Draws both intervals (low, high), the value of each seed (n,), and their mean."""
+    """Draws both intervals (low, high), the value of each seed or fold (n,), and their mean."""
     axis.plot(over_images, [y + 0.2, y + 0.2], color=plots.MUTED, linewidth=1.2, marker="|", markersize=6)
-    axis.plot(over_seeds, [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")
+    axis.plot(over_runs, [y, y], color=ink, linewidth=4, alpha=0.45, solid_capstyle="butt")
     axis.plot(values, np.full(len(values), y - 0.2), ".", color=ink, markersize=5)
     axis.plot(mean, y, mark, color=ink, markersize=size)
 
 
-def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, published: bool = False) -> None:
+def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, over: str, published: bool = False) -> None:
     """Adds the rows' labels, the title, and a legend of the marks.
 
     Args:
+        over: what the thick intervals are over, "seeds" or "folds".
         published: whether the legend has the mark of published figures.
     """
     from matplotlib.lines import Line2D
@@ -126,9 +127,9 @@ def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, publis
     tidy(axis, "x")
     marks = [
         Line2D([], [], color=plots.MUTED, marker="o", markersize=7, linewidth=4, alpha=0.7,
-               label="mean, 95 % over seeds"),
+               label=f"mean, 95 % over {over}"),
         Line2D([], [], color=plots.MUTED, marker="|", markersize=6, linewidth=1.2, label="95 % over test images"),
-        Line2D([], [], color=plots.MUTED, marker=".", linestyle="", label="a seed"),
+        Line2D([], [], color=plots.MUTED, marker=".", linestyle="", label=f"a {over[:-1]}"),
     ]  # fmt: skip
     if published:
         marks.append(Line2D([], [], marker="D", linestyle="", markerfacecolor="white", markeredgecolor=INK,

@@ -10,6 +10,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
+def folds_and_seeds(folds: int, seeds: int) -> str:
+    """`5 folds`, or with more than one seed `5 folds x 2 seeds`."""
+    return f"{folds} folds" + (f" x {seeds} seeds" if seeds > 1 else "")
+
+
 def in_percent(value: float) -> str:
     """For columns in per cent: 0.1234 -> `12.3`; NaN -> a dash."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}"

@@ -24,16 +24,20 @@ def load(cohort: Cohort, data_path: str | None) -> Dataset:
     Args:
         data_path: its folder; None: the folder that the runs store.
 
-    Raises BadRequest if it is missing, or is not what the runs were scored on: by the images' digests, or for runs of
-    earlier versions by the classes of the images.
+    Raises BadRequest for a cross-validation, or if the data set is missing or is not what the runs were scored on: by
+    the images' digests, or for runs of earlier versions by the classes of the images.
     """
+    if cohort.folds:
+        raise BadRequest("--images: it shows test images, but the runs of a cross-validation are scored on folds of the"
+                         " training images")  # fmt: skip
     run = cohort.runs[0]
     settings = run.settings
     path = data_path or settings.get("data_path")
     wanted = Wanted.of({**settings, "data_path": path}, with_train=False)
     with blaming(run.path / "summary.json", {} if data_path else {"data_path": path}):
         found = image_datasets.locate(wanted)
-    content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names}
+    content = {"image_digests": run.summary.get("image_digests"), "class_names": cohort.class_names,
+               "settings": settings}  # fmt: skip
     try:
         dataset, _ = membership.load_scored(found, str(run.path / "best.pth"), content, False, False, 0)
         if dataset.class_names == cohort.class_names and np.array_equal(dataset.test.targets, cohort.targets):

@@ -1,4 +1,4 @@
-"""Differences between two models: their intervals over seeds and over images, and their tests."""
+"""Differences between two models: their intervals over seeds (or folds) and over images, and their tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from comparison import statistics
 from comparison.cohorts import Cohort, Model
+from comparison.formats import folds_and_seeds
 from comparison.metric_names import METRICS
 from comparison.metrics import MAP_LIMIT
 from comparison.statistics import Difference, Interval
@@ -25,7 +26,7 @@ class Resampled:
         with_map = len(cohort.targets) * len(cohort.class_names) <= MAP_LIMIT
         values = statistics.resample_images(
             len(cohort.targets),
-            lambda counts: np.array([list(run.scores.values(counts, with_map).values()) for run in runs]),
+            lambda counts: np.array([run.resampled(counts, with_map) for run in runs]),
             resamples,
         )
         self._of_run = {id(run): values[i] for i, run in enumerate(runs)}  # (metrics, resamples) each
@@ -42,12 +43,12 @@ class Pair:
 
     Attributes:
         seeds: those that both models have.
-        differences: over seeds, by metric.
+        differences: over seeds, or over folds, by metric.
         on_images: the interval over images, by metric.
         mcnemar: for each compared pair of runs (seed of the first, images only the first gets right, images only the
             second gets right, p).
         mcnemar_p: the p-values of `mcnemar` combined.
-        seeds_needed: pairs of seeds that would show `effect`. None: unknown, or more than MAX_SEEDS.
+        seeds_needed: pairs of seeds that would show `effect`. None: unknown, or more than MAX_SEEDS; of folds always.
         adjusted: the p-value after Holm's correction over all pairs, by metric.
         tests: the number of pairs that Holm's correction counts.
     """
@@ -73,6 +74,18 @@ class Pair:
     @property
     def variants(self) -> str:
         return f"{self.first.variant} – {self.second.variant}"
+
+    @property
+    def folds(self) -> str:
+        """Of a cross-validation, what the mean difference is over: `5 folds x 2 seeds`; else empty."""
+        folds = self.first.folds
+        if folds and not self.seeds:
+            return f"{folds} folds, with no seed in common"
+        return folds_and_seeds(folds, len(self.seeds)) if folds else ""
+
+    def values(self, metric: str) -> np.ndarray:
+        """(n,): the difference with each common seed; of a cross-validation that on each fold."""
+        return _differences(self.first, self.second, self.seeds, metric)
 
 
 def compare_all(
@@ -110,14 +123,25 @@ def _compare(first: Model, second: Model, resampled: Resampled, metric: str, eff
     seeds, runs = matched(first, second)
     differences, on_images = {}, {}
     for name in METRICS:
-        by_seed = [dict(zip(model.seeds, model.values(name), strict=True)) for model in (first, second)]
-        differences[name] = statistics.seed_difference(*by_seed)
+        if first.folds:
+            by_fold = _differences(first, second, seeds, name)
+            differences[name] = statistics.over_folds(by_fold, max(first.held_out, second.held_out))
+        else:
+            by_seed = [dict(zip(model.seeds, model.values(name), strict=True)) for model in (first, second)]
+            differences[name] = statistics.seed_difference(*by_seed)
         sides = zip(*runs, strict=True) if seeds and differences[name].test != "Welch's t test" else None
         ours, theirs = sides or (first.runs, second.runs)
         on_images[name] = statistics.image_interval(resampled.mean(ours, name) - resampled.mean(theirs, name))
     exact = [(a.seed, *statistics.mcnemar(a.scores.right, b.scores.right)) for a, b in runs]
-    paired = [a.metric(metric) - b.metric(metric) for a, b in runs] if seeds else []
+    # The power of the paired t test says nothing of folds.
+    paired = [] if first.folds else _differences(first, second, seeds, metric)
     return Pair(
         first, second, seeds, differences, on_images, exact, statistics.combine([p for *_, p in exact]),
         statistics.seeds_needed(paired, effect, tests), effect, tests=tests,
     )  # fmt: skip
+
+
+def _differences(first: Model, second: Model, seeds: list[int], metric: str) -> np.ndarray:
+    """(n,): first - second with each of these seeds; on each fold, with these seeds or, if there are none, with all."""
+    chosen = None if first.folds and not seeds else seeds
+    return first.values(metric, chosen) - second.values(metric, chosen)

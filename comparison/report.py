@@ -12,6 +12,7 @@ from comparison import document, image_sheet
 from comparison.cohorts import Cohort, make_cohorts, why_apart
 from comparison.context import Context
 from comparison.document import Document, Points
+from comparison.folds import pool
 from comparison.metric_names import METRICS
 from comparison.request import Compared, Request
 from comparison.runs import read_run
@@ -33,7 +34,7 @@ def compare(request: Request, selection: Selection) -> None:
     _check_output(folder)
     cohorts = load(selection)
     dataset = image_sheet.load(cohorts[0], asked.data_path) if asked.images else None
-    say(f"comparing     {sum(len(cohort.runs) for cohort in cohorts)} runs of {selection.name}")
+    say(f"comparing     {sum(len(cohort.trainings) for cohort in cohorts)} runs of {selection.name}")
     contexts = make_contexts(cohorts, selection, compared, folder, dataset)
     prepare(folder)
     report = build(contexts, selection)
@@ -56,9 +57,13 @@ def _check_output(folder: Path) -> None:
 
 
 def load(selection: Selection) -> list[Cohort]:
-    """Reads all runs and sorts them. Raises BadRequest for runs that are damaged or cannot be compared."""
-    runs = [read_run(path) for path in selection.runs]
-    return make_cohorts(runs, dict(enumerate(selection.runs.values())), selection.variants)
+    """Reads all runs and sorts them; notes incomplete sets of folds as missing.
+
+    Raises BadRequest for runs that are damaged or cannot be compared.
+    """
+    runs, variants, left_out = pool([read_run(path) for path in selection.runs], list(selection.runs.values()))
+    selection.missing += left_out
+    return make_cohorts(runs, dict(enumerate(variants)), selection.variants)
 
 
 def make_contexts(
@@ -109,7 +114,8 @@ def build(contexts: list[Context], selection: Selection) -> Document:
             for section in made:
                 section.title += f" ({context.cohort.split}, table group {i + 1})"
         sections += made
-    return Document(f"Comparison: {selection.name}", [*sections, methods.section()])
+    of_folds = any(context.cohort.folds for context in contexts)
+    return Document(f"Comparison: {selection.name}", [*sections, methods.section(of_folds)])
 
 
 def print_short(report: Document, contexts: list[Context]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Run:
         history: the columns of metrics.csv, with NaN for an empty cell; {} for a run that did not train.
         cost: the content of cost.json; None if there is no such file.
         robustness: the content of robustness.json; None if there is no such file.
+        folds: of a cross-validation, the runs that this one is pooled from, see folds.py; else empty.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Run:
     history: dict[str, np.ndarray]
     cost: dict[str, Any] | None = None
     robustness: dict[str, Any] | None = None
+    folds: list[Run] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -58,6 +60,18 @@ class Run:
     @cached_property
     def scores(self) -> ScoredSplit:
         return ScoredSplit(self.logits, self.targets)
+
+    def resampled(self, counts: np.ndarray, with_map: bool) -> np.ndarray:
+        """(metrics, B): each metric of B resampled splits, of a cross-validation the mean over its folds.
+
+        Args:
+            counts: (B, N), how often each split contains each image.
+            with_map: if False, "map" is NaN.
+        """
+        parts = self.folds or [self]
+        edges = np.cumsum([len(part.targets) for part in parts])[:-1]
+        by_part = zip(parts, np.split(counts, edges, axis=1), strict=True)
+        return np.mean([list(part.scores.values(own, with_map).values()) for part, own in by_part], axis=0)
 
     def precision(self, of: str) -> str | None:
         """The precision of "train", "select" or "test"; None: unknown. Earlier versions had one for all three."""

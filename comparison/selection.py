@@ -11,8 +11,8 @@ from comparison.metric_names import METRICS
 from records.run_directory import RunDirectory
 from utils import BadRequest, parse_toml, read_json, shorten, suggestion
 
-STUDY_KEYS = ("name", "file", "script", "seeds", "fractions", "variants", "published", "runs")
-RUN_KEYS = ("name", "variant", "seed", "fraction", "flags", "command")
+STUDY_KEYS = ("name", "file", "script", "seeds", "fractions", "folds", "variants", "published", "runs")
+RUN_KEYS = ("name", "variant", "seed", "fraction", "fold", "flags", "command")
 PERCENT = tuple(name for name in METRICS if name != "loss")
 PUBLISHED_KEYS = ("source", "variant", "note", "metrics", "params", "per_class", *PERCENT)
 

@@ -1,4 +1,4 @@
-"""Statistics, all by scipy and statsmodels: intervals over seeds and over images, tests, power."""
+"""Statistics, by scipy and statsmodels: intervals over seeds, folds and images, tests, power."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The mean difference of two models over seeds: its Student interval, its p-value, and the test's name.
+    """The mean difference of two models over seeds or folds: its t interval, its p-value, and the test's name.
 
     Interval and p-value are NaN if seeds cannot tell: with one seed, or with the same difference for every seed.
     """
@@ -76,6 +76,29 @@ def seed_difference(first: dict[int, float], second: dict[int, float]) -> Differ
         return Difference(mean, NOTHING, math.nan, "no spread over seeds")
     interval = Interval(*map(float, result.confidence_interval(CONFIDENCE)))
     return Difference(mean, interval, float(result.pvalue), test)
+
+
+def over_folds(values: Values, held_out: float) -> Difference:
+    """The mean over the folds of a cross-validation, by the corrected resampled t test.
+
+    Folds share most of their training images, so their values are correlated, and the plain t test finds too much. The
+    test takes (1/K + held_out) s² as the variance of the mean, in place of s²/K, with K - 1 degrees of freedom (Nadeau
+    and Bengio, "Inference for the generalization error", Machine Learning 52, 2003).
+
+    Args:
+        values: (K,), of one model or differences of two. With several seeds each is the mean over them: the folds are
+            the same for every seed, so that further seeds add no degrees of freedom.
+        held_out: images of a fold, divided by those that its network trains on: 1 / (K - 1) if it trains on all others.
+    """
+    from scipy import stats
+
+    mean, count = float(np.mean(values)), len(values)
+    if np.ptp(values) < 1e-12:
+        return Difference(mean, NOTHING, math.nan, "no spread over folds")
+    error = math.sqrt((1 / count + held_out) * np.var(values, ddof=1))
+    interval = Interval(*map(float, stats.t.interval(CONFIDENCE, count - 1, mean, error)))
+    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+    return Difference(mean, interval, p, "corrected resampled t test")
 
 
 def resample_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -34,6 +35,7 @@ class Run:
     Attributes:
         name: of the run and of its folder in the study's folder.
         fraction: share of the training images; None if the study varies no fractions.
+        fold: the fold that is held out, from 1; None without cross-validation.
         flags: all flags from the study file and --set, by key.
     """
 
@@ -41,6 +43,7 @@ class Run:
     variant: str
     seed: int
     fraction: float | None
+    fold: int | None
     flags: dict[str, Any]
 
 
@@ -113,14 +116,20 @@ def make_plan(study: Study, runs_dir: str) -> Plan:
     Raises BadRequest if two runs would share a folder.
     """
     runs: dict[str, Run] = {}
-    for seed in study.seeds:
-        for fraction in study.fractions:
-            for variant, flags in study.variants.items():
-                share = {} if fraction is None else {"train_fraction": fraction}
-                name = f"{variant}{'' if fraction is None else f'-f{fraction:g}'}-seed{seed}"
-                if name in runs:
-                    raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
-                runs[name] = Run(name, variant, seed, fraction, {**flags, **share})
+    folds = [None] if study.folds is None else range(1, study.folds + 1)
+    points = itertools.product(study.seeds, study.fractions, folds, study.variants.items())
+    for seed, fraction, fold, (variant, flags) in points:
+        name = variant
+        if fraction is not None:
+            name += f"-f{fraction:g}"
+            flags = {**flags, "train_fraction": fraction}
+        if fold is not None:
+            name += f"-fold{fold}"
+            flags = {**flags, "val_fold": f"{fold}/{study.folds}"}
+        name += f"-seed{seed}"
+        if name in runs:
+            raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
+        runs[name] = Run(name, variant, seed, fraction, fold, flags)
     return Plan(study, runs_dir, list(runs.values()))
 
 
@@ -214,8 +223,9 @@ def differences(stored: dict[str, Any], settings: Settings) -> list[str]:
 def write_plan(plan: Plan) -> Path:
     """Writes study.json into the study's folder, which compare.py reads. Returns its path.
 
-    It has name, file, script, seeds, fractions ([null] if none are varied), published (as in the study file), variants
-    (flags by key), and runs: name (of the folder beside it), variant, seed, fraction, flags, command.
+    It has name, file, script, seeds, fractions ([null] if none are varied), folds (their number, or null), published
+    (as in the study file), variants (flags by key), and runs: name (of the folder beside it), variant, seed, fraction,
+    fold, flags, command.
 
     Raises BadRequest if it cannot be written.
     """
@@ -227,6 +237,7 @@ def write_plan(plan: Plan) -> Path:
         "script": study.script,
         "seeds": study.seeds,
         "fractions": study.fractions,
+        "folds": study.folds,
         "variants": study.variants,
         "published": study.published,
         "runs": [{**vars(run), "command": shlex.join(plan.command(run, "python"))} for run in plan.runs],

@@ -4,6 +4,7 @@
     script = "main.py"                    # or "train_deit_imagenet100.py"
     seeds = [0, 1, 2]                     # every variant is run with each seed, so that variants compare in pairs
     fractions = [0.1, 1.0]                # and with each --train-fraction; optional
+    folds = 5                             # and with each --val-fold from 1/5 to 5/5: cross-validation; optional
 
     [base]                                # flags of every run, without leading hyphens
     dataset = "digits"
@@ -41,12 +42,13 @@ from settings.tables import read_table, read_toml, training_flags
 from utils import BadRequest, shorten, suggestion
 
 TABLES = ("base", "variants", "axes", "published")
-KEYS = ("name", "script", "seeds", "fractions", *TABLES)
+KEYS = ("name", "script", "seeds", "fractions", "folds", *TABLES)
 PERCENT = ("top1", "top5", "precision", "recall", "f1", "map")
 PUBLISHED = ("source", "variant", "note", *PERCENT, "params", "per_class")
 # Flags that a study sets itself, and what to write instead.
 MANAGED = {
     "seed": "seeds = [...] beside [base]",
+    "val_fold": "folds = K beside [base], for all K folds",
     "run_name": "name = ... beside [base], and the variants' names",
     "runs_dir": "--runs-dir on the command line",
     "resume": "nothing: stopped runs are always continued",
@@ -55,6 +57,7 @@ MANAGED = {
 }
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 MAX_SEED = 2**31 - 1
+MAX_FOLDS = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Study:
 
     Attributes:
         fractions: shares of the training images; [None] if the file names none.
+        folds: the number of folds of a cross-validation; None if the file names none.
         variants: by variant, all of its flags by key; named sets, axes and --set are resolved.
         published: as in the file.
     """
@@ -72,6 +76,7 @@ class Study:
     script: str
     seeds: list[int]
     fractions: list[float | None]
+    folds: int | None
     variants: dict[str, dict[str, Any]]
     published: dict[str, dict[str, Any]]
 
@@ -115,6 +120,7 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
         script,
         _numbers(file, content, "seeds", [0], _is_seed, f"whole numbers from 0 to {MAX_SEED}"),
         _numbers(file, content, "fractions", [None], _is_fraction, "numbers above 0 and up to 1"),
+        _folds(file, content.get("folds")),
         variants,
         content["published"],
     )
@@ -183,6 +189,12 @@ def _numbers(file: Path, content: dict[str, Any], key: str, default: list, fits,
     if twice:
         raise BadRequest(f"{file}: {key}: {twice[0]} is given twice")
     return values
+
+
+def _folds(file: Path, count: Any) -> int | None:
+    if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and 2 <= count <= MAX_FOLDS):
+        raise BadRequest(f"{file}: folds: must be a whole number from 2 to {MAX_FOLDS}")
+    return count
 
 
 def _is_seed(value: Any) -> bool:

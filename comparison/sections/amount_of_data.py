@@ -22,7 +22,7 @@ def section(context: Context) -> Section | None:
         found = {model.fraction: model for model in cohort.models if model.variant == variant}
         rows.append([variant, *(found[share].show(context.metric) if share in found else "–" for share in shares)])
     columns = ["model", *(percent(share) for share in shares)]
-    note = "Means over seeds ± half of their 95 % interval. Smaller shares lie within larger ones."
+    note = f"Means over {cohort.over} ± half of their 95 % interval. Smaller shares lie within larger ones."
     table = context.table("data", f"{kind.heading} by share of the training images", columns, rows, note)
     title = f"{kind.title} over the amount of data"
     figure = draw_data(cohort, context.metric, title)
@@ -50,5 +50,5 @@ def draw_data(cohort: Cohort, metric: str, title: str):
     axis.set_ylabel(kind.heading)
     tidy(axis)
     legend(figure)
-    head(figure, title, "Bars: 95 % over seeds.")
+    head(figure, title, f"Bars: 95 % over {cohort.over}.")
     return figure

@@ -26,7 +26,7 @@ def section(context: Context) -> Section:
             f" p < 0.05 after Holm's correction; tables/{context.prefix}differences.csv has them. So many pairs hide"
             " all but large differences: --baseline MODEL compares each model with one."
         )
-    single = [model.label for model in context.cohort.models if len(model.runs) == 1]
+    single = [model.label for model in context.cohort.models if len(model.runs) == 1 and not model.folds]
     if single:
         items.append(f"One seed only, and so no interval over seeds: {', '.join(single)}.")
     items += mixed_precision(context.cohort) + mixed_commits(context.cohort) + unchecked_images(context.cohort)
@@ -59,15 +59,16 @@ def _sentence(pair: Pair, metric: str) -> str:
         lead = f"{better.variant} is better than {worse.variant} by {size} ± {half} {what}"
         return f"{lead}, {tested}{_on_images(pair, metric)}."
     known = f"Between {better.variant} and {worse.variant} no difference can be shown: {size} ± {half} {what}, {tested}"
-    return f"{known}; {_advice(pair, metric)}."
+    return f"{known}." if pair.folds else f"{known}; {_advice(pair, metric)}."
 
 
 def _without_interval(pair: Pair, metric: str, better: str, worse: str, size: str, what: str) -> str:
     found = pair.differences[metric]
-    if found.test == "no spread over seeds":
-        same = f"{better} and {worse} have the same result with every seed" if not found.mean else (
-            f"{better} is {size} {what} ahead of {worse} with every one of {len(pair.seeds)} seeds")  # fmt: skip
-        return f"{same}: without a spread over seeds there is no interval and no t test."
+    if found.test.startswith("no spread"):
+        on, over, count = ("on", "folds", pair.first.folds) if pair.folds else ("with", "seeds", len(pair.seeds))
+        same = f"{better} and {worse} have the same result {on} every {over[:-1]}" if not found.mean else (
+            f"{better} is {size} {what} ahead of {worse} {on} every one of {count} {over}")  # fmt: skip
+        return f"{same}: without a spread over {over} there is no interval and no t test."
     lead = f"{better} has {size} {what} more than {worse}" if METRICS[metric].more_is_better else (
         f"{better} has {size} {what} less than {worse}")  # fmt: skip
     lead = lead if found.mean else f"{better} and {worse} have the same {METRICS[metric].title}"
@@ -86,6 +87,8 @@ def _p_name(pair: Pair) -> str:
 
 
 def _count(pair: Pair, found: Difference) -> str:
+    if pair.folds:
+        return f"n = {pair.folds}"
     if found.test == "paired t test":
         return f"n = {len(pair.seeds)}"
     return f"n = {len(pair.first.runs)} and {len(pair.second.runs)}, not paired"
@@ -119,7 +122,7 @@ def mixed_precision(cohort: Cohort) -> list[str]:
     for key, done in (("train", "trained"), ("test", "tested")):
         models: dict[str, list[str]] = {}
         for model in cohort.models:
-            for run in model.runs:
+            for run in model.trainings:
                 models.setdefault(run.precision(key) or "unknown", []).append(model.label)
         if len(models) > 1:
             sentences.append(f"Not all runs were {done} in the same precision ({_listed(models)}).")
@@ -141,7 +144,7 @@ def mixed_commits(cohort: Cohort) -> list[str]:
     uncommitted changes."""
     models: dict[str, list[str]] = {}
     for model in cohort.models:
-        for run in model.runs:
+        for run in model.trainings:
             for name in run.commits:
                 models.setdefault(name, []).append(model.label)
     sentences = []

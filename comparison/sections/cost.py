@@ -35,8 +35,8 @@ class Cost:
 
     def of(self, model: Model) -> float | None:
         """The mean over the model's runs; None if one of them does not know it."""
-        values = [value for run in model.runs if (value := self.of_run(run))]
-        return float(np.mean(values)) if len(values) == len(model.runs) else None
+        values = [value for run in model.trainings if (value := self.of_run(run))]
+        return float(np.mean(values)) if len(values) == len(model.trainings) else None
 
     def show(self, model: Model) -> str:
         """The mean as text; a dash if it is unknown."""
@@ -114,7 +114,8 @@ def _efficient(models: list[Model], costs: list[Cost], metric: str) -> list[list
 
 def _devices(models: list[Model]) -> str:
     """A sentence on the devices that cost.json was measured on; empty without any."""
-    names = {str(run.cost["device"]) for model in models for run in model.runs if run.cost and "device" in run.cost}
+    runs = [run for model in models for run in model.trainings]
+    names = {str(run.cost["device"]) for run in runs if run.cost and "device" in run.cost}
     said = f" Measured alone on {' and '.join(sorted(names))}." if names else ""
     return said + (" Figures of different machines cannot be compared." if len(names) > 1 else "")
 
@@ -146,7 +147,7 @@ def draw_cost(models: list[Model], metric: str, title: str):
     for axis in grid[:, 0]:
         axis.set_ylabel(kind.heading)
     legend(figure, min(4, len(models)))
-    head(figure, title, "Filled marks and the line: the Pareto front. Bars: 95 % over seeds.")
+    head(figure, title, f"Filled marks and the line: the Pareto front. Bars: 95 % over {models[0].over}.")
     return figure
 
 

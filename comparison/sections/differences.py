@@ -25,8 +25,13 @@ def section(context: Context) -> Section | None:
         return None
     columns = ["models", "n", f"difference ({kind.unit})", "over images", "p", "p (Holm)", "only first / second right",
                "McNemar p", "McNemar p (Holm)"]  # fmt: skip
+    over = context.cohort.over
+    tested = (
+        "corrected resampled t test over folds, each fold's difference the mean over common seeds" if over == "folds"
+        else "t test over seeds, paired by seed where both models have at least two in common"
+    )  # fmt: skip
     note = (
-        "p: t test over seeds, paired by seed where both models have at least two in common. McNemar: the exact test of"
+        f"p: {tested}. McNemar: the exact test of"
         " top-1 on the same images, for each pair of runs; the p-values of several seeds are combined by their median,"
         " at most doubled, which holds however they depend on each other. Holm: corrected for all pairs with the same"
         f" share of the training images.{context.selection}"
@@ -34,7 +39,7 @@ def section(context: Context) -> Section | None:
     table = context.table("differences", "Models against each other", columns, [_row(pair, metric) for pair in pairs],
                           note, data=_data(context.all_pairs))  # fmt: skip
     more = f" The first {MAX_PAIRS} pairs are shown." if len(pairs) > MAX_PAIRS else context.selection
-    text = ("Thick: 95 % over seeds, in colour where the difference is shown after Holm's correction. Thin: 95 % over"
+    text = (f"Thick: 95 % over {over}, in colour where the difference is shown after Holm's correction. Thin: 95 % over"
             f" test images.{more}")  # fmt: skip
     title = f"Differences in {kind.title}"
     picture = context.picture("differences", draw_differences(pairs, metric, title), title, text)
@@ -50,7 +55,7 @@ def _row(pair: Pair, metric: str) -> list[str]:
     found, half = pair.differences[metric], pair.differences[metric].interval.half
     low, high = (scale * edge for edge in pair.on_images[metric])
     return [
-        pair.title, str(len(pair.seeds)) if found.test != "Welch's t test" else "not paired",
+        pair.title, pair.folds or (str(len(pair.seeds)) if found.test != "Welch's t test" else "not paired"),
         f"{scale * found.mean:+.{places}f}" + ("" if np.isnan(half) else f" ± {scale * half:.{places}f}"),
         f"{low:+.{places}f} to {high:+.{places}f}" if not np.isnan(low) else "–",
         show_p(found.p), show_p(pair.adjusted[metric]),
@@ -66,8 +71,8 @@ def _data(pairs: list[Pair]) -> list[dict[str, Any]]:
         for name, found in pair.differences.items():
             rows.append({
                 "first": pair.first.variant, "second": pair.second.variant, "train_fraction": pair.first.fraction,
-                "metric": name, "pairs": len(pair.seeds), "test": found.test, "difference": found.mean,
-                "seeds_low": found.interval.low, "seeds_high": found.interval.high,
+                "metric": name, "pairs": pair.folds or len(pair.seeds), "test": found.test, "difference": found.mean,
+                f"{pair.first.over}_low": found.interval.low, f"{pair.first.over}_high": found.interval.high,
                 "images_low": pair.on_images[name].low, "images_high": pair.on_images[name].high, "p": found.p,
                 "p_holm": pair.adjusted[name], "mcnemar_p": pair.mcnemar_p, "mcnemar_p_holm": pair.mcnemar_adjusted,
             })  # fmt: skip
@@ -81,13 +86,12 @@ def draw_differences(pairs: list[Pair], metric: str, title: str):
     axis.axvline(0, color=INK, linewidth=1)
     for y, pair in enumerate(shown):
         found = pair.differences[metric]
-        over_images, over_seeds = ([kind.scale * edge for edge in edges]
-                                   for edges in (pair.on_images[metric], found.interval))  # fmt: skip
-        by_seed = [kind.scale * (pair.first.of_seed(s).metric(metric) - pair.second.of_seed(s).metric(metric))
-                   for s in pair.seeds]  # fmt: skip
+        over_images, over_runs = ([kind.scale * edge for edge in edges]
+                                  for edges in (pair.on_images[metric], found.interval))  # fmt: skip
+        values = kind.scale * pair.values(metric)
         ink = COLOURS[0] if pair.adjusted[metric] < statistics.LEVEL else plots.MUTED
-        draw_row(axis, y, over_images, over_seeds, np.array(by_seed), kind.scale * found.mean, ink, "o", size=7)
+        draw_row(axis, y, over_images, over_runs, values, kind.scale * found.mean, ink, "o", size=7)
     labels = [plots.plain(pair.title, 64) for pair in shown]
     unit = " (percentage points)" if kind.scale == 100 else ""
-    finish_rows(figure, axis, labels, f"difference in {kind.title}{unit}", title)
+    finish_rows(figure, axis, labels, f"difference in {kind.title}{unit}", title, pairs[0].first.over)
     return figure

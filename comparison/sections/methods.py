@@ -17,8 +17,20 @@ METHODS = [
     " number of pairs, shows it with a probability of 80 %; the spread is that of the seeds at hand, so with few of"
     " them it is a rough figure.",
 ]  # fmt: skip
+OF_FOLDS = (
+    "The trainings of a cross-validation share most of their images, so that a plain t test over folds finds"
+    " differences that are not there. Over folds, intervals and p-values are those of the corrected resampled t test"
+    " (Nadeau and Bengio 2003, Machine Learning 52): with K folds the variance of the mean is that of the folds times"
+    " 1/K + (images of a fold) / (images trained on), with K - 1 degrees of freedom. The folds are the same for every"
+    " seed, so a fold's value is the mean over seeds, and more seeds add no degrees of freedom. A metric is the mean"
+    " over folds; McNemar's test takes the predictions of all folds of a seed together."
+)
 
 
-def section() -> Section:
-    """The statistics in words, the same in every report."""
-    return Section("How it was computed", [Points(METHODS)])
+def section(of_folds: bool) -> Section:
+    """The statistics in words.
+
+    Args:
+        of_folds: whether the report has a cross-validation.
+    """
+    return Section("How it was computed", [Points([*METHODS, OF_FOLDS] if of_folds else METHODS)])

@@ -13,8 +13,11 @@ def section(cohort: Cohort, selection: Selection) -> Section:
     settings = cohort.runs[0].settings
     parts: list[Part] = [
         f"Data set: {settings['dataset']}, {len(cohort.class_names)} classes. Scored: {cohort.title}."
-        f" {len(cohort.runs)} runs of {len({model.variant for model in cohort.models})} models."
+        f" {len(cohort.trainings)} runs of {len({model.variant for model in cohort.models})} models."
     ]
+    if cohort.folds:
+        parts.append("Cross-validation: each network is scored on the fold that it did not train on. The test split is"
+                     " not scored.")  # fmt: skip
     sizes = sorted({sides(run.settings["img_size"]) for run in cohort.runs if run.settings.get("img_size")})
     if len(sizes) > 1:
         texts = [" x ".join(map(str, dict.fromkeys(size))) for size in sizes]

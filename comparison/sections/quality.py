@@ -1,4 +1,4 @@
-"""The section "Quality": each model's metrics, with intervals over seeds and over images."""
+"""The section "Quality": each model's metrics, with intervals over seeds (or folds) and over images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ from comparison.metric_names import METRICS
 from comparison.runs import epochs_of
 from records import plots
 
+OVER = {
+    "seeds": "seeds (Student t): what other trainings may give",
+    "folds": "folds (corrected resampled t): what other training images may give, and other images to score",
+}
+COUNTED = {
+    "seeds": "n: seeds. ±: half of the 95 % Student t interval of the mean; with one seed, or one result, there is"
+    " none.",
+    "folds": "n: folds. ±: half of the 95 % interval of the mean over folds by the corrected resampled t test, with"
+    " each fold's mean over seeds.",
+}
+
 
 def section(context: Context) -> Section:
     """Tables of all metrics, and a picture of the one that models are judged by, beside published figures."""
     text = (
-        "The thick bar is the 95 % interval of the mean over seeds (Student t): what other trainings may give. The thin"
+        f"The thick bar is the 95 % interval of the mean over {OVER[context.cohort.over]}. The thin"
         " one is the 95 % interval over images (bootstrap): what other test images may give these networks."
     )
     title = f"{context.kind.title} of each model"
@@ -39,18 +50,19 @@ def _over_images(context: Context, model: Model, metric: str) -> str:
 
 def _main_table(context: Context) -> Table:
     kind = context.kind
-    columns = ["model", "n", f"{kind.heading}, ± over seeds", "over images", "selected on", "measured on", "best epoch"]
+    columns = ["model", "n", f"{kind.heading}, ± over {context.cohort.over}", "over images", "selected on",
+               "measured on", "best epoch"]  # fmt: skip
     rows = []
     for model in context.cohort.models:
         by = {run.summary["selected_by"] for run in model.runs if run.summary.get("selected_by") is not None}
         rows.append([
-            model.label, str(len(model.runs)), model.show(context.metric), _over_images(context, model, context.metric),
+            model.label, model.count, model.show(context.metric), _over_images(context, model, context.metric),
             context.cohort.selected_on + (f" (by {', '.join(sorted(by))})" if by else ""), context.cohort.split,
-            epochs_of(model.runs),
+            epochs_of(model.trainings),
         ])  # fmt: skip
     rows += [[one.label, "–", kind.show(one.metrics[context.metric]), *["–"] * 4]
              for one in context.published if context.metric in one.metrics]  # fmt: skip
-    note = "n: seeds. ±: half of the 95 % Student t interval of the mean; with one seed, or one result, there is none."
+    note = COUNTED[context.cohort.over]
     return context.table("models", f"{kind.title} of each model", columns, rows, note, data=_metric_data(context))
 
 
@@ -59,11 +71,12 @@ def _metric_data(context: Context) -> list[dict[str, Any]]:
     rows = []
     for model in context.cohort.models:
         for name in METRICS:
-            seeds = statistics.seed_interval(model.values(name))
+            interval = model.interval(name)
             images = statistics.image_interval(context.resampled.mean(model.runs, name))
             rows.append({
                 "model": model.variant, "train_fraction": model.fraction, "metric": name, "kind": "measured",
-                "n": len(model.runs), "mean": model.mean(name), "seeds_low": seeds.low, "seeds_high": seeds.high,
+                "n": model.count, "mean": model.mean(name), f"{model.over}_low": interval.low,
+                f"{model.over}_high": interval.high,
                 "images_low": images.low, "images_high": images.high, "source": "",
             })  # fmt: skip
     for one in context.published:
@@ -75,11 +88,12 @@ def _metric_data(context: Context) -> list[dict[str, Any]]:
 
 def _all_metrics(context: Context) -> Table:
     columns = ["model", "n", *(kind.heading for kind in METRICS.values())]
-    rows = [[model.label, str(len(model.runs)), *map(model.show, METRICS)] for model in context.cohort.models]
+    rows = [[model.label, model.count, *map(model.show, METRICS)] for model in context.cohort.models]
     rows += [[one.label, "–", *(kind.show(one.metrics.get(name)) for name, kind in METRICS.items())]
              for one in context.published if one.metrics]  # fmt: skip
-    note = "Means over seeds ± half of their 95 % interval. Precision, recall, F1 and mAP are means over classes."
-    return context.table("metrics", "All metrics, with their doubt over seeds", columns, rows, note)
+    over = context.cohort.over
+    note = f"Means over {over} ± half of their 95 % interval. Precision, recall, F1 and mAP are means over classes."
+    return context.table("metrics", f"All metrics, with their doubt over {over}", columns, rows, note)
 
 
 def _image_intervals(context: Context) -> Table:
@@ -93,7 +107,7 @@ def _image_intervals(context: Context) -> Table:
 
 
 def draw_quality(context: Context, title: str):
-    """Each model's mean with both intervals and its seeds, and published figures."""
+    """Each model's mean with both intervals and its seeds or folds, and published figures."""
     cohort, metric, kind = context.cohort, context.metric, context.kind
     order = list(dict.fromkeys(model.variant for model in cohort.models))
     published = [one for one in context.published if metric in one.metrics]
@@ -112,5 +126,5 @@ def draw_quality(context: Context, title: str):
         y = rows[one.variant] if one.variant in rows else len(labels) + alone.index(one)
         axis.plot(kind.scale * one.metrics[metric], y, "D", markerfacecolor="white", markeredgecolor=INK, markersize=7)
     labels += [plots.plain(one.label, 44) for one in alone]
-    finish_rows(figure, axis, labels, kind.heading, title, bool(published))
+    finish_rows(figure, axis, labels, kind.heading, title, cohort.over, bool(published))
     return figure

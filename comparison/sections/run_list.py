@@ -13,7 +13,7 @@ def section(context: Context) -> Section:
     """A table with a row for each run."""
     rows, data = [], []
     for model in context.cohort.models:
-        for run in model.runs:
+        for run in model.trainings:
             seconds = run.summary.get("train_seconds")
             rows.append([run.path.name, model.variant, str(run.seed), percent(run.fraction),
                          context.kind.show(run.metric(context.metric)),

@@ -52,6 +52,47 @@ def test_without_a_spread_over_seeds_nothing_is_said_of_other_seeds(first, secon
     assert math.isnan(found.p) and math.isnan(found.interval.low)
 
 
+def test_the_mean_over_folds_is_that_of_the_corrected_resampled_t_test():
+    """By hand: mean 0.02, s² = 0.0005, times 1/5 + 1/4 an error of 0.015; p by the closed form for 4 degrees."""
+    found = statistics.over_folds([0.01, 0.03, -0.01, 0.02, 0.05], held_out=1 / 4)
+    assert found.test == "corrected resampled t test" and found.mean == pytest.approx(0.02)
+    half = 2.776445 * 0.015  # Student's table
+    assert found.interval == (pytest.approx(0.02 - half, abs=1e-8), pytest.approx(0.02 + half, abs=1e-8))
+    t = 0.02 / 0.015
+    share = t * t / (1 + t * t / 4)
+    assert found.p == pytest.approx(1 - 0.75 * share**0.5 * (1 - share / 12))
+    same = statistics.over_folds([0.01, 0.01, 0.01], held_out=1 / 2)
+    assert same.test == "no spread over folds" and math.isnan(same.p) and math.isnan(same.interval.low)
+
+
+def folds_of_equal_models(count: int = 1000, images: int = 200, folds: int = 5, features: int = 20) -> np.ndarray:
+    """(count, folds): differences in accuracy of two nearest-class-mean classifiers of equal worth.
+
+    Each sees features of its own of the same images, and learns on all other folds, which overlap.
+    """
+    rng = np.random.default_rng(0)
+    sign = np.tile([1, -1], images // 2)  # the class
+    fold = np.arange(images) // 2 % folds
+    x = rng.normal(size=(count, 2, images, features)) + 0.07 * sign[:, None]
+    accuracy = np.empty((count, 2, folds))
+    for k in range(folds):
+        held = fold == k
+        direction = np.einsum("n,cmnf->cmf", sign[~held], x[:, :, ~held])
+        accuracy[:, :, k] = (np.einsum("cmnf,cmf->cmn", x[:, :, held], direction) * sign[held] > 0).mean(-1)
+    return accuracy[:, 0] - accuracy[:, 1]
+
+
+def test_over_folds_of_equal_models_differences_are_seldom_found():
+    """The plain t test finds them far too often. So does the corrected one if further seeds count as further folds."""
+    from scipy import stats
+
+    differences = folds_of_equal_models()
+    plain = np.mean(stats.ttest_1samp(differences, 0, axis=1).pvalue < statistics.LEVEL)
+    corrected = np.mean([statistics.over_folds(row, 1 / 4).p < statistics.LEVEL for row in differences])
+    repeated = np.mean([statistics.over_folds(np.tile(row, 3), 1 / 4).p < statistics.LEVEL for row in differences])
+    assert corrected <= 0.05 and plain > 0.09 and repeated > 0.09
+
+
 def from_table(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images two models get right, from counts: both, only the first, only the second, neither."""
     return (np.repeat([True, True, False, False], [both, first, second, neither]),

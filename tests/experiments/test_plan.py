@@ -6,8 +6,10 @@ import shlex
 import pytest
 
 import study
+from comparison.selection import select
 from experiments import plan, study_file
 from settings.scripts import SCRIPTS
+from utils import BadRequest
 
 FILE = """
 seeds = [0, 1, 2]
@@ -75,6 +77,29 @@ def test_shards_share_the_runs_out(file, cli):
         3,
     ]
     assert names("--only vit --seeds 2 0") == [f"s/vit-f{f}-seed{seed}" for seed in (0, 2) for f in ("0.25", "1")]
+
+
+def test_every_variant_is_run_with_each_seed_and_each_fold(file, cli):
+    file.write_text(FILE.replace("seeds = [0, 1, 2]", "seeds = [0, 1]\nfolds = 3"))
+    lines = cli("s.toml --dry-run --no-estimate", script=study).out.splitlines()[1:]
+    asked = [SCRIPTS["main.py"].ask(shlex.split(line)[2:]).settings.flat() for line in lines]
+    found = {one["run_name"]: (one["seed"], one["val_fold"], one["train_fraction"]) for one in asked}
+    assert list(found)[:3] == ["s/cnn-f0.25-fold1-seed0", "s/vit-f0.25-fold1-seed0", "s/cnn-f0.25-fold2-seed0"]
+    assert found == {
+        f"s/{variant}-f{share:g}-fold{number}-seed{seed}": (seed, f"{number}/3", share)
+        for variant in ("cnn", "vit") for share in (0.25, 1.0) for number in (1, 2, 3) for seed in (0, 1)
+    }  # fmt: skip
+    assert len(cli("s.toml --dry-run --no-estimate --only vit --seeds 1", script=study).out.splitlines()) == 1 + 6
+
+
+def test_the_stored_study_names_its_folds_and_compare_reads_it(file):
+    file.write_text(FILE.replace("seeds = [0, 1, 2]\nfractions = [0.25, 1.0]", "folds = 2"))
+    found = plan.make_plan(study_file.read_study(file), "runs")
+    content = json.loads(plan.write_plan(found).read_text())
+    assert content["folds"] == 2 and [(run["name"], run["fold"]) for run in content["runs"]] == [
+        ("cnn-fold1-seed0", 1), ("vit-fold1-seed0", 1), ("cnn-fold2-seed0", 2), ("vit-fold2-seed0", 2)]  # fmt: skip
+    with pytest.raises(BadRequest, match="no finished run found"):  # and not: unknown key
+        select([str(found.folder)])
 
 
 @pytest.fixture
