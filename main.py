@@ -8,7 +8,7 @@ import sys
 from commands import start_prediction, start_training
 from commands.menu import run_menu
 from settings import checks
-from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
+from settings.flag import AVERAGE, EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN
 from settings.scripts import SCRIPTS
 from settings.terminal import run_script
 from utils import BadRequest, require
@@ -16,6 +16,7 @@ from utils import BadRequest, require
 STARTS = {TRAIN: start_training, PREDICT: start_prediction}  # by mode; these find the files before torch is imported
 COMMANDS = {  # by mode; a module is imported when it runs, as it imports torch
     EVALUATE: ("commands.evaluate", "run_evaluation"),
+    AVERAGE: ("commands.average", "run_averaging"),
     MEASURE: ("commands.measure", "run_measurements"),
     LIST: ("commands.catalogue", "print_models"),
     SUMMARY: ("commands.catalogue", "print_summary"),

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from analysis import cost
+from assembly import report
 from assembly.foreign import read_scored
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImages
 from image_datasets.dataset import CHOICE, LocatedDataset
-from records import checkpoint, lock, membership, summary
-from records.log import logged, open_log, say, say_in_log
-from records.run_directory import RunDirectory, check_run_directory, this_attempt
-from records.wandb_run import Wandb
+from records import checkpoint, membership
+from records.log import logged, say, say_in_log
+from records.run_directory import RunDirectory
 from settings import model_flags
 from settings.checks import Asked
 from settings.groups import FLAGS, Data, Settings
@@ -49,7 +49,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         or f"{trained[1]['settings']['run_name'] if trained else Path(path).stem}-on-{data.dataset}".replace("/", "_")
     )
     directory = RunDirectory(Path(run.runs_dir) / name)
-    check_run_directory(directory.path, None, run.overwrite, needed=path)
+    report.check_new(directory, run.overwrite, [path])
     device = devices.set_up(hardware.device, hardware.gpu, eval_precision=hardware.eval_precision)
     if trained is None:
         model, content, dataset, known = read_scored(settings.replace(**vars(data)), found, given, device)
@@ -60,10 +60,11 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         checkpoint.match_classes(path, content, dataset.class_names, dataset.name)
     stored = content["settings"]
     flops = cost.count_flops(model, content["img_size"], content["in_chans"], stored["model"])
-    bad_images = BadImages()
-    report = bad_images.of("test") if data.on_bad_image == "skip" else None
-    batches = batches_for(content, dataset.test, device, settings.optimization.batch_size, data.num_workers, report)
-    more = f"epoch {content['best']['epoch']}" if trained else f"for images of {in_px(content['img_size'])}"
+    bad_images = BadImages() if data.on_bad_image == "skip" else None
+    left_out = None if bad_images is None else bad_images.of("test")
+    batches = batches_for(content, dataset.test, device, settings.optimization.batch_size, data.num_workers, left_out)
+    epoch = report.epoch_of(content)
+    more = f"for images of {in_px(content['img_size'])}" if epoch is None else f"epoch {epoch}"
     say(f"model         {stored['model']} from {path}, {more}")
     say(f"data          {dataset.name}: {dataset.test_name}, {len(batches.split):,} images")
     for note in dataset.notes + known["notes"]:
@@ -77,25 +78,14 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     evaluated = {**_settings_of_evaluation(stored, data, name, hardware.eval_precision, path), "tta": tta}
     facts = {
         "split": dataset.test_name,
-        **_facts_of_checkpoint(model, content, flops, hardware.eval_precision),
+        **report.facts_of_checkpoint(model, content, flops, hardware.eval_precision),
         "peak_memory": devices.peak_memory(device),
         "images": {"test": len(batches.split)},
         "notes": dataset.notes + known.pop("notes"),
         **known,
         "settings": evaluated,
     }
-    with lock.locked(directory.path):
-        check_run_directory(directory.path, None, run.overwrite, needed=path)  # another process may be first
-        attempt = this_attempt(devices.device_name(device))
-        run_id = directory.create(evaluated, run.overwrite, attempt)
-        open_log(directory.log, attempt)
-        if data.on_bad_image == "skip":
-            bad_images.write_to(directory.bad_images)
-        facts["bad_images"] = bad_images.finish()
-        wandb = Wandb(run.wandb, run.wandb_project, name, run_id, directory.path, evaluated, run.wandb_group,
-                      run.run_name is not None)  # fmt: skip
-        written = summary.write(directory, scores, facts, dataset.class_names)
-    wandb.finish(summary.scalars(written), {"confusion": directory.confusion})
+    report.write_run(directory, run, device, [path], scores, facts, dataset.class_names, bad_images)
 
 
 def _settings_of_evaluation(
@@ -133,21 +123,3 @@ def _locate(
         raise BadRequest(f"--{name} has no effect: {path} is a checkpoint of this suite, whose run stores it")
     trained = read_trained(path, given.get("model"))
     return trained, *locate_stored(group, given, trained[1]["settings"], path)
-
-
-def _facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:
-    """Returns the summary's facts on the model and its training."""
-    stored, best = content["settings"], content["best"]
-    selected = bool(best.get("score"))
-    seconds = content["train_seconds"]
-    return {
-        "selected_on": content["selected_on"],
-        "selected_by": stored["select_by"] if selected else None,
-        **summary.precisions(stored.get("precision"), selected, eval_precision),
-        "params": cost.count_parameters(model),
-        "flops": flops,
-        "epochs": stored["epochs"],
-        "best_epoch": best["epoch"],
-        "weights": best["weights"],
-        "train_seconds": seconds and round(seconds, 3),
-    }

@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from records.checkout import checkout
 from utils import BadRequest, read_json, replacing, write_json, write_text
 
 TEACHER = "-teacher"  # suffix of the run name of a student's teacher
+EPOCH = re.compile(r"epoch-(\d{4,})")  # stem of the checkpoint of an epoch that --keep keeps
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics", "scikit-learn", "wandb")
 
 
@@ -55,11 +57,21 @@ class RunDirectory:
             else:
                 entry.unlink()
 
+    def of_epoch(self, epoch: int) -> Path:
+        """The checkpoint of an epoch, counted from 1, if --keep keeps it."""
+        return self.path / f"epoch-{epoch:04d}.pth"
+
+    def kept_epochs(self) -> dict[int, Path]:
+        """The kept checkpoints of single epochs, by epoch."""
+        files = {file: EPOCH.fullmatch(file.stem) for file in sorted(self.path.glob("epoch-*.pth"))}
+        return {int(match[1]): file for file, match in files.items() if match}
+
     def remove_leftovers(self) -> None:
         """Deletes half-written files of a killed process."""
         stems = {file.stem for file in vars(self).values() if file != self.path}
         for leftover in self.path.glob(".*-*"):
-            if leftover.name[1:].rpartition("-")[0] in stems:
+            stem = leftover.name[1:].rpartition("-")[0]
+            if stem in stems or EPOCH.fullmatch(stem):
                 leftover.unlink()
 
     def create(self, settings: dict[str, Any], overwrite: bool, attempt: dict[str, Any]) -> str:
@@ -90,17 +102,29 @@ class RunDirectory:
             raise BadRequest(f"{self.path}: cannot be written ({error.strerror})") from None
         return run_id
 
-    def add_attempt(self, attempt: dict[str, Any]) -> str:
+    def add_attempt(
+        self, attempt: dict[str, Any], settings: dict[str, Any] | None = None, extension: dict[str, Any] | None = None
+    ) -> str:
         """Adds an attempt to settings.json. Returns the run's id at wandb.
+
+        Args:
+            settings: replace those of the run, with an `extension` that says why.
 
         Raises BadRequest if the file cannot be written.
         """
         stored = read_json(self.settings)
+        changed = {**stored, "attempts": [*attempts(stored), attempt]}
+        if extension is not None:
+            changed |= {"settings": settings, "extensions": [*self.extensions(), extension]}
         try:
-            write_json(self.settings, {**stored, "attempts": [*attempts(stored), attempt]})
+            write_json(self.settings, changed)
         except OSError as error:
             raise BadRequest(f"{self.settings}: cannot be written ({error.strerror})") from None
         return stored["wandb_run_id"]
+
+    def extensions(self) -> list[dict[str, Any]]:
+        """The extensions of the run to more epochs, oldest first; see `assembly.continuing.Extension`."""
+        return read_json(self.settings).get("extensions", [])
 
     def commits(self) -> list[dict[str, Any]]:
         """{"commit", "changed"} of the attempts, without repetitions."""
@@ -112,7 +136,8 @@ class RunDirectory:
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Writes metrics.csv: a row for each epoch, with missing values empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        names = list(dict.fromkeys(name for row in history for name in row))
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_text(self.metrics, text.getvalue())

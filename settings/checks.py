@@ -16,7 +16,7 @@ import models
 from records import finished_runs
 from records.run_directory import TEACHER, check_run_directory
 from settings import config_file, defaults, model_flags, optimizers, resume, run_name
-from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag, with_defaults
+from settings.flag import AVERAGE, EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag, with_defaults
 from settings.groups import FLAGS, Settings
 from settings.needs import check_needs
 from settings.parser import read_flags
@@ -28,6 +28,7 @@ from utils import BadRequest, is_distributed, restarted
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "torchmetrics", "matplotlib", "tqdm")
 MODE_FLAGS = {
     EVALUATE: "evaluate",
+    AVERAGE: "average",
     MEASURE: "measure",
     PREDICT: "predict",
     LIST: "list-models",
@@ -135,6 +136,10 @@ def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any
         _check_evaluate(settings, str(request.to_do.evaluate))
         settings = settings.replace(weights=request.to_do.evaluate, **defaults.augmentation_defaults(settings))
         settings = _check_model(settings, given) if "model" in given else settings
+    elif mode == AVERAGE:
+        files = request.to_do.average or []
+        _check_average(settings, files)
+        settings = settings.replace(weights=files[0])
     elif mode == PREDICT:
         _check_predict(settings, request)
     elif mode == MEASURE:
@@ -261,6 +266,16 @@ def _check_evaluate(settings: Settings, checkpoint: str) -> None:
         image_datasets.check_name(data.dataset)
     if run.run_name is not None:
         check_run_directory(Path(run.runs_dir) / run.run_name, None, run.overwrite, needed=checkpoint)
+
+
+def _check_average(settings: Settings, files: list[str]) -> None:
+    """Checks --average as far as possible without reading the checkpoints."""
+    if len(files) == 1:
+        raise BadRequest(f"--average {files[0]}: needs at least two checkpoints")
+    for file in files:
+        _check_checkpoint(file)
+        if (name := settings.run.run_name) is not None:
+            check_run_directory(Path(settings.run.runs_dir) / name, None, settings.run.overwrite, needed=file)
 
 
 def _check_predict(settings: Settings, request: Request) -> None:

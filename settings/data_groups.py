@@ -8,6 +8,7 @@ from typing import Any
 from image_datasets import list_datasets
 from image_datasets.reading import MAX_PIXELS, NEWEST, OLDEST
 from settings.flag import (
+    AVERAGE,
     EVALUATE,
     EVERY_AUGMENTER,
     EVERY_BUILDER,
@@ -47,11 +48,11 @@ class Data:
         " torchvision/NAME, hf/NAME, csv/FILE, npz/FILE, webdataset/FOLDER)", check=text, metavar="NAME",
         default_text="cifar100 with --datapath, else digits", modes=(*EVERY_READER, LIST, SUMMARY))
     data_path: str | None = flag("folder that holds the data set", check=path, metavar="PATH", aliases=("datapath",),
-        default_text="none; digits needs none", modes=(*EVERY_READER, MEASURE, LIST, SUMMARY), may_change=True)
+        default_text="none; digits needs none", modes=(*EVERY_READER, AVERAGE, MEASURE, LIST, SUMMARY), may_change=True)
     download: bool = flag("fetch CIFAR or a data set of torchvision into --data-path, or hf/NAME into its cache, if it"
-        " is not there", False, modes=EVERY_READER, may_change=True)
+        " is not there", False, modes=(*EVERY_READER, AVERAGE), may_change=True)
     verify_checksum: bool = flag("insist on the published checksums; --no-verify-checksum reads a re-saved copy of"
-        " CIFAR, plain data only", True, negatable=True, modes=(*EVERY_READER, MEASURE), may_change=True)
+        " CIFAR, plain data only", True, negatable=True, modes=(*EVERY_READER, AVERAGE, MEASURE), may_change=True)
     classes: list[str] | None = flag("use these classes alone: their names, or a file with a name on each line",
         check=class_names, metavar="NAMES", default_text="all", modes=(*EVERY_READER, SUMMARY))
     image_column: str | None = flag("column of a table (csv, hf) that holds the images", check=text, metavar="NAME",
@@ -69,7 +70,7 @@ class Data:
         default_text="on; off with --data-rules 1", modes=(TRAIN, INSPECT))
     max_pixels: int = flag("refuse images of more pixels, which take as many bytes and more to decode",
         check=COUNT, metavar="N", default_text=f"{MAX_PIXELS:,}; a run keeps its own",
-        modes=(*EVERY_READER, PREDICT, MEASURE), may_change=True)
+        modes=(*EVERY_READER, AVERAGE, PREDICT, MEASURE), may_change=True)
     img_size: int | list[int] = flag("side of the square images that the model gets, in pixels, or height,width",
         check=image_size, metavar="PX|H,W",
         default_text="that of the data set's images where they are squares of one size, up to 224; else 224, and"
@@ -112,7 +113,7 @@ class Data:
         " changed; the summary says so, and compare.py does not pair such scores", False, modes=(EVALUATE, MEASURE))
     on_bad_image: str = flag("what an image file that cannot be read does: error, it stops the run; skip, it alone is"
         " left out of its batch, and bad_images.txt in the run directory lists it", "error",
-        check=one_of("error", "skip"), metavar="WHAT", modes=EVERY_READER, may_change=True)
+        check=one_of("error", "skip"), metavar="WHAT", modes=(*EVERY_READER, AVERAGE), may_change=True)
     check_images: bool = flag("decode every image file before anything else, and name those that are broken", False,
         modes=EVERY_AUGMENTER, may_change=True)
     cache_resized: str | None = flag(
@@ -123,7 +124,7 @@ class Data:
         default_text=".resized in --data-path", may_change=True)
     num_workers: int = flag("processes (threads, for sets kept in memory) that decode image files",
         check=number(int, 0, 256), metavar="N", default_text="one per processor, at most 24",
-        modes=(*EVERY_READER, PREDICT, MEASURE), may_change=True)
+        modes=(*EVERY_READER, AVERAGE, PREDICT, MEASURE), may_change=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 TRAIN, EVALUATE, MEASURE, PREDICT = "train", "evaluate", "measure", "predict"
-LIST, SUMMARY, INSPECT = "list", "summary", "inspect"
-EVERY_RUN = (TRAIN, EVALUATE)
+LIST, SUMMARY, INSPECT, AVERAGE = "list", "summary", "inspect", "average"
+EVERY_RUN = (TRAIN, EVALUATE, AVERAGE)
 EVERY_READER = (TRAIN, EVALUATE, INSPECT)  # modes that read a data set's images
-EVERY_USER = (TRAIN, EVALUATE, PREDICT, MEASURE)  # modes that run a model
+EVERY_USER = (TRAIN, EVALUATE, PREDICT, MEASURE, AVERAGE)  # modes that run a model
 EVERY_BUILDER = (TRAIN, EVALUATE, SUMMARY)  # modes that build a new model
 EVERY_AUGMENTER = (TRAIN, INSPECT)
 

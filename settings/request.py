@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from settings.flag import EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Groups, flag
+from settings.flag import AVERAGE, EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Groups, flag
 from settings.flag_types import COUNT, path, text
 
 # fmt: off
@@ -17,6 +17,9 @@ class ToDo:
     evaluate: str | None = flag("score the model in this checkpoint instead of training; writes a run directory. For"
         " weights of others --model and --dataset are needed, and flags of the model and of its images are accepted",
         check=path, metavar="CHECKPOINT", default_text="train", modes=(EVALUATE,))
+    average: list[str] | None = flag("average the weights of these checkpoints, of runs of one model with the same"
+        " training and validation images, recompute the statistics of batch norm, and score the average; writes a run"
+        " directory", check=path, metavar="CHECKPOINT", nargs="+", default_text="train", modes=(AVERAGE,))
     measure: list[str] | None = flag(
         "measure finished runs, given as run directories or as folders that hold some: writes"
         " robustness.json and cost.json into each, unless they are there", check=path, metavar="RUN", nargs="+",

@@ -41,7 +41,7 @@ class Model:
         check=one_of("raw", "ema"), metavar="KIND",
         default_text="ema; of this suite's checkpoints those that were selected", modes=EVERY_RUN)
     weights_by_order: bool = flag("take the tensors of the --weights file in their order, whatever their names; each"
-        " needs the shape and the last part of the name of the model's", False, modes=EVERY_RUN)
+        " needs the shape and the last part of the name of the model's", False, modes=(TRAIN, EVALUATE))
     freeze: str = flag("what is not trained: none, or backbone: all but the head, in evaluation mode", "none",
         check=one_of("none", "backbone"), metavar="WHAT")
 
