@@ -72,7 +72,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     for key, own in known.pop("pairs", []):
         say_in_log(f"weights       {key} -> {own}")
     say(f"device        {devices.describe_device(device)}, {hardware.eval_precision}")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     tta = settings.augmentation.tta
     scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision, tta=tta)
     evaluated = {**_settings_of_evaluation(stored, data, name, hardware.eval_precision, path), "tta": tta}
