@@ -80,9 +80,10 @@ class RunData:
     def sizes(self) -> str:
         """Describes the size of the model's images and, if different, their stored size."""
         side, unknown = self.dataset.natural_side, self.train.reading.rules == OLDEST
+        training = "" if self.train_size is None else f", {in_px(self.train_size)} in training"
         if side == self.img_size or (side is None and unknown):
-            return in_px(self.img_size)
-        return f"{in_px(self.img_size)} (from {'several sizes' if side is None else f'{side} px'})"
+            return in_px(self.img_size) + training
+        return f"{in_px(self.img_size)}{training} (from {'several sizes' if side is None else f'{side} px'})"
 
     def for_checkpoint(self) -> dict[str, Any]:
         """Returns what a checkpoint needs to use its model on other images."""

@@ -36,7 +36,7 @@ def teacher_settings(settings: Settings) -> Settings:
     assert group.teacher is not None and group.teacher_epochs is not None
     share = group.teacher_epochs / optimization.epochs
     arguments = defaults.recipe_arguments(optimization.recipe, group.teacher, {})
-    name = settings.run.run_name + TEACHER
+    name, off_epoch = settings.run.run_name + TEACHER, settings.augmentation.mixup_off_epoch
     exists = RunDirectory(Path(settings.run.runs_dir) / name).settings.is_file()
     normalization = settings.data.normalization
     return settings.replace(
@@ -49,6 +49,12 @@ def teacher_settings(settings: Settings) -> Settings:
         step_size=optimization.step_size and max(1, round(optimization.step_size * share)),
         milestones=optimization.milestones
         and sorted({max(1, round(epoch * share)) for epoch in optimization.milestones}),
+        decay_epochs=optimization.decay_epochs and optimization.decay_epochs * share,
+        average_last=optimization.average_last and max(1, round(optimization.average_last * share)),
+        mixup_off_epoch=off_epoch and max(1, round(off_epoch * share)),
+        extend=None,
+        keep=None,
+        grad_checkpointing=False,
         normalization="dataset" if normalization == "pretrained" else normalization,
         pretrained=False,
         weights=None,

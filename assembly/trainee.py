@@ -18,7 +18,9 @@ from assembly.data import RunData, make_mix
 from assembly.foreign import note_on_kind, notes_on_weights
 from models import weight_files
 from models import weights as model_weights
+from models.checkpointing import checkpoint_blocks
 from models.memory import lacks_memory
+from models.train_size import check_train_size
 from records.log import say
 from settings.groups import Augmentation, Hardware, Loss, Model, Optimization, Settings
 from training import batch_size, devices, distributed
@@ -96,6 +98,10 @@ def build_model(
             raise BadRequest(f"--{flag}: {group.model} does not tell which of its layers is the head")
     if group.freeze == "backbone":
         freeze_backbone(model)
+    if data.train_size is not None:
+        check_train_size(model, group.model, data.train_size, chans)
+    if group.grad_checkpointing:
+        checkpoint_blocks(model, group.model)
     return BuiltModel(model, kind, args, notes, pairs)
 
 
@@ -136,7 +142,8 @@ def _make_optimizer(model: nn.Module, group: Optimization) -> torch.optim.Optimi
     groups = parameter_groups(
         model, group.weight_decay, group.decay_all, group.layer_decay, head_scale, own_scales=by_gradient
     )
-    return make_optimizer(groups, group.optimizer, group.lr, group.momentum, group.nesterov)
+    lr = group.lr * lr_factor(group)  # some of timm's optimisers take it as the peak
+    return make_optimizer(groups, group.optimizer, lr, group.momentum, group.nesterov)
 
 
 def make_config(
@@ -278,11 +285,14 @@ def memory_probe(settings: Settings, data: RunData, device: torch.device) -> Cal
 
 def _trial_step(settings: Settings, data: RunData, device: torch.device, count: int) -> None:
     """One training step on `count` blank images with a throwaway model and teacher."""
+    settings = settings.replace(batch_size=count)
     model, optimization, hardware = settings.model, settings.optimization, settings.hardware
     chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
     module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
     if model.freeze == "backbone":
         freeze_backbone(module)
+    if model.grad_checkpointing:
+        checkpoint_blocks(module, model.model)
     precision = choose_precision(hardware, device, module)
     state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     train_mode(state.model)
@@ -290,7 +300,7 @@ def _trial_step(settings: Settings, data: RunData, device: torch.device, count: 
         state.model.eval()  # batch norm may be undefined for one image; `smallest_batch_of` reports that
     forward = make_forward(state.model, hardware.channels_last, compile_model=False)
     dtype = devices.input_dtype(device, precision)
-    images = torch.zeros(count, chans, *sides(data.img_size), dtype=dtype, device=device)
+    images = torch.zeros(count, chans, *sides(data.train_size or data.img_size), dtype=dtype, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     with devices.autocast(device, precision):
         teacher = _trial_teacher(settings.distillation.teacher, num_classes, images)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from analysis import cost
 from assembly import continuing, imbalance, teaching, trainee
 from assembly.data import RunData, make_data, read_dataset
+from assembly.overview import print_overview
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset, LocatedDataset
 from models.weight_files import KINDS
@@ -24,7 +24,7 @@ from records.run_directory import RunDirectory, check_run_directory, this_attemp
 from records.tensorboard_run import TensorBoard
 from records.trackers import Trackers
 from records.wandb_run import Wandb
-from settings import defaults, resume
+from settings import resume
 from settings.groups import Settings
 from settings.settle import settle
 from training import devices, distributed, evaluation, loop
@@ -34,7 +34,7 @@ from training.saving import Saver
 from training.state import RunState
 from training.state import resume as resume_state
 from training.stopping import Stop
-from utils import Stopped, human, is_distributed, is_main_process, world_size
+from utils import Stopped, is_main_process, world_size
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     smallest_batch = trainee.smallest_batch_of(built.module, data, train_batches.local_sizes)
     teacher_file = settings.distillation.teacher_weights
     if settings.distillation.teacher_epochs is not None:
-        # Recorded now, so that a run that stops while its teacher trains can be resumed.
-        record.begin(settings.stored())
+        if not record.continued:
+            record.begin(settings.stored())  # now, so that a run that stops while its teacher trains can be resumed
         del built  # the student is checked; leave the memory to the teacher
         teacher_file = _train_teacher(settings, site)
         built = build()
@@ -188,19 +188,11 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
         say(f"weights       {note}")
     for key, name in built.pairs:
         say_in_log(f"weights       {key} -> {name}")
-    num_classes = len(data.dataset.class_names)
+    num_classes, batches = len(class_names), len(train_batches.sizes)
     state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
-    if record.continued:
-        with distributed.main_process_first():
-            resume_state(state, record.directory, class_names, data.image_digests, precision, settings.run.keep)
-    batches = len(train_batches.sizes)
-    steps_per_epoch = math.ceil(batches / optimization.accumulate)
-    if record.continued and not state.batch:
-        continuing.adapt_step(state, steps_per_epoch)
     if settings.run.resume:
-        restored = state if record.continued else None
-        settings, record.extension = continuing.with_more_epochs(settings, record.directory, restored, steps_per_epoch)
-    _print_overview(settings, data, state.model, flops, device)
+        settings = _resume(settings, record, state, math.ceil(batches / optimization.accumulate))
+    print_overview(settings, data, state.model, flops, device)
     distillation, teacher_facts = teaching.make_distillation(
         settings.distillation, teacher_file, data, settings.augmentation, precision, train_batches, val_batches,
         site.stop,
@@ -217,6 +209,20 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     trained = trainee.Trainee(state, forward, config)
     _train_and_report(settings, site, data, record, trained, train_batches, val_batches,
                       {"flops": flops, "teacher": teacher_facts})  # fmt: skip
+
+
+def _resume(settings: Settings, record: Record, state: RunState, steps_per_epoch: int) -> Settings:
+    """Restores `state`, if there is a checkpoint. Returns the settings, perhaps of a run with more epochs."""
+    data = record.data
+    if record.continued:
+        names, precision = data.dataset.class_names, settings.hardware.precision
+        with distributed.main_process_first():
+            resume_state(state, record.directory, names, data.image_digests, precision, settings.run.keep)
+        if not state.batch:
+            continuing.adapt_step(state, steps_per_epoch)
+    restored = state if record.continued else None
+    settings, record.extension = continuing.with_more_epochs(settings, record.directory, restored, steps_per_epoch)
+    return settings
 
 
 def _train_and_report(
@@ -269,33 +275,6 @@ def _train_and_report(
         raise
     distributed.barrier()
     tracker.finish(summary.scalars(written), {"curves": directory.curves, "confusion": directory.confusion})
-
-
-def _print_overview(settings: Settings, data: RunData, model: nn.Module, flops: int, device: torch.device) -> None:
-    dataset, hardware = data.dataset, settings.hardware
-    name, images = settings.model.model, settings.optimization.batch_size
-    colour = "colour" if dataset.in_chans == 3 else "grey"
-    params, trained = cost.count_parameters(model), cost.count_parameters(model, trainable=True)
-    say(f"model         {name}: {params:,} parameters{'' if trained == params else f' ({trained:,} trained)'},"
-        f" {human(flops)}FLOPs per image")  # fmt: skip
-    say(f"data          {dataset.name}: {len(dataset.class_names)} classes, {colour} images of {data.sizes()},"
-        f" {'kept on the device' if data.resident else f'streamed by {data.workers} processes'}")  # fmt: skip
-    val = "none" if data.val is None else f"{len(data.val):,}"
-    say(f"splits        train {len(data.train):,}, validation {val}, {dataset.test_name} {len(dataset.test):,};"
-        f" selected on: {data.selected_on}")  # fmt: skip
-    for note in dataset.notes:
-        say(f"note          {note}")
-    if settings.optimization.recipe:
-        say(f"recipe        {defaults.describe_recipe(settings)}")
-    if settings.distillation.teacher is None and len(model.head_names) > 1:
-        say(f"note          {name} has a distillation token, but no --teacher is given: both heads learn the labels")
-    tested = "" if hardware.precision == hardware.eval_precision else f"; tested in {hardware.eval_precision}"
-    say(f"device        {devices.describe_device(device)}, {hardware.precision}{tested}")
-    if is_distributed():
-        ranks = world_size()
-        lr = f", learning rate {settings.optimization.lr * ranks:g}" if settings.optimization.scale_lr else ""
-        say(f"processes     {ranks}: batches of {images} images each, {images * ranks} in all{lr}")
-    say(f"run           {directory_of(settings).path}, seed {hardware.seed}")
 
 
 def _score_and_report(

@@ -14,14 +14,15 @@ from typing import Any
 import image_datasets
 import models
 from records import finished_runs
-from records.run_directory import TEACHER, check_run_directory
-from settings import config_file, defaults, model_flags, optimizers, resume, run_name
+from records.run_directory import check_run_directory
+from settings import config_file, defaults, model_flags, resume, run_name
 from settings.flag import AVERAGE, EVALUATE, INSPECT, LIST, MEASURE, PREDICT, SUMMARY, TRAIN, Flag, with_defaults
 from settings.groups import FLAGS, Settings
 from settings.needs import check_needs
 from settings.parser import read_flags
 from settings.request import Request
 from settings.stored import blaming
+from settings.training_checks import check_teacher, check_training
 from utils import BadRequest, is_distributed, restarted
 
 # Every training imports these sooner or later; a missing one is reported before there is work to lose.
@@ -100,7 +101,7 @@ def _with_name(mode: str, settings: Settings, given: dict[str, Any], with_recipe
     new = settings.replace(resume=None)
     new = _check_model(defaults.apply_recipe(new, given) if with_recipe else new, given)
     new = new.replace(**defaults.optimization_defaults(new), **defaults.augmentation_defaults(new))
-    return settings.replace(run_name=run_name.fill(settings.run.run_name, _check_teacher(new)))
+    return settings.replace(run_name=run_name.fill(settings.run.run_name, check_teacher(new)))
 
 
 def _mode(given: dict[str, Any]) -> str:
@@ -126,7 +127,7 @@ def _check(mode: str, settings: Settings, request: Request, given: dict[str, Any
     if mode == TRAIN:
         if settings.run.resume:
             settings = resume.apply_stored_settings(settings, given)
-        settings = _check_training(_check_model(settings, given), given)
+        settings = check_training(_check_model(settings, given), given)
     elif mode == SUMMARY:
         settings = _check_model(settings, given)
         image_datasets.check_name(settings.data.dataset)
@@ -183,79 +184,6 @@ def _check_model(settings: Settings, given: dict[str, Any]) -> Settings:
             raise BadRequest("--pretrained: the published weights fit --stem imagenet only")
         arguments = {**arguments, "stem": "imagenet"}
     return settings.replace(model_args=arguments)
-
-
-def _check_training(settings: Settings, given: dict[str, Any]) -> Settings:
-    """Fills in defaults that depend on other flags, and refuses contradictions and flags without effect."""
-    model = settings.model
-    if model.pretrained and model.weights:
-        raise BadRequest("--pretrained and --weights contradict each other: give one of them")
-    if model.weights and not settings.run.resume and not Path(model.weights).is_file():
-        raise BadRequest(f"--weights {model.weights}: no such file")
-    optimizers.check_optimizer(settings.optimization.optimizer, given)
-    settings = settings.replace(**defaults.optimization_defaults(settings))
-    _check_schedule(settings, given)
-    settings = settings.replace(**defaults.augmentation_defaults(settings))
-    settings = _check_teacher(settings)
-    run = settings.run
-    name = run.run_name or resume.default_name(settings, given)
-    directory = Path(run.runs_dir) / name
-    check_run_directory(directory, run.resume, run.overwrite, needed=model.weights)
-    if settings.distillation.teacher_epochs is not None:
-        teacher = directory.with_name(directory.name + TEACHER)
-        check_run_directory(teacher, run.resume, run.overwrite, needed=model.weights)
-    return settings.replace(run_name=name)
-
-
-def _check_schedule(settings: Settings, given: dict[str, Any]) -> None:
-    group = settings.optimization
-    if group.nesterov and group.momentum == 0:
-        raise BadRequest("--nesterov contradicts --momentum 0")
-    if group.warmup_epochs >= group.epochs:
-        raise BadRequest(f"--warmup-epochs {group.warmup_epochs:g}: must be shorter than the training (--epochs"
-                         f" {group.epochs})")  # fmt: skip
-    if group.min_lr > group.lr:
-        raise BadRequest(f"--min-lr {group.min_lr:g}: must not be above --lr {group.lr:g}")
-    decays = {"step": ("step_size", group.step_size), "multistep": ("milestones", (group.milestones or [0])[-1])}
-    key, last = decays.get(group.schedule, ("", None))
-    if key in given and last is not None and last >= group.epochs:
-        raise BadRequest(f"--{FLAGS[key].name} {last} has no effect: training ends after --epochs {group.epochs}")
-
-
-def _check_teacher(settings: Settings) -> Settings:
-    group = settings.distillation
-    if group.teacher is None:
-        return settings
-    try:
-        models.check_name(group.teacher)
-    except BadRequest as error:
-        raise BadRequest(f"--teacher: {error}") from None
-    if group.distill == "none":
-        raise BadRequest(f"--teacher {group.teacher} has no effect with --distill none")
-    entry = models.find_model(group.teacher)
-    if group.teacher_weights is not None and not settings.run.resume and not Path(group.teacher_weights).is_file():
-        raise BadRequest(f"--teacher-weights {group.teacher_weights}: no such file")
-    is_trained = group.teacher_weights is not None or entry is None or entry.pretrained
-    if group.teacher_epochs is None and not is_trained:
-        raise BadRequest(f"--teacher {group.teacher}: there are no published weights for it; --teacher-epochs N trains"
-                         " it first, --teacher-weights FILE takes one that is trained")  # fmt: skip
-    if group.cache_teacher:
-        _check_cache(settings)
-    return settings.replace(distill=group.distill or "hard")
-
-
-def _check_cache(settings: Settings) -> None:
-    """Refuses augmentation with --cache-teacher: cached logits are those of the stored images."""
-    group = settings.augmentation
-    policy = group.auto_augment
-    changes = {
-        "--rand" if group.rand and policy == "randaugment" else f"--auto-augment {policy}": policy != "none",
-        "--random-erasing": group.random_erasing > 0,
-        "--augmentation": group.augmentation != "none",
-    }
-    for flag, used in changes.items():
-        if used:
-            raise BadRequest(f"--cache-teacher: {flag} changes the images, so the teacher has to see each of them anew")
 
 
 def _check_evaluate(settings: Settings, checkpoint: str) -> None:

@@ -51,8 +51,6 @@ class Hardware:
     compile: bool = flag("compile the model with torch.compile (minutes, once)", False)
     compile_mode: str = flag("what --compile aims at, see torch.compile", "default", check=one_of("default",
         "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"), metavar="MODE")
-    grad_checkpointing: bool = flag("keep only the inputs of the model's blocks for the backward pass, and compute the"
-        " rest again: less memory, more time, the same result", False)
     deterministic: bool = flag("insist on deterministic algorithms on GPUs too, at some cost in speed", False)
     split_seed: int | None = flag("seed of the carved validation split and of --train-fraction's images alone",
         check=SEED, metavar="N", default_text="--seed", modes=EVERY_AUGMENTER)
@@ -69,8 +67,9 @@ class Hardware:
 class Run:
     """run directory and tracking"""
 
-    run_name: str = flag("name of the run and of its folder below --runs-dir", check=plain_name, metavar="NAME",
-        aliases=("wandb-run-name",), default_text="DATASET-MODEL-seedN", modes=EVERY_RUN)
+    run_name: str = flag("name of the run and of its folder below --runs-dir; {lr}, {seed} and other flags in"
+        " braces are filled in", check=plain_name, metavar="NAME", aliases=("wandb-run-name",),
+        default_text="DATASET-MODEL-seedN", modes=EVERY_RUN)
     runs_dir: str = flag("folder of the run directories", "runs", check=path, metavar="PATH", modes=EVERY_RUN,
         may_change=True)
     resume: bool | None = flag(

@@ -116,4 +116,8 @@ def read_run_settings(directory: Path) -> dict[str, Any]:
 def is_finished(settings: Settings) -> bool:
     """Whether the run to resume has its summary, so nothing is left to do but more epochs."""
     file = RunDirectory(Path(settings.run.runs_dir) / settings.run.run_name).summary
-    return file.is_file() and read_json(file).get("epochs") == settings.optimization.epochs
+    if not file.is_file():
+        return False
+    summary = read_json(file)
+    epochs = summary.get("epochs") if isinstance(summary, dict) else None
+    return epochs in (None, settings.optimization.epochs)

@@ -15,13 +15,15 @@ from utils import BadRequest, sides
 def settle(settings: Settings, dataset: Dataset) -> Settings:
     """Returns the settings with image size, channels, normalisation, crop and flip resolved for the data set.
 
-    Raises BadRequest if --crop-padding or --eval-crop has no effect.
+    Raises BadRequest if --crop-padding, --train-size or --eval-crop has no effect.
     """
     data, augmentation = settings.data, settings.augmentation
     img_size = models.image_size(data.img_size, settings.model.model, dataset.natural_side)
     values: dict[str, Any] = {"img_size": img_size, "in_chans": data.in_chans or dataset.in_chans}
     if data.normalization == "dataset" and dataset.train.images is None:
         values["normalization"] = "imagenet"  # a streamed set's own statistics would need all its pixels
+    if data.train_size == img_size:
+        raise BadRequest(f"--train-size {data.train_size} has no effect: it is the size of --img-size")
     if augmentation.flip is None:
         values["flip"] = dataset.flip
     large = dataset.side is None or dataset.side > SMALL
@@ -30,8 +32,10 @@ def settle(settings: Settings, dataset: Dataset) -> Settings:
         raise BadRequest("--crop-padding has no effect: large images get --crop resized, unless --crop pad is given")
     if augmentation.crop_padding is None and crop == "pad":
         values["crop_padding"] = (dataset.side or min(sides(data.train_size or img_size))) // 8
-    if data.eval_crop is not None and dataset.side is not None:
-        if "eval_crop" not in RECIPES.get(settings.optimization.recipe or "", {}):
+    of_recipe = RECIPES.get(settings.optimization.recipe or "", {}).get("eval_crop")
+    if data.eval_crop is not None and (dataset.side is not None or dataset.streamed_side == img_size):
+        if data.eval_crop == of_recipe:
+            values["eval_crop"] = None  # a recipe's is for images that are resized
+        elif dataset.side is not None:
             raise BadRequest("--eval-crop has no effect: these small images are evaluated whole")
-        values["eval_crop"] = None
     return settings.replace(**values, crop=crop)

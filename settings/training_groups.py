@@ -44,6 +44,8 @@ class Model:
         " needs the shape and the last part of the name of the model's", False, modes=(TRAIN, EVALUATE))
     freeze: str = flag("what is not trained: none, or backbone: all but the head, in evaluation mode", "none",
         check=one_of("none", "backbone"), metavar="WHAT")
+    grad_checkpointing: bool = flag("keep only the inputs of the model's blocks for the backward pass, and compute the"
+        " rest again: less memory, more time, the same result", False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,7 +143,7 @@ FLAGS = [
     ("--resume --run-name a", "--resume: there is no run in runs/a"),
     ("--momentum 0.9 --optimizer lamb", "--momentum has no effect: lamb has no momentum to set"),
     ("--optimizer adahessian", "--optimizer adahessian: it needs second-order gradients"),
-    ("--optimizer bnbadam --epochs 1", "--optimizer bnbadam: cannot be used here"),
+    ("--optimizer bnbadam --epochs 1", "--optimizer bnbadam: it needs the package bitsandbytes"),
     ("--device cuda:01", "is none of cpu, cuda, cuda:N, mps"),
     ("--evaluate nowhere.pth --list-models", "--evaluate and --list-models cannot be done at once"),
     ("--batch-size 1", "batches of one image are too small"),

@@ -134,3 +134,24 @@ def test_classes_of_unequal_size_are_scored_one_by_one_after_each_epoch(learns, 
     lowest = min(summary["per_class_accuracy"].values())
     assert f"mean recall {100 * summary['recall']:.2f} % (lowest: " in result.out
     assert f" {100 * lowest:.1f} %" in result.out.split("lowest: ")[1]
+
+
+RECIPES = {
+    "deit3": "--model vit_tiny --embed-dim 24 --depth 2 --img-size 16",
+    "rsb-a2": "--model resnet18 --widths 4,4,4,4 --depths 1,1,1,1",
+    "rsb-a3": "--model resnet18 --widths 4,4,4,4 --depths 1,1,1,1 --img-size 28 --grad-checkpointing",
+    "torchvision-v2": "--model resnet18 --widths 4,4,4,4 --depths 1,1,1,1 --img-size 28",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_trains_an_epoch_and_resumes_within_it_with_the_same_bits(
+    cli, learns, workdir, monkeypatch, recipe
+):
+    line = f"--dataset digits {RECIPES[recipe]} --recipe {recipe} --batch-size 64 --epochs 1 --train-fraction 0.2"
+    assert f"recipe        {recipe}: " in learns(line, "--run-name", "whole").out
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        assert cli(line, "--run-name", "resumed").status == 143
+    assert "after epoch 0 of 1, batch 2" in learns("--resume --run-name resumed").out
+    assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")

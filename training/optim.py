@@ -132,8 +132,9 @@ def make_optimizer(groups: list[dict], name: str, lr: float, momentum: float, ne
     from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 
     try:
-        own_noise = {"deterministic": True} if name.startswith("kron") else {}  # or each process draws another
-        return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum, **own_noise)
+        # Without it each process draws other numbers.
+        more: dict[str, Any] = {"deterministic": True} if name.startswith("kron") else {}
+        return create_optimizer_v2(groups, opt=name, lr=lr, momentum=momentum, **more)
     except Exception as error:  # some need packages or devices that are missing
         raise BadRequest(f"--optimizer {name}: cannot be used here ({type(error).__name__}: {error})") from None
 

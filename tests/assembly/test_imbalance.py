@@ -38,7 +38,7 @@ def test_weights_of_a_file_keep_their_ratios_and_have_a_mean_of_1_over_the_image
 def test_a_file_without_one_weight_for_each_class_is_refused(tmp_path, text, message):
     file = tmp_path / "weights.csv"
     file.write_text(text)
-    with pytest.raises(BadRequest, match="--class-weights .*weights.csv: ") as error:
+    with pytest.raises(BadRequest, match=r"--class-weights .*weights\.csv: ") as error:
         class_weights(str(file), TARGETS, NAMES)
     assert message in str(error.value)
 

@@ -4,18 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from assembly.trainee import _trial_teacher, make_forward
+from assembly.trainee import _trial_teacher, lr_factor, make_forward
+from settings import defaults
 from settings.defaults import default_workers
+from settings.groups import Settings
 
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Records the sizes of the batches that run compiled."""
+    """Records the sizes of the batches that run compiled, and the mode."""
     sizes = []
 
-    def compile_model(model):
+    def compile_model(model, mode):
         def run(images):
-            sizes.append(len(images))
+            sizes.append((len(images), mode))
             return model(images)
 
         return run
@@ -27,12 +29,12 @@ def compiled(monkeypatch):
 def test_only_batches_of_the_usual_size_run_compiled_and_make_cudnn_search(compiled, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # as a teacher's last batch may have left it
     model = nn.Flatten()
-    forward = make_forward(model, channels_last=True, compile_model=True, batch_size=4)
+    forward = make_forward(model, True, compile_model=True, batch_size=4, compile_mode="max-autotune")
     searched = []
     for size in (4, 3, 4, 5):
         assert torch.equal(forward(torch.ones(size, 3, 2, 2)), torch.ones(size, 12))
         searched.append(torch.backends.cudnn.benchmark)  # the backward pass reads it
-    assert searched == [True, False, True, False] and compiled == [4, 4]
+    assert searched == [True, False, True, False] and compiled == [(4, "max-autotune")] * 2
 
 
 def test_a_deterministic_run_never_searches(monkeypatch):
@@ -70,3 +72,17 @@ def test_processes_of_one_machine_share_its_cores_for_loading(monkeypatch, proce
     monkeypatch.setattr("settings.defaults.cores", lambda: 500)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert default_workers(None) == 24
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "factor"),
+    [("sgd", None, 3), ("adamw", None, 3**0.5), ("lamb", None, 3**0.5), ("adamw", "linear", 3), ("lion", None, 3)],
+)
+def test_a_learning_rate_per_n_images_is_scaled_as_in_timms_script(optimizer, given, factor):
+    values = {"optimizer": optimizer, "lr_base_size": 256, "lr_base_scale": given, "batch_size": 128, "accumulate": 6}
+    settings = Settings.of(values)
+    assert lr_factor(settings.replace(**defaults.optimization_defaults(settings)).optimization) == pytest.approx(factor)
+
+
+def test_a_learning_rate_is_as_given_otherwise():
+    assert lr_factor(Settings.of({"batch_size": 512}).optimization) == 1

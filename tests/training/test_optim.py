@@ -1,71 +1,15 @@
-"""Schedules against torch's, parameter groups against timm's, averaged weights against their formula."""
+"""Parameter groups against timm's, and optimisers against torch's."""
 
-import math
 from collections import OrderedDict
 
 import pytest
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
-from torch.optim import lr_scheduler
 
 import models
-from training.optim import ModelEMA, freeze_backbone, learning_rate, make_optimizer, parameter_groups, train_mode
+from training.optim import freeze_backbone, make_optimizer, parameter_groups, train_mode
 from utils import BadRequest
-
-
-def of_torch(make_scheduler, steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    scheduler = make_scheduler(optimizer)
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
-def ours(steps: int, **settings) -> list[float]:
-    return [learning_rate(step, steps_per_epoch=5, lr=0.5, **settings) for step in range(steps)]
-
-
-@pytest.mark.parametrize("epochs", [1, 3, 12])
-def test_cosine_is_torchs_over_the_whole_training(epochs):
-    expected = of_torch(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=5 * epochs, eta_min=0.01), 5 * epochs)
-    assert ours(5 * epochs, epochs=epochs, schedule="cosine", min_lr=0.01) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("epochs", [1, 3, 12])
-def test_linear_is_torchs_over_the_whole_training(epochs):
-    expected = of_torch(lambda o: lr_scheduler.LinearLR(o, 1.0, 0.02, total_iters=5 * epochs), 5 * epochs)
-    assert ours(5 * epochs, epochs=epochs, schedule="linear", min_lr=0.01) == pytest.approx(expected)
-
-
-def test_step_is_torchs():
-    expected = of_torch(lambda o: lr_scheduler.StepLR(o, step_size=15, gamma=0.3), 60)
-    assert ours(60, epochs=12, schedule="step", step_size=3, gamma=0.3) == pytest.approx(expected)
-
-
-def test_multistep_is_torchs():
-    expected = of_torch(lambda o: lr_scheduler.MultiStepLR(o, milestones=[10, 40], gamma=0.2), 60)
-    assert ours(60, epochs=12, schedule="multistep", milestones=[2, 8], gamma=0.2) == pytest.approx(expected)
-
-
-def test_constant_stays_and_the_floor_holds():
-    assert set(ours(60, epochs=12, schedule="constant")) == {0.5}
-    assert min(ours(60, epochs=12, schedule="step", step_size=1, gamma=0.1, min_lr=0.002)) == 0.002
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_warmup_grows_linearly_from_above_zero_and_joins_the_schedule_without_a_jump(schedule):
-    rates = ours(60, epochs=12, schedule=schedule, warmup_epochs=2)
-    assert rates[:10] == pytest.approx([0.05 * (i + 1) for i in range(10)])
-    assert rates[10] == pytest.approx(0.5)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_warmup_of_a_fraction_of_an_epoch():
-    assert ours(4, epochs=2, schedule="constant", warmup_epochs=0.4) == pytest.approx([0.25, 0.5, 0.5, 0.5])
 
 
 def network() -> nn.Module:
@@ -193,24 +137,3 @@ def test_each_name_is_the_optimiser_it_says(name, nesterov, reference):
             optimizer.step()
             optimizer.zero_grad()
     assert torch.allclose(model.weight, other.weight, atol=1e-6)
-
-
-def test_the_average_follows_its_formula_and_copies_counters():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = ModelEMA(model, decay=0.9)
-    expected = model[0].weight.detach().double().clone()
-    for step in range(120):
-        model(torch.randn(4, 3))
-        with torch.no_grad():
-            model[0].weight.add_(torch.randn(2, 3))
-        ema.update(model, step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * model[0].weight.detach().double()
-    assert torch.allclose(ema.model[0].weight.double(), expected, atol=1e-4)
-    assert int(ema.model[1].num_batches_tracked) == 120
-    assert not any(parameter.requires_grad for parameter in ema.model.parameters())
-
-
-def test_cosine_ends_near_its_floor():
-    assert ours(60, epochs=12, schedule="cosine")[-1] == pytest.approx(0.25 * (1 + math.cos(math.pi * 59 / 60)))
