@@ -9,7 +9,7 @@ from image_datasets import reading
 from utils import BadRequest
 
 OLDER = {**reading.OLDER, "resize_mode": "crop"}  # behaviour of runs from before these flags
-OLDER_ARGUMENTS = {"shortcut": "A", "layer_scale": 0.0, "pool": "token"}  # likewise, arguments of the models that take them
+OLDER_ARGUMENTS = {"shortcut": "A", "layer_scale": 0.0, "pool": "token"}  # likewise, of the models that take them
 NEEDED = ("model", "model_args", "dataset", "data_path", "run_name", "epochs", "select_by", "seed")
 
 
