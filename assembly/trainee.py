@@ -268,12 +268,12 @@ def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int 
 
     Raises BadRequest if there are batches of one image and the model needs two.
     """
-    chans = data.dataset.in_chans
+    chans, size = data.dataset.in_chans, data.train_size or data.img_size
     if 1 in sizes:
-        cost.check_batch_of_one(model, data.img_size, chans)
+        cost.check_batch_of_one(model, size, chans)
     if not data.skip_bad:
         return None
-    return 2 if cost.unfit_for_one_image(model, data.img_size, chans) else 1
+    return 2 if cost.unfit_for_one_image(model, size, chans) else 1
 
 
 def memory_probe(settings: Settings, data: RunData, device: torch.device) -> Callable[[int], int | None]:
