@@ -4,6 +4,7 @@ averaging (Izmailov et al., arXiv:1803.05407) of the epochs of one run."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.devices import without_tf32
 from utils import BadRequest, derive_seed
 
 SHAPE = ("img_size", "in_chans", "mean", "std", "eval_crop")  # of the images, in a checkpoint
+OF_RUN = ("run_name", "seed", "split_seed", "eval_precision")  # settings in which repetitions of a soup may differ
 OF_DATA = ("data_path", "download", "verify_checksum", "max_pixels", "on_bad_image")  # flags that replace a run's
 
 
@@ -61,12 +63,14 @@ def read_parts(paths: Sequence[str], kind: str | None = None) -> tuple[nn.Module
     parts, model, has_both = [], None, False
     for path in paths:
         model, content = read_trained(path, kind=kind)
+        if not content["best"]:
+            raise BadRequest(f"{path}: was saved within the first epoch, so no weights are selected yet")
         weights = checkpoint.selected_weights(content, kind)
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise BadRequest(f"{path}: its weights are not all finite")
         has_both |= content.get("ema") is not None
         rest = {key: value for key, value in content.items() if key not in ("model", "ema", "optimizer")}
-        parts.append(Part(path, rest, kind or content["best"].get("weights", "raw"), weights))
+        parts.append(Part(path, rest, kind or checkpoint.selected_kind(content), weights))
         _check_alike(parts[0], parts[-1])
     if kind is not None and not has_both:
         raise BadRequest(f"--weights-kind {kind} has no effect: none of the checkpoints holds averaged weights")
@@ -109,6 +113,38 @@ def mean_weights(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.T
         if value.is_floating_point()
         else value.clone()
         for key, value in states[0].items()
+    }
+
+
+def describe(parts: Sequence[Part]) -> tuple[str, Part]:
+    """Returns (what is averaged, the part whose settings the average takes), whatever the order of the parts.
+
+    Soups that repeat each other with other seeds have one text: "3 epochs" of a run, "2 seeds", "lr 0.01 + lr 0.1".
+    """
+    flats = [_settings_of(part.content["settings"]) for part in parts]
+    keys = sorted({key for flat in flats for key in flat})
+    differing = [key for key in keys if len({flat.get(key) for flat in flats}) > 1]
+    seeds = [part.content["settings"]["seed"] for part in parts]
+    texts = [", ".join(f"{key} {flat.get(key)}" for key in differing) for flat in flats]
+    epochs = Counter(zip(texts, seeds, strict=True))  # of each run
+    runs = Counter(_joined(", ", text, n > 1 and f"{n} epochs") for (text, _), n in epochs.items())
+    soup = " + ".join(f"{n} x {text}" if n > 1 else text for text, n in sorted(runs.items()) if text)
+    count = len(set(seeds))
+    first = min(range(len(parts)), key=lambda i: (texts[i], seeds[i]))
+    return _joined("; ", soup, count > 1 and f"{count} seeds"), parts[first]
+
+
+def _joined(separator: str, *texts: str | bool) -> str:
+    return separator.join(str(text) for text in texts if text)
+
+
+def _settings_of(stored: dict[str, Any]) -> dict[str, str]:
+    """The settings that tell runs apart, as text, with the arguments of the model as keys of their own."""
+    flat = {**with_defaults({}, FLAGS), **stored, **stored["model_args"]}
+    return {
+        key: json.dumps(value, default=str).strip('"')
+        for key, value in flat.items()
+        if key not in (*OF_RUN, "model_args") and not (key in FLAGS and FLAGS[key].may_change)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +66,23 @@ def with_more_epochs(
     if state is None:
         raise BadRequest(f"--epochs {epochs}: the run to be resumed has no checkpoint yet, and --epochs {former};"
                          " --overwrite starts it anew")  # fmt: skip
-    if group.extend is not None:
+    if state.epochs_since_best >= (group.early_stopping or math.inf):
+        raise BadRequest(f"--epochs {epochs}: the run stopped early, as no epoch was better than {state.best['epoch']};"
+                         f" --weights {directory.last} starts a new run from its weights")  # fmt: skip
+    averages = group.average_last is not None and state.step > steps_per_epoch * (former - group.average_last)
+    anew = group.extend is True
+    if anew:
         left = epochs - state.epoch
-        if left <= group.warmup_epochs + (group.decay_epochs or 0):
-            raise BadRequest(f"--epochs {epochs}: warm-up and decay of the schedule do not fit into the {left} epochs"
-                             " that are left")  # fmt: skip
+        if left <= group.warmup_epochs + (group.decay_epochs or 0) or (averages and left < (group.average_last or 0)):
+            raise BadRequest(f"--epochs {epochs}: warm-up, decay and average do not fit into the {left} epochs that are"
+                             " left")  # fmt: skip
         settings = settings.replace(extend=state.epoch)
     else:
-        averages = group.average_last is not None and state.step > steps_per_epoch * (former - group.average_last)
         if averages or not continues_exactly(group.schedule, state.step, steps_per_epoch, former, group.decay_epochs):
             what = "the average of its last epochs" if averages else "the decay of its learning rate"
             raise BadRequest(f"--epochs {epochs}: {what} has begun, which --epochs {former} set; --extend starts the"
                              " schedule anew for the epochs that are left")  # fmt: skip
-    schedule = "goes on" if group.extend is None else "anew"
+    schedule = "anew" if anew else "goes on"
     return settings, Extension(state.epoch, (former, epochs), schedule, directory.summary.is_file())
 
 

@@ -72,10 +72,10 @@ class RunData:
 
     @property
     def eval_crop(self) -> float:
-        """Share of the short side that the evaluation crop keeps; if not given, 1 for images that keep their size."""
-        if self.given_crop is not None:
-            return self.given_crop
-        return 1.0 if self.resident or self.dataset.streamed_side == self.img_size else EVAL_CROP
+        """Share of the short side that the evaluation crop keeps; 1 for images that keep their size."""
+        if self.resident or self.dataset.streamed_side == self.img_size:
+            return 1.0
+        return self.given_crop or EVAL_CROP
 
     def sizes(self) -> str:
         """Describes the size of the model's images and, if different, their stored size."""
@@ -213,7 +213,8 @@ def make_data(
     train = _without_duplicates(train, val or dataset.val, dataset, group.drop_duplicates, unused)
     if group.cache_resized is not None:
         parts = [train] if val is None else [train, val]
-        largest = max(group.img_size, group.train_size or group.img_size, key=lambda size: max(sides(size)))
+        evaluated = round(max(sides(group.img_size)) * EVAL_CROP / (group.eval_crop or EVAL_CROP))
+        largest = max(evaluated, *sides(group.train_size or 1))
         train, *rest = resized.with_copies(
             parts, found, group.cache_resized, group.cache_dir, largest, dataset.in_chans, group.num_workers
         )

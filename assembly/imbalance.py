@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from utils import BadRequest, shorten, suggestion
 
@@ -34,6 +35,11 @@ def class_weights(given: str | None, targets: np.ndarray, class_names: Sequence[
     counts = np.bincount(targets, minlength=len(class_names))
     weights = 1 / np.maximum(counts, 1) if given == "balanced" else _read(Path(given), class_names)
     return (weights * len(targets) / (weights * counts).sum()).astype(np.float32)
+
+
+def on_device(weights: Sequence[float] | None, device: torch.device) -> torch.Tensor | None:
+    """Returns weights of classes as float32 (K,)."""
+    return None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def _read(file: Path, class_names: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from analysis import cost
 from image_datasets.bad_images import BadImages
-from records import lock, summary
+from records import checkpoint, lock, summary
 from records.log import open_log
 from records.run_directory import RunDirectory, check_run_directory, this_attempt
 from records.wandb_run import Wandb
@@ -28,22 +29,39 @@ def check_new(directory: RunDirectory, overwrite: bool, needed: Sequence[str]) -
         check_run_directory(directory.path, None, overwrite, needed=file)
 
 
-def facts_of_checkpoint(model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str) -> dict[str, Any]:
-    """Returns the summary's facts on the model of a checkpoint and its training."""
-    stored, best = content["settings"], content["best"]
-    selected = bool(best.get("score"))
+def facts_of_checkpoint(
+    model: nn.Module, content: dict[str, Any], flops: int, eval_precision: str, path: str | None = None
+) -> dict[str, Any]:
+    """Returns the summary's facts on the model of a checkpoint and its training.
+
+    Args:
+        path: the checkpoint's file; None if it has none yet.
+    """
+    stored = content["settings"]
+    chosen, epoch = _is_selected(content, path), epoch_of(content)
+    where = f"within epoch {content['epoch'] + 1}" if content.get("batch") else f"epoch {epoch}"
+    selected = chosen and bool(content["best"].get("score"))
     seconds = content["train_seconds"]
     return {
-        "selected_on": content["selected_on"],
+        "selected_on": content["selected_on"] if chosen else f"{where}, not selected",
         "selected_by": stored["select_by"] if selected else None,
         **summary.precisions(stored.get("precision"), selected, eval_precision),
         "params": cost.count_parameters(model),
         "flops": flops,
         "epochs": stored["epochs"],
-        "best_epoch": epoch_of(content),
-        "weights": best["weights"],
+        "best_epoch": epoch,
+        "weights": checkpoint.selected_kind(content),
         "train_seconds": seconds and round(seconds, 3),
     }
+
+
+def _is_selected(content: dict[str, Any], path: str | None) -> bool:
+    """Whether a checkpoint holds what its run selected. An epoch-N.pth may have been the best one of its time only."""
+    if not checkpoint.holds_best(content):
+        return False
+    run = RunDirectory(Path(path or "").parent)
+    kept = path is not None and Path(path) in run.kept_epochs().values()
+    return not kept or not run.best.is_file() or checkpoint.load_checkpoint(run.best).get("epoch") == content["epoch"]
 
 
 def epoch_of(content: dict[str, Any]) -> int | None:

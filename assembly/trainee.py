@@ -19,20 +19,18 @@ from assembly.foreign import note_on_kind, notes_on_weights
 from models import weight_files
 from models import weights as model_weights
 from models.checkpointing import checkpoint_blocks
-from models.memory import lacks_memory
 from models.train_size import check_train_size
-from records.log import say
-from settings.groups import Augmentation, Hardware, Loss, Model, Optimization, Settings
-from training import batch_size, devices, distributed
+from settings.groups import Augmentation, Hardware, Loss, Model, Optimization
+from training import devices, distributed
 from training.averaging import ModelAverage
 from training.config import TrainConfig
 from training.distillation import Distillation
 from training.losses import make_criterion
 from training.metrics import Totals
-from training.optim import freeze_backbone, make_clip, make_optimizer, parameter_groups, train_mode
+from training.optim import freeze_backbone, make_clip, make_optimizer, parameter_groups
 from training.schedules import ema_decay, last_epochs_decay, learning_rate
 from training.state import RunState
-from utils import BadRequest, RunFailed, derive_seed, sides, world_size
+from utils import BadRequest, derive_seed, world_size
 
 
 @dataclass
@@ -165,7 +163,13 @@ def make_config(
         batches_per_epoch: of each rank, before --accumulate groups them into steps.
         smallest_batch: see `smallest_batch_of`.
         class_weights, class_names: see `imbalance`.
+
+    Raises BadRequest if --lr-base-size brings the learning rate below --min-lr.
     """
+    peak = group.lr * lr_factor(group)
+    if group.min_lr > peak:
+        raise BadRequest(f"--min-lr {group.min_lr:g}: must not be above the peak, {peak:g} (--lr {group.lr:g} with"
+                         f" --lr-base-size {group.lr_base_size})")  # fmt: skip
     steps_per_epoch = math.ceil(batches_per_epoch / group.accumulate)
     return TrainConfig(
         criterion=make_criterion(
@@ -176,7 +180,7 @@ def make_config(
             learning_rate,
             steps_per_epoch=steps_per_epoch,
             epochs=group.epochs,
-            lr=group.lr * lr_factor(group),
+            lr=peak,
             schedule=group.schedule,
             warmup_epochs=group.warmup_epochs,
             min_lr=group.min_lr,
@@ -274,77 +278,3 @@ def smallest_batch_of(model: nn.Module, data: RunData, sizes: list[int]) -> int 
     if not data.skip_bad:
         return None
     return 2 if cost.unfit_for_one_image(model, size, chans) else 1
-
-
-def memory_probe(settings: Settings, data: RunData, device: torch.device) -> Callable[[int], int | None]:
-    """Returns a function from a number of images to the first of it, its half, its quarter... that fits into memory."""
-    step = functools.partial(_trial_step, settings, data, device)
-    reserved = data.stored_bytes(settings.augmentation, device)
-    return lambda first: batch_size.largest_that_fits(step, first, device, reserved)
-
-
-def _trial_step(settings: Settings, data: RunData, device: torch.device, count: int) -> None:
-    """One training step on `count` blank images with a throwaway model and teacher."""
-    settings = settings.replace(batch_size=count)
-    model, optimization, hardware = settings.model, settings.optimization, settings.hardware
-    chans, num_classes = data.dataset.in_chans, len(data.dataset.class_names)
-    module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
-    if model.freeze == "backbone":
-        freeze_backbone(module)
-    if model.grad_checkpointing:
-        checkpoint_blocks(module, model.model)
-    precision = choose_precision(hardware, device, module)
-    state = make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
-    train_mode(state.model)
-    if count == 1:
-        state.model.eval()  # batch norm may be undefined for one image; `smallest_batch_of` reports that
-    forward = make_forward(state.model, hardware.channels_last, compile_model=False)
-    dtype = devices.input_dtype(device, precision)
-    images = torch.zeros(count, chans, *sides(data.train_size or data.img_size), dtype=dtype, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    with devices.autocast(device, precision):
-        teacher = _trial_teacher(settings.distillation.teacher, num_classes, images)
-        outputs = forward(images)
-    heads = outputs if isinstance(outputs, tuple) else (outputs,)
-    torch.stack([logits.float().mean() for logits in heads]).sum().backward()
-    state.optimizer.step()
-    del teacher  # it kept its memory for the whole step
-
-
-@torch.no_grad()
-def _trial_teacher(name: str | None, num_classes: int, images: torch.Tensor) -> nn.Module | None:
-    """The teacher of that name, after a forward pass; None if there is none or it needs images of another size."""
-    if name is None:
-        return None
-    try:
-        teacher = models.create_model(name, num_classes, list(images.shape[2:]), images.shape[1]).eval()
-        teacher.to(images.device)(images)
-    except (BadRequest, RuntimeError) as error:
-        if lacks_memory(error):
-            raise
-        return None
-    return teacher
-
-
-def settle_batch_size(
-    given: int | str, images: int, device: torch.device, largest_that_fits: Callable[[int], int | None]
-) -> int:
-    """Returns the batch size. For "auto", the largest power of two up to 1,024 that fits into the memory of every rank.
-
-    Args:
-        given: value of --batch-size, which is returned if it is a number.
-        images: number of training images.
-        largest_that_fits: from `memory_probe`.
-
-    Raises BadRequest if the free memory is unknown, and RunFailed if not even one image fits.
-    """
-    if given != "auto":
-        return int(given)
-    if device.type == "cpu" and batch_size.available_memory() is None:
-        raise BadRequest("--batch-size auto: this system does not tell how much memory is free; give a number")
-    first = min(batch_size.LARGEST, 2 ** int(math.log2(images)))
-    size = -distributed.all_reduce_max(-(largest_that_fits(first) or 0))
-    if not size:
-        raise RunFailed("not enough memory for a batch of one image; a smaller --img-size or --model may help")
-    say(f"batch size    {size}, the largest power of two up to {first} that fits")
-    return size

@@ -76,8 +76,6 @@ def jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) -> 
         factors = factors.index_fill(1, torch.tensor([SATURATION]), 1.0)  # blending equal images could round
     shares = factors.gather(1, order)
     result = images.float()
-    result = images.float()
-    result = images.float()
     for adjustment, share in zip(send(order, images.device).T, send(shares, images.device).T, strict=True):
         adjustment, share = adjustment.view(-1, 1, 1, 1), share.view(-1, 1, 1, 1)
         grey = functional.rgb_to_grayscale(result).floor_()

@@ -46,7 +46,8 @@ def _average(asked: Asked, paths: list[str]) -> None:
     directory = RunDirectory(Path(run.runs_dir) / name)
     report.check_new(directory, run.overwrite, paths)
     device = devices.set_up(hardware.device, hardware.gpu, eval_precision=precision)
-    settings, data = averaged.data_of_run(parts[0], asked.settings.data.num_workers, asked.given)
+    what, first = averaged.describe(parts)
+    settings, data = averaged.data_of_run(first, asked.settings.data.num_workers, asked.given)
     notes = [*data.dataset.notes, *([NO_VALIDATION] if data.val is None else [])]
     flops = cost.count_flops(model, data.img_size, data.dataset.in_chans, settings.model.model)
     say(f"model         {settings.model.model}, the average of {len(parts)} checkpoints")
@@ -67,7 +68,8 @@ def _average(asked: Asked, paths: list[str]) -> None:
     if averaged.has_statistics(model, settings):
         averaged.update_statistics(model, settings, data, device)
     means = _validate("the average", model, val, len(class_names), precision)
-    content = _checkpoint(model, parts, settings, data, {"run_name": name, "eval_precision": precision}, kind)
+    changed = {"run_name": name, "eval_precision": precision, "averaged": what if kind is None else f"{what} ({kind})"}
+    content = _checkpoint(model, parts, settings, data, {**first.content["settings"], **changed})
     test, tta = data.eval_batches("test", device, batch_size), settings.augmentation.tta
     scores = evaluation.score(model, content, test, class_names, precision, tta=tta)
     facts = {
@@ -104,23 +106,16 @@ def _validate(
 
 
 def _checkpoint(
-    model: nn.Module,
-    parts: Sequence[Part],
-    settings: Settings,
-    data: RunData,
-    changed: dict[str, Any],
-    kind: str | None,
+    model: nn.Module, parts: Sequence[Part], settings: Settings, data: RunData, stored: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of a checkpoint with the model's weights.
 
     Args:
-        settings: of the run of the first checkpoint.
-        changed: settings of the average that are not that run's.
-        kind: value of --weights-kind.
+        settings: of the run whose data these are.
+        stored: settings of the average.
     """
-    selected_on = "; ".join(dict.fromkeys(part.content["selected_on"] for part in parts))
+    selected_on = "; ".join(sorted({part.content["selected_on"] for part in parts}))
     of_data = {key: getattr(settings.data, key) for key in ("data_path", "max_pixels", "on_bad_image")}
-    names = " + ".join(Path(part.path).stem for part in parts)  # tells averages of one run apart, not seeds
     return {
         "format": FORMAT,
         **data.for_checkpoint(),
@@ -129,10 +124,5 @@ def _checkpoint(
         "best": {"epoch": None, "weights": "raw"},
         "selected_on": f"average of {len(parts)} checkpoints; {selected_on}",
         "train_seconds": None,
-        "settings": {
-            **parts[0].content["settings"],
-            **of_data,
-            **changed,
-            "averaged": names if kind is None else f"{names} ({kind})",
-        },
+        "settings": {**stored, **of_data},
     }

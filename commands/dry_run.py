@@ -19,7 +19,7 @@ from torch import nn
 
 from analysis import cost
 from analysis.timing import synchronizer
-from assembly import trainee
+from assembly import imbalance, memory_trial, trainee
 from assembly.data import RunData, make_data, read_dataset
 from image_datasets.dataset import LocatedDataset
 from settings.groups import Settings
@@ -98,8 +98,8 @@ def try_steps(settings: Settings, found: LocatedDataset) -> dict[str, Any]:
         settings = settle(settings, dataset)
         averaged = trainee.averages(settings.optimization)
         data = make_data(settings.data, dataset, found, settings.model.model, hardware.seed_of_split, averaged)
-        fitting = trainee.memory_probe(settings, data, device)
-        images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
+        fitting = memory_trial.memory_probe(settings, data, device)
+        images = memory_trial.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
         devices.reset_peak_memory(device)
         trained, timer = _first_steps(settings.replace(batch_size=images), data, device)
         state, precision = trained.state, trained.config.precision
@@ -126,11 +126,12 @@ def _first_steps(settings: Settings, data: RunData, device: torch.device) -> tup
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     size, dtype = optimization.batch_size, devices.input_dtype(device, precision)
     batches = data.train_batches(settings.augmentation, device, size, hardware.seed, dtype)
+    weights = imbalance.class_weights(settings.loss.class_weights, data.train.targets, data.dataset.class_names)
     config = trainee.make_config(
         optimization, settings.loss, settings.augmentation, num_classes, len(batches.sizes), hardware.seed, precision,
-        smallest_batch=1 if data.skip_bad else None,
+        smallest_batch=1 if data.skip_bad else None, class_weights=imbalance.on_device(weights, device),
     )  # fmt: skip
-    forward = trainee.make_forward(state.model, hardware.channels_last, hardware.compile, size)
+    forward = trainee.make_forward(state.model, hardware.channels_last, hardware.compile, size, hardware.compile_mode)
     timer = StepTimer(device)
     with contextlib.suppress(EnoughSteps):
         progress = Progress()

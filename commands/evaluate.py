@@ -13,7 +13,7 @@ from assembly import report
 from assembly.foreign import read_scored
 from assembly.trained import batches_for, locate_stored, read_trained
 from image_datasets.bad_images import BadImages
-from image_datasets.dataset import CHOICE, LocatedDataset
+from image_datasets.dataset import CHOICE, LocatedDataset, name_of_fold
 from records import checkpoint, membership
 from records.log import logged, say, say_in_log
 from records.run_directory import RunDirectory
@@ -55,6 +55,8 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         model, content, dataset, known = read_scored(settings.replace(**vars(data)), found, given, device)
     else:
         model, content = trained
+        if not content["best"]:
+            raise BadRequest(f"{path}: was saved within the first epoch, so no weights are selected yet")
         other = "dataset" in given or "data_path" in given
         dataset, known = membership.load_scored(found, path, content, other, data.accept_changed_data, data.num_workers)
         checkpoint.match_classes(path, content, dataset.class_names, dataset.name)
@@ -76,9 +78,11 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
     tta = settings.augmentation.tta
     scores = evaluation.score(model, content, batches, dataset.class_names, hardware.eval_precision, tta=tta)
     evaluated = {**_settings_of_evaluation(stored, data, name, hardware.eval_precision, path), "tta": tta}
+    if (fold := stored.get("val_fold")) is not None and dataset.test_name != name_of_fold(fold):
+        del evaluated["val_fold"]  # the command line names other data than the run's
     facts = {
         "split": dataset.test_name,
-        **report.facts_of_checkpoint(model, content, flops, hardware.eval_precision),
+        **report.facts_of_checkpoint(model, content, flops, hardware.eval_precision, path),
         "peak_memory": devices.peak_memory(device),
         "images": {"test": len(batches.split)},
         "notes": dataset.notes + known.pop("notes"),

@@ -172,7 +172,7 @@ def steady_trainer(
     """Returns a trainer whose steps are those of the run at learning rate 0: they cost the same and cannot diverge."""
     if settings.model.freeze == "backbone":
         freeze_backbone(model)
-    optimization = dataclasses.replace(settings.optimization, accumulate=1, head_lr=None)
+    optimization = dataclasses.replace(settings.optimization, accumulate=1, head_lr=None, lr_base_size=None)
     state = trainee.make_state(model, optimization, num_classes, device, precision)
     config = trainee.make_config(
         optimization, settings.loss, settings.augmentation, num_classes, 1, seed=0, precision=precision

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from analysis import cost
-from assembly import continuing, imbalance, teaching, trainee
+from assembly import continuing, imbalance, memory_trial, teaching, trainee
 from assembly.data import RunData, make_data, read_dataset
 from assembly.overview import print_overview
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
@@ -90,8 +90,8 @@ def _train(settings: Settings, site: Site, notes: list[str]) -> None:
         data = make_data(settings.data, site.dataset, site.found, model, seed, averaged)
         data.dataset.notes += notes
     stop.check()
-    fitting = trainee.memory_probe(settings, data, device)
-    images = trainee.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
+    fitting = memory_trial.memory_probe(settings, data, device)
+    images = memory_trial.settle_batch_size(settings.optimization.batch_size, len(data.train), device, fitting)
     settings = settings.replace(batch_size=images)
 
     def advice() -> str:
@@ -165,7 +165,9 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     device, hardware, optimization = site.device, settings.hardware, settings.optimization
     record = Record(settings, data, device, resources)
     class_names = data.dataset.class_names
-    weights = imbalance.class_weights(settings.loss.class_weights, data.train.targets, class_names)
+    weights = None
+    if not record.continued:  # a resumed run has its own
+        weights = imbalance.class_weights(settings.loss.class_weights, data.train.targets, class_names)
     build = functools.partial(
         trainee.build_model, settings.model, optimization, data, hardware.seed, with_weights=not record.continued
     )
@@ -190,6 +192,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
         say_in_log(f"weights       {key} -> {name}")
     num_classes, batches = len(class_names), len(train_batches.sizes)
     state = trainee.make_state(built.module, optimization, num_classes, device, precision, hardware.channels_last)
+    state.class_weights = None if weights is None else weights.tolist()
     if settings.run.resume:
         settings = _resume(settings, record, state, math.ceil(batches / optimization.accumulate))
     print_overview(settings, data, state.model, flops, device)
@@ -199,7 +202,7 @@ def _train_in_memory(settings: Settings, site: Site, data: RunData, resources: c
     )  # fmt: skip
     config = trainee.make_config(
         settings.optimization, settings.loss, settings.augmentation, num_classes, batches, hardware.seed, precision,
-        distillation, smallest_batch, None if weights is None else torch.from_numpy(weights).to(device),
+        distillation, smallest_batch, imbalance.on_device(state.class_weights, device),
         class_names if imbalance.differ_much(data.train.targets) else None,
     )  # fmt: skip
     forward = trainee.make_forward(

@@ -49,7 +49,7 @@ class EpochOrder:
         sampler: "shuffle", each image once; or "balanced", as many images of each class, up to one, where an image of a
             class comes a second time only after all others of its class.
         repeats: repeated augmentation (Berman et al., arXiv:1902.05509; DeiT): so many copies of each image, in one
-            batch. They lie apart in it, so that no image is mixed with itself. An epoch has fewer different images.
+            batch. They lie apart in it, as CutMix and MixUp mix neighbours. An epoch has fewer different images.
     """
 
     targets: np.ndarray
@@ -60,20 +60,17 @@ class EpochOrder:
 
     def __call__(self, epoch: int) -> torch.Tensor:
         """The image of each place in the epoch, int64 (N,)."""
-        balanced = self.sampler == "balanced"
-        order = (
-            _balanced_order(self.targets, self.seed, epoch)
-            if balanced
-            else epoch_order(len(self.targets), self.seed, epoch)
-        )
+        different = [-(-(end - start) // self.repeats) for start, end in self.bounds]  # images of each batch
+        if self.sampler == "balanced":
+            order = _balanced_order(self.targets, sum(different), self.seed, epoch)
+        else:
+            order = epoch_order(len(self.targets), self.seed, epoch)
         if self.repeats == 1:
             return order
-        copies, taken = [], 0
-        for start, end in self.bounds:
-            different = -(-(end - start) // self.repeats)
-            copies.append(order[taken : taken + different].repeat(self.repeats)[: end - start])
-            taken += different
-        return torch.cat(copies)
+        parts = order[: sum(different)].split(different)
+        return torch.cat([
+            part.repeat(self.repeats)[: end - start] for part, (start, end) in zip(parts, self.bounds, strict=True)
+        ])  # fmt: skip
 
     def copies(self, order: torch.Tensor) -> torch.Tensor:
         """How often the image of each place has come before in the epoch, int64 (N,)."""
@@ -86,15 +83,15 @@ class EpochOrder:
         )
 
 
-def _balanced_order(targets: np.ndarray, seed: int, epoch: int) -> torch.Tensor:
-    """An order of len(targets) places with as many images of each class, up to one. int64 (len(targets),)."""
+def _balanced_order(targets: np.ndarray, count: int, seed: int, epoch: int) -> torch.Tensor:
+    """An order of `count` places with as many images of each class, up to one. int64 (count,)."""
     rng = np.random.default_rng(derive_seed(seed, "balanced order", epoch))
     classes = [np.flatnonzero(targets == label) for label in rng.permutation(np.unique(targets))]
-    places = np.full(len(classes), len(targets) // len(classes))
-    places[: len(targets) % len(classes)] += 1
+    places = np.full(len(classes), count // len(classes))
+    places[: count % len(classes)] += 1
     drawn = [
-        np.concatenate([rng.permutation(members) for _ in range(-(-count // len(members)))])[:count]
-        for members, count in zip(classes, places, strict=True)
+        np.concatenate([rng.permutation(members) for _ in range(-(-place // len(members)))])[:place]
+        for members, place in zip(classes, places, strict=True)
     ]
     return torch.from_numpy(rng.permutation(np.concatenate(drawn)))
 

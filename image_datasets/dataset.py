@@ -26,6 +26,11 @@ def statistics_for(
     return (sum(mean) / 3,), (sum(std) / 3,)
 
 
+def name_of_fold(fold: str) -> str:
+    """The name of the split that fold "I/K" is, when it is held out."""
+    return "fold {} of {}".format(*fold.split("/"))
+
+
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images (N, H, W, C), for pixel values in [0, 1]."""
     import numpy as np
@@ -111,8 +116,8 @@ class Dataset:
         from image_datasets.splits import hold_out_fold
 
         kept, held = hold_out_fold(self.train.targets, fold, self.class_names)
-        name = "fold {} of {}".format(*fold.split("/"))
-        return replace(self, train=self.train.subset(kept), val=None, test=self.train.subset(held), test_name=name)
+        train, test = self.train.subset(kept), self.train.subset(held)
+        return replace(self, train=train, val=None, test=test, test_name=name_of_fold(fold))
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
         """The same data set with another mean and deviation, given for RGB (see `statistics_for`)."""

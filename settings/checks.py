@@ -83,6 +83,8 @@ def ask(argv: list[str], description: str, titles: dict[str, list[Flag]], fixed:
         settings = _with_name(mode, settings, named, repeated.file is None)
     if settings.run.resume == "auto":
         settings = resume.settle_auto(settings, named)
+    if settings.run.resume and repeated.file is not None:
+        resume.check_repetition(settings, repeated.file, repeated.values)
     if not settings.run.resume and repeated.file is None:
         settings = defaults.apply_recipe(settings, given)
     with blaming(repeated.file, repeated.values):

@@ -11,12 +11,22 @@ from records.stored_settings import complete_older
 from settings.flag import TRAIN, Flag
 from settings.groups import FLAGS
 from settings.parser import normalised, read_flags
+from settings.run_name import BY_DATA
 from settings.stored import read_run_file
 from settings.tables import as_words, read_table, read_toml, training_flags
 from utils import BadRequest
 
 # Stored settings that belong to the machine and the invocation: a repetition has its own.
 NOT_REPEATED = ("run_name", "runs_dir", "device", "gpu", "num_workers", "wandb", "wandb_project", "wandb_group")
+PLACE = {"dataset": ("data_path", "dataset_args")}
+# Stored settings that follow from others: a command line that changes the one decides the others anew.
+FOLLOW = {
+    "rand": ("auto_augment", "crop", "crop_padding", "random_erasing"),
+    "pretrained": ("normalization",),
+    "dataset": (*PLACE["dataset"], "normalization", *BY_DATA),
+    "val_fold": ("val_fraction", "select_on"),
+    "select_on": ("val_fraction",),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def apply(
     if file.suffix != ".toml":
         raise BadRequest(f"--config {file}: is neither a TOML file (.toml) nor the settings.json of a run")
     table = _table(file, titles)
-    replaced = _replaced(table, given) | left_out
+    replaced = _replaced(table, given, PLACE) | left_out
     words = as_words({key: value for key, value in table.items() if key not in replaced})
     try:  # the command line alone is right, so what is wrong comes from the file
         given = read_flags([*words, *argv], description, titles)
@@ -90,13 +100,18 @@ def _table(file: Path, titles: dict[str, list[Flag]]) -> dict[str, Any]:
     return read_table(str(file), content, training_flags(titles), {})
 
 
-def _replaced(values: dict[str, Any], given: dict[str, Any]) -> set[str]:
-    """Returns the keys of the file's values that the command line replaces."""
+def _replaced(values: dict[str, Any], given: dict[str, Any], follow: dict[str, tuple[str, ...]]) -> set[str]:
+    """Returns the keys of the file's values that the command line replaces.
+
+    Args:
+        follow: by key, other keys that are replaced with it where its value changes.
+    """
     keys = set(given)
     if {"device", "gpu"} & keys:  # either chooses the device
         keys |= {"device", "gpu"}
-    if "dataset" in values and given.get("dataset", values["dataset"]) != values["dataset"]:
-        keys |= {"data_path", "dataset_args"}  # the place of the other data set
+    for key in follow.keys() & given.keys():
+        if key in values and given[key] != values[key]:
+            keys.update(follow[key])
     return keys
 
 
@@ -120,7 +135,8 @@ def _repeated(file: Path, given: dict[str, Any], left_out: set[str], fixed: dict
         if stored[key] != value:
             raise BadRequest(f"{file}: its {key} is {stored[key]}, and here it is always {value}; main.py repeats"
                              " the run")  # fmt: skip
-    replaced = {*_replaced(stored, given), *left_out, *NOT_REPEATED, *(key for key, _ in given.get("model_args", []))}
+    replaced = {*_replaced(stored, given, FOLLOW), *left_out, *NOT_REPEATED}
+    replaced.update(key for key, _ in given.get("model_args", []))
     if given.get("model") == stored["model"]:
         replaced.discard("model")  # its arguments stay
     values = {key: stored.get(key, flag.default) for key, flag in FLAGS.items() if TRAIN in flag.modes}

@@ -48,10 +48,12 @@ def literal(text: str) -> Any:
 
 
 def comparable(key: str, value: Any) -> Any:
-    """A setting, so that values that choose the same images are equal.
+    """A setting, so that values with the same effect are equal.
 
-    The order of --classes has no effect, and the folder of a list's files may have moved.
+    The order of --classes has no effect, the folder of a list's files may have moved, and --ema 0 is none.
     """
+    if key == "ema":
+        return value or None
     if key == "classes":
         return value and sorted(value)
     if key == "dataset_args":

@@ -25,6 +25,9 @@ def apply_recipe(settings: Settings, given: dict[str, Any]) -> Settings:
     if settings.optimization.batch_size == "auto" and "lr" not in given and callable(values.get("lr")):
         raise BadRequest(f"--batch-size auto: the learning rate of --recipe {recipe} follows from the batch size;"
                          " give one of the two as a number")  # fmt: skip
+    if settings.optimization.lr_base_size is not None and "lr" not in given and callable(values.get("lr")):
+        raise BadRequest(f"--lr-base-size: the learning rate of --recipe {recipe} follows from the batch size already;"
+                         " give --lr for so many images too")  # fmt: skip
     for key, value in values.items():  # in order: a function reads the values before it
         if key not in given and key in FLAGS:
             settings = settings.replace(**{key: value(settings) if callable(value) else value})

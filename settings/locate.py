@@ -50,6 +50,8 @@ def locate_data(data: Data, given: dict[str, Any], with_train: bool = True) -> t
             raise BadRequest(f"--{FLAGS[key].name} has no effect: {data.dataset} is no set of image files")
     if data.cache_resized is not None:
         resized.check(found, data.cache_dir)
+    if found.has_val:
+        data = dataclasses.replace(data, val_fraction=None)
     if data.val_fraction is None and not (found.has_val or data.select_on == "reported" or data.val_fold):
         data = dataclasses.replace(data, val_fraction=0.1)
     return data, found

@@ -87,6 +87,17 @@ def settle_auto(settings: Settings, given: dict[str, Any]) -> Settings:
     return settings.replace(run_name=name, resume=exists)
 
 
+def check_repetition(settings: Settings, file: Path, values: dict[str, Any]) -> None:
+    """Raises BadRequest if the run to resume does not repeat the settings `values` of a --config `file`."""
+    directory = Path(settings.run.runs_dir) / str(settings.run.run_name)
+    stored = read_run_settings(directory)
+    for key, value in values.items():
+        same = comparable(key, value) == comparable(key, stored.get(key, FLAGS[key].default))
+        if not (same or FLAGS[key].may_change):
+            raise BadRequest(f"--config {file}: its --{FLAGS[key].name} is {value}, that of the run in {directory} is"
+                             f" {stored.get(key)}; --run-name names another run")  # fmt: skip
+
+
 def default_name(settings: Settings, given: dict[str, Any]) -> str:
     """Returns the name of a run without --run-name. It is the same before and after a recipe is applied."""
     recipe = RECIPES.get(settings.optimization.recipe or "", {})

@@ -33,9 +33,7 @@ def settle(settings: Settings, dataset: Dataset) -> Settings:
     if augmentation.crop_padding is None and crop == "pad":
         values["crop_padding"] = (dataset.side or min(sides(data.train_size or img_size))) // 8
     of_recipe = RECIPES.get(settings.optimization.recipe or "", {}).get("eval_crop")
-    if data.eval_crop is not None and (dataset.side is not None or dataset.streamed_side == img_size):
-        if data.eval_crop == of_recipe:
-            values["eval_crop"] = None  # a recipe's is for images that are resized
-        elif dataset.side is not None:
-            raise BadRequest("--eval-crop has no effect: these small images are evaluated whole")
+    keeps_size = dataset.side is not None or dataset.streamed_side == img_size
+    if data.eval_crop not in (None, of_recipe) and keeps_size:
+        raise BadRequest("--eval-crop has no effect: these images are evaluated whole")
     return settings.replace(**values, crop=crop)

@@ -90,7 +90,8 @@ def _blame(message: str, source: object, values: dict[str, Any]) -> str:
 def _is_value(flag: Flag, value: Any) -> bool:
     """Whether the flag accepts the value, or it is the default."""
     if value is None or flag.check is None:
-        return flag.default is None if value is None else isinstance(value, bool)
+        is_switch = isinstance(value, bool) or (flag.key == "extend" and isinstance(value, int))
+        return flag.default is None if value is None else is_switch
     if flag.nargs == "+":
         return isinstance(value, list) and all(_is_value(dataclasses.replace(flag, nargs=None), item) for item in value)
     if flag.check is path:  # earlier versions stored ~ unexpanded

@@ -84,6 +84,8 @@ def _value(place: str, value: Any, flag: Flag, switch_words: bool) -> Any:
         if not isinstance(value, bool):
             raise BadRequest(f"{place}: is a switch: true or false")
         return value
+    if value is True and flag.nargs == "?":  # a flag that is given without its value
+        return value
     items = value if isinstance(value, list) else [value]
     if not items or any(isinstance(item, bool) or not isinstance(item, int | float | str) for item in items):
         raise BadRequest(f"{place}: its value is a number, a text, or a list of these")

@@ -50,6 +50,12 @@ def _check_schedule(settings: Settings, given: dict[str, Any]) -> None:
     if group.schedule == "wsd" and group.warmup_epochs + (group.decay_epochs or 0) > group.epochs:
         raise BadRequest(f"--decay-epochs {group.decay_epochs:g}: must fit into --epochs {group.epochs}, after the"
                          " warm-up")  # fmt: skip
+    if group.average_last is not None and group.early_stopping is not None:
+        raise BadRequest("--average-last averages the last of --epochs, which --early-stopping may not reach: give one")
+    images = group.batch_size
+    if isinstance(images, int) and settings.augmentation.repeated_aug > max(1, images // 2):
+        raise BadRequest(f"--repeated-aug {settings.augmentation.repeated_aug}: a batch needs two different images;"
+                         f" --batch-size is {images}")  # fmt: skip
     if (group.average_last or 0) > group.epochs:
         raise BadRequest(f"--average-last {group.average_last}: training has --epochs {group.epochs}")
     off = settings.augmentation.mixup_off_epoch
@@ -65,7 +71,7 @@ def _check_imbalance(settings: Settings) -> None:
     weights = settings.loss.class_weights
     if weights is None:
         return
-    if weights != "balanced" and not Path(weights).is_file():
+    if weights != "balanced" and not settings.run.resume and not Path(weights).is_file():
         raise BadRequest(f"--class-weights {weights}: no such file; balanced weighs classes by their number of images")
     if weights == "balanced" and settings.data.sampler == "balanced":
         raise BadRequest("--class-weights balanced and --sampler balanced make up for the same imbalance: give one")
@@ -102,6 +108,7 @@ def _check_cache(settings: Settings) -> None:
         "--rand" if group.rand and policy == "randaugment" else f"--auto-augment {policy}": policy != "none",
         "--random-erasing": group.random_erasing > 0,
         "--augmentation": group.augmentation != "none",
+        "--train-size": settings.data.train_size is not None,
     }
     for flag, used in changes.items():
         if used:

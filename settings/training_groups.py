@@ -113,8 +113,8 @@ class Optimization:
         " normalisation's statistics", check=COUNT, metavar="N", default_text="none")
     early_stopping: int | None = flag("stop when the last N epochs were no better than the best before them, by"
         " --select-by; the schedule stays that of --epochs", check=COUNT, metavar="N", default_text="never")
-    extend: int | None = flag("with --resume and more --epochs: the schedule starts anew for the epochs that are left",
-        check=number(int, 0), metavar="", nargs="?", const=-1, default_text="it goes on, where that is exact")
+    extend: int | None = flag("with --resume and more --epochs: the schedule starts anew for the epochs that are left;"
+        " the run then stores the epoch at which it did", default_text="it goes on, where that is exact")
     select_by: str = flag("the best epoch is that with the highest validation top1, map (mean average precision), f1"
         " (macro-averaged), or with the lowest loss", "top1", check=one_of("top1", "map", "f1", "loss"),
         metavar="METRIC")

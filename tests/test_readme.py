@@ -65,7 +65,7 @@ TESTED = [*MENU, *COMMANDS, *MANY, *STUDIES, *COMPARISONS, *STUDY, *JOBS, *BENCH
 def test_every_line_is_run_by_one_of_these_tests(page):
     assert [line for line in commands(page) if line not in TESTED] == []
     text = page.read_text(encoding="utf-8")
-    assert set(re.findall(r"^```(\S+)$", text, re.MULTILINE)) <= {"bash", "text", "python", "mermaid"}
+    assert set(re.findall(r"^```(\S+)$", text, re.MULTILINE)) <= {"bash", "text", "toml", "python", "mermaid"}
     assert not re.findall(r"^    (?:python|make|torchrun|sbatch|git) ", text, re.MULTILINE), "outside a bash block"
 
 

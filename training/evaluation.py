@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from image_datasets.batches import EvalBatches
-from records.kept_checkpoints import ranking
+from records.checkpoint import ranking, selected_kind
 from training import distributed, metrics
 from training.config import TrainConfig
 from training.devices import autocast, without_tf32
@@ -51,7 +51,7 @@ def score(
         model.eval()
         return evaluate(model, batches, len(class_names), precision, keep_logits, stop)
 
-    selected, more = content["best"]["weights"], {}
+    selected, more = selected_kind(content), {}
     has_both = content["model"] is not None and content["ema"] is not None
     if has_both:
         other = "raw" if selected == "ema" else "ema"

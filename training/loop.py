@@ -57,7 +57,7 @@ def train(
         except Diverged as diverged:
             if not config.roll_back:
                 raise saver.as_run_failed(diverged) from None
-            saver.roll_back(diverged, last=len(sizes) - 1, accumulate=config.accumulate)
+            saver.roll_back(diverged, len(sizes) - 1, config.accumulate, config.average_decay)
             continue
         except Stopped:
             saver.check()
@@ -111,8 +111,8 @@ def train_epoch(
             if batch.readable_share > 0:
                 lr = config.learning_rate(state.step)
                 optimizer_step(state.model, state.optimizer, scaler, lr, config.clip_grad, batch.readable_share)
-                if state.average is not None:
-                    state.average.update(state.model, config.average_decay(state.step))
+            if state.average is not None:
+                state.average.update(state.model, config.average_decay(state.step))
             state.step += 1
 
         progress.step(batches.sizes[batch.number], state.totals, lr=config.learning_rate(max(0, state.step - 1)))

@@ -169,7 +169,7 @@ class Saver:
         left = f"the last good checkpoint is kept: {last}" if last.is_file() else "no checkpoint was saved before that"
         return RunFailed(f"{diverged}; {left}")
 
-    def roll_back(self, diverged: Diverged, last: int, accumulate: int) -> None:
+    def roll_back(self, diverged: Diverged, last: int, accumulate: int, average_decay: Callable[[int], float]) -> None:
         """Restores the newest checkpoint and skips the batches from there to where the numbers went wrong.
 
         The skipped steps count as taken, so the learning rate schedule does not shift.
@@ -177,6 +177,7 @@ class Saver:
         Args:
             last: number of the epoch's last batch, from 0.
             accumulate: batches per optimiser step.
+            average_decay: see `TrainConfig`. An epoch's weights enter the mean also where its last step is skipped.
 
         Raises RunFailed after MAX_ROLLBACKS rollbacks, or if the checkpoint is of an earlier epoch.
         """
@@ -192,6 +193,8 @@ class Saver:
         first = state.batch
         state.batch = min(last + 1, diverged.batch - diverged.batch % accumulate + accumulate)
         state.step += -(-(state.batch - first) // accumulate)
+        if state.average is not None and state.batch == last + 1:
+            state.average.update(state.model, average_decay(state.step - 1))
         rollbacks.append(
             {"epoch": epoch + 1, "first_batch": first + 1, "last_batch": state.batch, "reason": str(diverged)}
         )

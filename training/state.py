@@ -52,6 +52,7 @@ class RunState:
             and "score", by which epochs are ranked. Empty before the first epoch ends.
         train_seconds: time spent in training steps and validation.
         rollbacks: one entry per rollback, with the batches that it left out.
+        class_weights: of the loss, as they were when the run began; None if it has none.
     """
 
     model: nn.Module
@@ -66,8 +67,9 @@ class RunState:
     best: dict[str, Any] = field(default_factory=dict)
     train_seconds: float = 0.0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    class_weights: list[float] | None = None
 
-    PLAIN = ("epoch", "batch", "step", "history", "best", "train_seconds", "rollbacks")
+    PLAIN = ("epoch", "batch", "step", "history", "best", "train_seconds", "rollbacks", "class_weights")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint stores of the state. All processes call it: totals has a row for each."""

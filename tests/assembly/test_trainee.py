@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from assembly.trainee import _trial_teacher, lr_factor, make_forward
+from assembly.memory_trial import _trial_teacher
+from assembly.trainee import lr_factor, make_forward
 from settings import defaults
 from settings.defaults import default_workers
 from settings.groups import Settings

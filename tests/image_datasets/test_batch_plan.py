@@ -34,6 +34,12 @@ def test_a_balanced_epoch_has_as_many_images_of_each_class_like_a_weighted_sampl
         assert times.max() - times.min() <= 1
 
 
+def test_a_balanced_epoch_with_copies_is_balanced_too():
+    found = order(sampler="balanced", repeats=3, bounds=batch_bounds(100, 30))(0)
+    counts = np.bincount(TARGETS[found])
+    assert counts.max() - counts.min() <= 3
+
+
 def test_balanced_orders_differ_by_epoch_and_seed_and_repeat():
     first = order(sampler="balanced")
     assert torch.equal(first(1), order(sampler="balanced")(1))
