@@ -166,3 +166,20 @@ def test_other_files_and_the_runs_of_another_script(workdir):
     file = stored("a", RUN)
     with pytest.raises(BadRequest, match=r"its dataset is digits, and here it is always imagenet100; main\.py repeats"):
         ask(f"--config {file}", "train_deit_imagenet100.py")
+
+
+def test_a_flag_that_others_follow_from_decides_them_anew(workdir):
+    file = stored("a", "--dataset digits --model resnet20", img_size=8, in_chans=1, crop="pad", val_fraction=0.1)
+    augmented = ask(f"--config {file} --rand").settings.augmentation
+    assert (augmented.auto_augment, augmented.random_erasing, augmented.crop) == ("randaugment", 0.25, None)
+    folded = ask(f"--config {file} --val-fold 1/5").settings.data
+    assert (folded.val_fold, folded.val_fraction) == ("1/5", None)
+    other = ask(f"--config {file} --dataset npz/other.npz").settings.data
+    assert (other.dataset, other.img_size, other.in_chans) == ("npz", None, None)
+
+
+def test_a_run_is_not_continued_as_the_repetition_of_another(workdir):
+    file = stored("a", "--dataset digits --model resnet20")
+    stored("runs/b", "--dataset digits --model resnet20 --lr 0.5")
+    with pytest.raises(BadRequest, match=r"its --lr is 0\.1, that of the run in runs/b is 0\.5"):
+        ask(f"--config {file} --resume auto --run-name b")
