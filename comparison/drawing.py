@@ -128,7 +128,7 @@ def finish_rows(figure, axis, labels: list[str], xlabel: str, title: str, over: 
     marks = [
         Line2D([], [], color=plots.MUTED, marker="o", markersize=7, linewidth=4, alpha=0.7,
                label=f"mean, 95 % over {over}"),
-        Line2D([], [], color=plots.MUTED, marker="|", markersize=6, linewidth=1.2, label="95 % over test images"),
+        Line2D([], [], color=plots.MUTED, marker="|", markersize=6, linewidth=1.2, label="95 % over images"),
         Line2D([], [], color=plots.MUTED, marker=".", linestyle="", label=f"a {over[:-1]}"),
     ]  # fmt: skip
     if published:

@@ -14,27 +14,32 @@ from comparison.cohorts import fingerprint, same_data
 from comparison.formats import percent
 from comparison.metric_names import METRICS
 from comparison.runs import Run
+from image_datasets.dataset import name_of_fold
 from settings.flag_types import fold
 from utils import BadRequest, shorten
 
 
 def pool(runs: list[Run], variants: list[str | None]) -> tuple[list[Run], list[str | None], list[str]]:
-    """Replaces the runs of each complete set of folds by one run, and leaves out incomplete sets.
+    """Replaces the runs of each complete set of folds by one run; leaves out incomplete sets, and evaluations of folds.
 
     Args:
         variants: the study's name for each run. None: its settings, without seed and fold, identify the model.
 
-    Returns (runs, their variants, a sentence for each set that is left out).
+    Returns (runs, their variants, a sentence for all that is left out).
 
     Raises BadRequest if nothing is left, for two runs of the same fold and seed, and for runs of different data sets.
     """
     same_data(runs)
     kept: list[tuple[Run, str | None]] = []
     sets: dict[tuple, dict[int, Run]] = {}
+    left_out = []
     for run, variant in zip(runs, variants, strict=True):
         place = _place(run)
         if place is None:
             kept.append((run, variant))
+            continue
+        if "evaluated" in run.settings:
+            left_out.append(f"{run.path.name} evaluates a checkpoint on a fold and is no training, so it is left out.")
             continue
         number, count = place
         found = sets.setdefault((variant, variant or fingerprint(run), run.fraction, run.seed, count), {})
@@ -42,7 +47,6 @@ def pool(runs: list[Run], variants: list[str | None]) -> tuple[list[Run], list[s
             raise BadRequest(f"{found[number].path} and {run.path}: the same settings with the same 'seed' {run.seed}"
                              f" and the same 'val_fold'; they are one result, not two")  # fmt: skip
         found[number] = run
-    left_out = []
     for (variant, *_, count), found in sets.items():
         if len(found) == count:
             kept.append((_pooled([found[number] for number in sorted(found)]), variant))
@@ -54,7 +58,7 @@ def pool(runs: list[Run], variants: list[str | None]) -> tuple[list[Run], list[s
 
 
 def _place(run: Run) -> tuple[int, int] | None:
-    """(the run's fold, from 1; the number of folds); None for a run that is no part of a cross-validation."""
+    """(the run's fold, from 1; the number of folds); None for a run that is not scored on a fold."""
     text = run.settings.get("val_fold")
     if text is None:
         return None
@@ -62,8 +66,11 @@ def _place(run: Run) -> tuple[int, int] | None:
         number, count = map(int, fold(str(text)).split("/"))
     except argparse.ArgumentTypeError as error:
         raise BadRequest(f"{run.path / 'summary.json'}: 'val_fold': {error}") from None
+    if run.summary["split"] != name_of_fold(f"{number}/{count}"):
+        return None  # an evaluation on other images
     images = run.summary.get("images")
-    if not isinstance(images, dict) or not isinstance(images.get("train"), int) or images["train"] < 1:
+    known = isinstance(images, dict) and isinstance(images.get("train"), int) and images["train"] > 0
+    if not known and "evaluated" not in run.settings:
         raise BadRequest(f"{run.path / 'summary.json'}: 'images' has no number of training images")
     return number, count
 
@@ -77,7 +84,7 @@ def _incomplete(found: dict[int, Run], count: int, variant: str | None) -> str:
 
 
 def _pooled(folds: list[Run]) -> Run:
-    """One run from those of all folds, in their order. It has no cost and no robustness of its own."""
+    """One run from those of all folds, in their order. It has no history, cost and robustness of its own."""
     first = folds[0]
     seconds = [run.summary["train_seconds"] for run in folds if run.summary.get("train_seconds") is not None]
     digests = [run.image_digest for run in folds if run.image_digest is not None]
@@ -97,13 +104,5 @@ def _pooled(folds: list[Run]) -> Run:
     }
     return Run(
         first.path, first.settings, summary, np.concatenate([run.logits for run in folds]),
-        np.concatenate([run.targets for run in folds]), first.class_names, _mean_history(folds), folds=folds,
+        np.concatenate([run.targets for run in folds]), first.class_names, {}, folds=folds,
     )  # fmt: skip
-
-
-def _mean_history(folds: list[Run]) -> dict[str, np.ndarray]:
-    """The mean of each column of metrics.csv; {} if the folds have other columns, or another number of epochs."""
-    shapes = {tuple((name, len(column)) for name, column in run.history.items()) for run in folds}
-    if len(shapes) > 1:
-        return {}
-    return {name: np.mean([run.history[name] for run in folds], axis=0) for name in folds[0].history}

@@ -83,9 +83,10 @@ def make_contexts(
         if np.isnan(run.metric(metric)):
             raise BadRequest(f"--metric {metric}: {run.path / 'summary.json'} has no such figure")
     effect, several = compared.effect / METRICS[metric].scale, len(cohorts) > 1
+    tested = next((cohort for cohort in cohorts if not cohort.folds), None)  # published figures are of a test split
     return [
-        Context(cohort, metric, effect, [] if i else selection.published, folder, f"{i + 1}_" * several, baseline,
-                None if i else dataset)
+        Context(cohort, metric, effect, selection.published if cohort is tested else [], folder,
+                f"{i + 1}_" * several, baseline, None if i else dataset)
         for i, cohort in enumerate(cohorts)
     ]  # fmt: skip
 

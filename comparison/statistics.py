@@ -88,7 +88,8 @@ def over_folds(values: Values, held_out: float) -> Difference:
     Args:
         values: (K,), of one model or differences of two. With several seeds each is the mean over them: the folds are
             the same for every seed, so that further seeds add no degrees of freedom.
-        held_out: images of a fold, divided by those that its network trains on: 1 / (K - 1) if it trains on all others.
+        held_out: images of a fold, divided by those that its network trains on: 1 / (K - 1) if it trains on all others,
+            and no more if on a share of them, whose overlap is smaller.
     """
     from scipy import stats
 

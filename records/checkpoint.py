@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,36 @@ def selected_weights(content: dict[str, Any], kind: str | None = None) -> dict[s
     Args:
         kind: "raw" or "ema" for that one instead, None if the checkpoint lacks it.
     """
-    return content["ema"] if (kind or content["best"].get("weights")) == "ema" else content["model"]
+    return content["ema"] if (kind or selected_kind(content)) == "ema" else content["model"]
+
+
+def holds_best(content: dict[str, Any]) -> bool:
+    """Whether the weights are those of the best epoch, or of no single epoch, as in an average."""
+    epoch = content.get("epoch")
+    return epoch is None or (epoch == content["best"].get("epoch") and not content.get("batch"))
+
+
+def selected_kind(content: dict[str, Any]) -> str:
+    """The kind of weights that was selected, "raw" or "ema"; in a file of another epoch than the best the better kind
+    of its own."""
+    if holds_best(content) or not content.get("history"):
+        return content["best"].get("weights", "raw")
+    ranked = ranks(content["history"][-1], content["settings"]["select_by"])
+    return max(ranked, key=ranked.__getitem__) if ranked else content["best"].get("weights", "raw")
+
+
+def ranking(means: Mapping[str, Any], select_by: str) -> list[float]:
+    """What validation scores are ranked by, the highest first: `select_by`, and at a tie the lower loss."""
+    return [-means["loss"]] if select_by == "loss" else [means[select_by], -means["loss"]]
+
+
+def ranks(row: Mapping[str, Any], select_by: str) -> dict[str, list[float]]:
+    """The ranking of each kind of weights, "raw" and "ema", in a row of the history; {} without validation."""
+    return {
+        kind: ranking({name: row[prefix + name] for name in (select_by, "loss")}, select_by)
+        for kind, prefix in (("raw", "val_"), ("ema", "val_ema_"))
+        if prefix + "loss" in row
+    }
 
 
 def load_newest(directory: RunDirectory) -> dict[str, Any]:

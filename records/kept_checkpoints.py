@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from records.checkpoint import copy_checkpoint
+from records.checkpoint import copy_checkpoint, ranks
+from records.log import say
 from records.run_directory import RunDirectory
-
-
-def ranking(means: Mapping[str, Any], select_by: str) -> list[float]:
-    """What validation scores are ranked by, the highest first: `select_by`, and at a tie the lower loss."""
-    return [-means["loss"]] if select_by == "loss" else [means[select_by], -means["loss"]]
 
 
 def wanted_epochs(history: Sequence[Mapping[str, Any]], rules: Sequence[str], select_by: str) -> set[int]:
@@ -28,12 +24,8 @@ def wanted_epochs(history: Sequence[Mapping[str, Any]], rules: Sequence[str], se
     """
 
     def rank_of(row: Mapping[str, Any]) -> list[float]:
-        ranks = [
-            ranking({name: row[prefix + name] for name in (select_by, "loss")}, select_by)
-            for prefix in ("val_", "val_ema_")
-            if prefix + "loss" in row
-        ]
-        return max(ranks, default=[row["epoch"]])  # without validation the last epoch is the best
+        # Without validation the last epoch is the best.
+        return max(ranks(row, select_by).values(), default=[row["epoch"]])
 
     wanted: set[int] = set()
     for rule in rules:
@@ -51,6 +43,8 @@ def keep(
 ) -> None:
     """Keeps last.pth, the checkpoint of the last epoch in the history, if it is wanted. Then deletes unwanted ones.
 
+    Says so if other rules kept some of these, as when a run resumes with another --keep.
+
     Args:
         rules: see `wanted_epochs`. None: nothing is kept or deleted.
     """
@@ -59,6 +53,9 @@ def keep(
     wanted, newest = wanted_epochs(history, rules, select_by), history[-1]["epoch"]
     if newest in wanted:
         copy_checkpoint(directory.last, directory.of_epoch(newest))
-    for epoch, file in directory.kept_epochs().items():
-        if epoch not in wanted:
-            file.unlink()
+    unwanted = {epoch: file for epoch, file in directory.kept_epochs().items() if epoch not in wanted}
+    if unwanted.keys() - wanted_epochs(history[:-1], rules, select_by):  # the new epoch alone displaces no such file
+        names = ", ".join(file.name for file in unwanted.values())
+        say(f"deleted       {names}: --keep {' '.join(rules)} does not keep them")
+    for file in unwanted.values():
+        file.unlink()

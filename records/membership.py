@@ -12,7 +12,7 @@ import numpy as np
 import image_datasets
 from image_datasets import manifest
 from image_datasets.bad_images import unreadable
-from image_datasets.dataset import Dataset, LocatedDataset
+from image_datasets.dataset import Dataset, LocatedDataset, name_of_fold
 from image_datasets.facts import hexadecimal
 from image_datasets.reading import OLDEST
 from records.run_directory import RunDirectory
@@ -89,10 +89,12 @@ def load_scored(
         BadRequest: the test images are not the run's, and no flag said that others are meant.
     """
     run = _ScoredRun(checkpoint, content, named, accept)
-    found, facts = _restrict_to_tested(found, run, workers)
-    dataset = image_datasets.load_dataset(found, workers=workers)
+    tested, facts = _restrict_to_tested(found, run, workers)
+    dataset = image_datasets.load_dataset(tested, workers=workers)
     fold = content["settings"].get("val_fold")
-    if fold is not None and not named and run.listed is None:  # a list names the fold's images already
+    if fold is not None and tested is not found:  # the run's list names the images of the fold
+        dataset = replace(dataset, test_name=name_of_fold(fold))
+    elif fold is not None and not named:
         dataset = dataset.with_fold_held_out(fold)
     _check_scored(dataset, run, facts)
     return dataset, facts

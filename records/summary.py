@@ -75,7 +75,10 @@ def print_summary(summary: dict[str, Any], directory: RunDirectory) -> None:
     weights = f"{summary['weights']} weights"
     if summary["best_epoch"] is not None:
         weights = f"epoch {summary['best_epoch']} of {summary['epochs']} ({weights})"
-    say(f"selected      {weights},{by} on: {summary['selected_on']}{trained}{memory}")
+    if summary["selected_on"].endswith("not selected"):
+        say(f"weights       {weights}, which the run did not select{trained}{memory}")
+    else:
+        say(f"selected      {weights},{by} on: {summary['selected_on']}{trained}{memory}")
     if bad := {split: count for split, count in summary["bad_images"].items() if count}:
         counts = ", ".join(f"{split} {count:,}" for split, count in bad.items())
         say(f"bad images    {sum(bad.values()):,} cannot be read and were left out ({counts})")

@@ -30,7 +30,7 @@ def section(context: Context) -> Section:
     title = "The bins of the reliability diagram"
     table = context.table("reliability", title, columns, rows, "", data, shown=False)
     text = (
-        "All seeds together, 15 bins of equal width. Under the diagonal a model is surer than it should be. ECE is the"
+        "All runs together, 15 bins of equal width. Under the diagonal a model is surer than it should be. ECE is the"
         f" mean distance from it, each bin weighted by its images.{few}{context.restriction}"
     )
     return Section("Calibration", [context.picture("reliability", figure, "Reliability diagrams", text), table])

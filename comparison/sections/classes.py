@@ -30,14 +30,15 @@ def section(context: Context) -> Section:
         for name, row, figures in zip(names, rows, data, strict=True):
             row.append(in_percent(one.per_class.get(name, np.nan)))
             figures[one.label] = one.per_class.get(name)
+    means = "All folds together, means over seeds." if context.cohort.folds else "Means over seeds."
     columns = ["class", "images", *(m.variant for m in models), *(one.label for one in published)]
     table = context.table("classes", "Accuracy of each class (%)", columns, rows,
-                          f"Means over seeds.{context.restriction}", data, shown=len(names) <= MAX_ROWS)  # fmt: skip
+                          f"{means}{context.restriction}", data, shown=len(names) <= MAX_ROWS)  # fmt: skip
     figure = draw_classes(models, names, "Accuracy of each class (%)")
     which = "" if len(names) <= MAX_CLASSES else (
         f" Of {len(names)} classes the {MAX_CLASSES} in which the models differ most." if len(models) > 1
         else f" Of {len(names)} classes the {MAX_CLASSES} hardest.")  # fmt: skip
-    text = f"Means over seeds.{which}{context.restriction}"
+    text = f"{means}{which}{context.restriction}"
     parts: list[Part] = [table, context.picture("classes", figure, "Accuracy of each class", text)]
     if context.main_pairs:
         parts.append(_most_different(context, support))
@@ -91,7 +92,7 @@ def _confusions(context: Context) -> list[Part]:
     title = "Confusion matrices (per cent of each true class)"
     figure = draw_confusions(shares, [model.variant for model in models], names, title, signed=False)
     few = f" The first {MAX_PANELS} models are shown." if len(models) > MAX_PANELS else ""
-    text = f"All seeds together.{few}{context.restriction}"
+    text = f"All runs together.{few}{context.restriction}"
     parts: list[Part] = [context.picture("confusion", figure, "Confusion matrices", text)]
     for i, (model, share) in enumerate(zip(models, shares, strict=True)):
         rows = [[name, *(f"{100 * value:.2f}" for value in share[j])] for j, name in enumerate(names)]

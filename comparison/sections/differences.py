@@ -40,7 +40,7 @@ def section(context: Context) -> Section | None:
                           note, data=_data(context.all_pairs))  # fmt: skip
     more = f" The first {MAX_PAIRS} pairs are shown." if len(pairs) > MAX_PAIRS else context.selection
     text = (f"Thick: 95 % over {over}, in colour where the difference is shown after Holm's correction. Thin: 95 % over"
-            f" test images.{more}")  # fmt: skip
+            f" images.{more}")  # fmt: skip
     title = f"Differences in {kind.title}"
     picture = context.picture("differences", draw_differences(pairs, metric, title), title, text)
     exact = [[pair.title, str(seed), str(a), str(b), f"{p:.4g}"]

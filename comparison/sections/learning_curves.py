@@ -24,14 +24,15 @@ def section(context: Context) -> Section | None:
 
 def curves(model: Model, column: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(epochs (E,), values (runs, E)) up to the shortest run's end; None if a run lacks this column of metrics.csv."""
-    if not all(len(run.history.get(column, ())) and np.isfinite(run.history[column]).any() for run in model.runs):
+    if not all(len(run.history.get(column, ())) and np.isfinite(run.history[column]).any() for run in model.trainings):
         return None
-    length = min(len(run.history[column]) for run in model.runs)
-    return model.runs[0].history["epoch"][:length], np.array([run.history[column][:length] for run in model.runs])
+    length = min(len(run.history[column]) for run in model.trainings)
+    values = np.array([run.history[column][:length] for run in model.trainings])
+    return model.trainings[0].history["epoch"][:length], values
 
 
 def draw_learning(cohort: Cohort, title: str):
-    """Accuracy and losses over epochs: each model's mean, and a band from its lowest to its highest seed."""
+    """Accuracy and losses over epochs: each model's mean, and a band from its lowest to its highest run."""
     panels = [("val_top1", "validation top-1 (%)", 100, False), ("val_loss", "validation loss", 1, True),
               ("train_loss", "training loss", 1, True)]  # fmt: skip
     known = [panel for panel in panels if any(curves(model, panel[0]) for model in cohort.models)]
@@ -64,7 +65,7 @@ def draw_learning(cohort: Cohort, title: str):
             axis.yaxis.set_minor_formatter(NullFormatter())
         tidy(axis)
     legend(figure)
-    head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
+    head(figure, title, "Lines: means over runs. Bands: from the lowest to the highest run.")
     return figure
 
 

@@ -21,9 +21,10 @@ OF_FOLDS = (
     "The trainings of a cross-validation share most of their images, so that a plain t test over folds finds"
     " differences that are not there. Over folds, intervals and p-values are those of the corrected resampled t test"
     " (Nadeau and Bengio 2003, Machine Learning 52): with K folds the variance of the mean is that of the folds times"
-    " 1/K + (images of a fold) / (images trained on), with K - 1 degrees of freedom. The folds are the same for every"
-    " seed, so a fold's value is the mean over seeds, and more seeds add no degrees of freedom. A metric is the mean"
-    " over folds; McNemar's test takes the predictions of all folds of a seed together."
+    " 1/K + (images of a fold) / (images trained on), this ratio at most 1/(K - 1), with K - 1 degrees of"
+    " freedom. The folds are the same for every seed, so a fold's value is the mean over seeds, and more seeds add no"
+    " degrees of freedom. A metric is the mean over folds; McNemar's test takes the predictions of all folds of a seed"
+    " together."
 )
 
 

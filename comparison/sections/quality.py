@@ -31,7 +31,7 @@ def section(context: Context) -> Section:
     """Tables of all metrics, and a picture of the one that models are judged by, beside published figures."""
     text = (
         f"The thick bar is the 95 % interval of the mean over {OVER[context.cohort.over]}. The thin"
-        " one is the 95 % interval over images (bootstrap): what other test images may give these networks."
+        " one is the 95 % interval over images (bootstrap): what other images to score may give these networks."
     )
     title = f"{context.kind.title} of each model"
     picture = context.picture("quality", draw_quality(context, title), title, text)
@@ -100,7 +100,7 @@ def _image_intervals(context: Context) -> Table:
     columns = ["model", *(kind.heading for kind in METRICS.values())]
     rows = [[model.label, *(_over_images(context, model, name) for name in METRICS)] for model in context.cohort.models]
     note = (
-        "95 % percentile intervals over test images of the means above, the networks as they are. mAP and ECE are no"
+        "95 % percentile intervals over images of the means above, the networks as they are. mAP and ECE are no"
         " means over images, and images that are drawn twice raise them: their intervals lie somewhat high."
     )
     return context.table("metrics_over_images", "All metrics, with their doubt over images", columns, rows, note)

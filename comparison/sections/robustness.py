@@ -14,10 +14,10 @@ from records import plots
 
 def section(context: Context) -> Section | None:
     """A table of errors and a picture of accuracies. None if no run has robustness.json."""
-    models = [model for model in context.cohort.main if any(run.robustness for run in model.runs)]
+    models = [model for model in context.cohort.main if any(run.robustness for run in model.trainings)]
     if not models:
         return None
-    found = {id(model): [run.robustness for run in model.runs if run.robustness] for model in models}
+    found = {id(model): [run.robustness for run in model.trainings if run.robustness] for model in models}
     shared = [set(one["corruptions"]) for reports in found.values() for one in reports]
     names = [name for name in found[id(models[0])][0]["corruptions"] if all(name in one for one in shared)]
     if not names:
@@ -27,7 +27,7 @@ def section(context: Context) -> Section | None:
         reports = found[id(model)]
         errors = np.array([1 - np.mean([one["corruptions"][name] for name in names], axis=1) for one in reports])
         mean = np.array([one["mean_corruption_error"] for one in reports])
-        half = statistics.seed_interval(mean).half
+        half = _interval(model, mean).half
         shown = f"{100 * mean.mean():.2f}" + ("" if np.isnan(half) else f" ± {100 * half:.2f}")
         clean = 100 * np.mean([one["clean"]["top1"] for one in reports])
         each = [f"{100 * value:.1f}" for value in errors.mean(0)]
@@ -45,14 +45,27 @@ def section(context: Context) -> Section | None:
     return Section("Robustness", [table, picture])
 
 
+def _interval(model: Model, values: np.ndarray) -> statistics.Interval:
+    """The 95 % interval of the mean error over seeds, or over folds if every run of the model has one; NaN without.
+
+    Args:
+        values: (n,), one per run.
+    """
+    if not model.folds:
+        return statistics.seed_interval(values)
+    if len(values) < len(model.trainings):
+        return statistics.NOTHING
+    return statistics.over_folds(values.reshape(-1, model.folds).mean(0), model.held_out).interval
+
+
 def draw_robustness(models: list[Model], corruptions: list[str], title: str):
-    """Accuracy over the strength of each corruption: means over seeds, and bands from lowest to highest seed."""
+    """Accuracy over the strength of each corruption: means over runs, and bands from lowest to highest run."""
     columns = min(4, len(corruptions))
     width = max(6.0, WIDTH * columns / 4)
     figure, grid = new_panels(len(corruptions), columns, width, above=1.3, height=2.3, sharey=True)
     for n, (axis, name) in enumerate(zip(grid.flat, corruptions, strict=False)):
         found = [np.array([[run.robustness["clean"]["top1"], *run.robustness["corruptions"][name]]
-                           for run in model.runs if run.robustness]) for model in models]  # fmt: skip
+                           for run in model.trainings if run.robustness]) for model in models]  # fmt: skip
         strength = np.arange(found[0].shape[1])
         for i, model in enumerate(models):
             values = 100 * found[i]
@@ -67,5 +80,5 @@ def draw_robustness(models: list[Model], corruptions: list[str], title: str):
     for axis in grid[:, 0]:
         axis.set_ylabel("top-1 (%)")
     legend(figure)
-    head(figure, title, "Lines: means over seeds. Bands: from the lowest to the highest seed.")
+    head(figure, title, "Lines: means over runs. Bands: from the lowest to the highest run.")
     return figure

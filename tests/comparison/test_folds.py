@@ -12,7 +12,7 @@ from scipy import stats
 from simulated import targets, write_run
 
 from comparison import report
-from comparison.cohorts import Cohort, make_cohorts, why_apart
+from comparison.cohorts import Cohort, Model, make_cohorts, why_apart
 from comparison.folds import pool
 from comparison.metric_names import METRICS
 from comparison.pairs import Pair, Resampled, compare_all
@@ -21,6 +21,7 @@ from comparison.runs import Run, read_run
 from comparison.sections import methods
 from comparison.sections.conclusions import section as conclusions
 from comparison.sections.conclusions import sentence
+from comparison.sections.learning_curves import curves
 from comparison.selection import Selection, select
 from utils import BadRequest
 
@@ -83,7 +84,6 @@ def test_the_folds_of_a_seed_are_one_run(tmp_path):
     assert run.scores.per_class() == pytest.approx(right)
     assert run.summary["split"] == "3 folds" and run.summary["train_seconds"] == 30
     assert run.summary["images"] == {"train": 6 * SIZE, "val": 0, "test": 3 * SIZE}
-    np.testing.assert_allclose(run.history["val_top1"][0], np.mean([0.9, 0.8, 0.85]) - 0.5)
 
 
 def test_folds_of_other_images_have_another_digest(tmp_path):
@@ -98,9 +98,11 @@ def test_folds_of_other_images_have_another_digest(tmp_path):
     assert "other images, whose number and classes are the same" in why_apart(first, second)
 
 
-def test_histories_of_different_lengths_have_no_mean(tmp_path):
+def test_learning_curves_show_every_fold_to_the_end_of_the_shortest(tmp_path):
     paths = [*write_folds(tmp_path, only=(1, 2)), *write_folds(tmp_path, only=(3,), history=2, epochs=3)]
-    assert pooled(*paths)[0].history == {}
+    found = curves(Model("cnn", 1.0, pooled(*paths)), "val_top1")
+    assert found is not None and found[0].tolist() == [1, 2]
+    np.testing.assert_allclose(found[1][:, 0], np.array([0.9, 0.8, 0.85]) - 0.5)
 
 
 def test_resampled_images_give_the_mean_over_folds(tmp_path):
