@@ -142,7 +142,7 @@ def _settings_of(stored: dict[str, Any]) -> dict[str, str]:
     """The settings that tell runs apart, as text, with the arguments of the model as keys of their own."""
     flat = {**with_defaults({}, FLAGS), **stored, **stored["model_args"]}
     return {
-        key: json.dumps(value, default=str).strip('"')
+        key: "none" if value is None else json.dumps(value, default=str).strip('"')  # tuples and lists are the same
         for key, value in flat.items()
         if key not in (*OF_RUN, "model_args") and not (key in FLAGS and FLAGS[key].may_change)
     }

@@ -89,6 +89,7 @@ def test_the_average_is_scored_beside_its_parts_and_is_a_run_of_its_own(cli, tra
     assert result.status == 0, result.err
     summary = json.loads((workdir / "runs/ab/summary.json").read_text())
     assert summary["selected_on"] == "average of 3 checkpoints; 0.1 of train, stratified, seed 0"
+    assert summary["settings"]["averaged"] == "ema 0.9, 2 epochs + ema none; 2 seeds (raw)"
     assert [row["checkpoint"] for row in summary["averaged"]] == files
     assert [row["epoch"] for row in summary["averaged"]][:2] == [1, 2]
     lines = [line for line in result.out.splitlines() if line.startswith("validation ")]
@@ -106,6 +107,62 @@ def test_the_average_is_scored_beside_its_parts_and_is_a_run_of_its_own(cli, tra
     assert len(cohort.models) == 2
     resumed = cli("--resume --run-name ab")
     assert resumed.status == 2 and "an average" in resumed.err
+
+
+def part(path: str = "a/best.pth", seed: int = 0, **settings) -> averaged.Part:
+    """A checkpoint without weights."""
+    stored = {"model": "resnet20", "model_args": {}, "lr": 0.1, "seed": seed, "run_name": f"{path}-{seed}", **settings}
+    return averaged.Part(path, {"settings": stored}, "raw", {})
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([part("a/epoch-0003.pth"), part("a/last.pth"), part("a/epoch-0001.pth")], "3 epochs"),
+        ([part(seed=1), part(seed=0), part(seed=2, data_path="/elsewhere", keep=["best:1"])], "3 seeds"),
+        ([part(seed=seed) for seed in (4, 3, 4, 3)], "2 x 2 epochs; 2 seeds"),
+        ([part(lr=0.1), part(lr=0.02)], "lr 0.02 + lr 0.1"),
+        ([part(lr=0.1, seed=1), part(lr=0.5, seed=1)], "lr 0.1 + lr 0.5"),
+        ([part(lr=0.1), part(lr=0.5), part(lr=0.1, seed=1)], "2 x lr 0.1 + lr 0.5; 2 seeds"),
+    ],
+)
+def test_an_average_is_told_from_others_by_what_it_averages_in_any_order(parts, text):
+    found, first = averaged.describe(parts)
+    again, same = averaged.describe(parts[::-1])
+    assert found == again == text
+    assert (
+        first.content["settings"]["seed"]
+        == same.content["settings"]["seed"]
+        == min(one.content["settings"]["seed"] for one in parts)
+    )
+    assert first.content["settings"]["lr"] == same.content["settings"]["lr"]
+
+
+def test_an_epoch_that_the_run_did_not_select_is_called_so(cli, trained, workdir):
+    """Its better weights are scored. The best epoch up to then is not the run's if a later one is better."""
+    run = Path(shutil.copytree(trained / "a", workdir / "runs/a"))
+    content = torch.load(run / "epoch-0002.pth", weights_only=True)
+    for kind, worse in (("raw", "val_ema_"), ("ema", "val_")):
+        row = {**content["history"][-1], f"{worse}top1": -1.0}
+        best = {"epoch": 1, "weights": "ema" if kind == "raw" else "raw", "top1": 1.0, "score": [1.0, 0.0]}
+        torch.save({**content, "best": best, "history": [*content["history"][:-1], row]}, run / "altered.pth")
+        result = cli("--evaluate runs/a/altered.pth --overwrite --run-name scored")
+        assert result.status == 0, result.err
+        assert f"weights       epoch 2 of 2 ({kind} weights), which the run did not select" in result.out
+        summary = json.loads((workdir / "runs/scored/summary.json").read_text())
+        assert (summary["weights"], summary["selected_by"], summary["select_precision"]) == (kind, None, None)
+        assert summary["selected_on"] == "epoch 2, not selected" and summary["loss"] == pytest.approx(
+            summary[kind]["loss"]
+        )
+    (kept,) = {1, 2} - {load_checkpoint(run / "best.pth")["epoch"]}
+    for name, selected in ((f"epoch-000{kept}.pth", False), (f"epoch-000{3 - kept}.pth", True), ("best.pth", True)):
+        assert cli(f"--evaluate runs/a/{name} --overwrite --run-name scored").status == 0
+        summary = json.loads((workdir / "runs/scored/summary.json").read_text())
+        assert (summary["selected_by"] == "top1") == selected
+    torch.save({**content, "best": {}, "epoch": 0, "history": []}, run / "altered.pth")
+    for command in ("--evaluate", "--average runs/a/best.pth"):
+        result = cli(f"{command} runs/a/altered.pth --run-name none")
+        assert (result.status, result.err.count("\n")) == (2, 1) and "within the first epoch" in result.err
 
 
 def test_runs_without_validation_are_averaged_with_a_note(cli, trained, workdir):

@@ -22,7 +22,7 @@ from comparison.sections import methods
 from comparison.sections.conclusions import section as conclusions
 from comparison.sections.conclusions import sentence
 from comparison.sections.learning_curves import curves
-from comparison.selection import Selection, select
+from comparison.selection import Published, Selection, select
 from utils import BadRequest
 
 SIZE = 60  # images of a fold
@@ -64,6 +64,13 @@ def only_pair(*paths: Path) -> Pair:
     (cohort,) = cohorts(*paths)
     (pair,) = compare_all(cohort.models, Resampled(cohort, 200), "top1", 0.005)
     return pair
+
+
+def edit(path: Path, settings: dict | None = None, **entries) -> None:
+    """Changes entries of a run's summary, and of its settings."""
+    content = json.loads((path / "summary.json").read_text())
+    content["settings"] |= settings or {}
+    (path / "summary.json").write_text(json.dumps({**content, **entries}))
 
 
 def stored(path: Path, key: str):
@@ -134,6 +141,17 @@ def test_incomplete_folds_are_left_out_and_named(tmp_path):
         pooled(*paths[-2:])
 
 
+def test_evaluations_of_folds_are_left_out_and_those_on_other_images_are_runs(tmp_path):
+    paths = write_folds(tmp_path / "a")
+    (again,) = write_folds(tmp_path / "b", only=(2,))
+    (other,) = write_folds(tmp_path / "c", only=(3,))
+    edit(again, {"evaluated": "a/best.pth"}, images={"test": SIZE})
+    edit(other, {"evaluated": "a/best.pth"}, images={"test": SIZE}, split="test")
+    runs, _, left_out = pool([read_run(path) for path in (*paths, again, other)], [None] * 5)
+    assert sorted(run.summary["split"] for run in runs) == ["3 folds", "test"]
+    assert left_out == [f"{again.name} evaluates a checkpoint on a fold and is no training, so it is left out."]
+
+
 def test_a_fold_that_is_there_twice_is_refused(tmp_path):
     with pytest.raises(BadRequest, match="the same settings with the same 'seed' 0 and the same 'val_fold'"):
         pooled(*write_folds(tmp_path / "a"), *write_folds(tmp_path / "b", only=(2,)))
@@ -190,6 +208,14 @@ def corrected(values: np.ndarray) -> tuple[float, float]:
     return stats.t.ppf(0.975, 2) * error, 2 * stats.t.sf(abs(values.mean()) / error, 2)
 
 
+def test_fewer_training_images_make_no_wider_interval(tmp_path):
+    """Their overlap is smaller than that of all the rest, for which the correction is derived."""
+    paths = write_folds(tmp_path, train_fraction=0.1)
+    for path in paths:
+        edit(path, images={"train": SIZE // 5, "val": 0, "test": SIZE})
+    assert Model("cnn", 0.1, pooled(*paths)).interval("top1").half == pytest.approx(corrected(of_folds(paths))[0])
+
+
 def test_models_are_compared_fold_by_fold_with_one_seed(tmp_path):
     first, second = write_folds(tmp_path, "cnn"), write_folds(tmp_path, "vit", accuracies=(0.85, 0.8, 0.8))
     pair = only_pair(*first, *second)
@@ -240,15 +266,24 @@ def test_equal_differences_on_every_fold_are_no_certainty(tmp_path):
 
 @pytest.mark.slow
 def test_the_report_speaks_of_folds(tmp_path):
-    paths = write_folds(tmp_path, "cnn", cost=True)
+    paths = write_folds(tmp_path, "cnn", cost=True, robustness=True)
     others = write_folds(tmp_path, "vit", accuracies=(0.5, 0.4, 0.5))
-    selection = Selection("s", tmp_path, dict.fromkeys([*paths, *others]))
+    tested = write_run(tmp_path / "tested", "cnn")
+    figures = [Published("He et al.", "a paper", metrics={"top1": 0.9}, params=1000)]
+    selection = Selection("s", tmp_path, dict.fromkeys([*paths, *others, tested]), published=figures)
     loaded = report.load(selection)
     folder = tmp_path / "out"
     report.prepare(folder)
     contexts = report.make_contexts(loaded, selection, Compared(runs=[], effect=0.5), folder, None)
-    sections = {section.title: section for section in report.build(contexts, selection).sections}
+    assert [context.published for context in contexts] == [[], figures]
+    sections = {section.title: section for section in report.build(contexts[:1], selection).sections}
     tables = {part.name: part for section in sections.values() for part in section.parts if hasattr(part, "columns")}
+    half = corrected(np.array([json.loads((path / "robustness.json").read_text())["mean_corruption_error"]
+                               for path in paths]))[0]  # fmt: skip
+    assert tables["1_robustness"].rows[0][1] == "3" and f"± {100 * half:.2f}" in tables["1_robustness"].rows[0][3]
+    captions = [part.text for section in sections.values() for part in section.parts if hasattr(part, "text")]
+    assert captions and not any("test images" in text for text in captions)
+    tables = {name.removeprefix("1_"): table for name, table in tables.items()}
     assert tables["models"].columns[:3] == ["model", "n", "top-1 (%), ± over folds"]
     assert tables["models"].rows[0][1] == "3 folds" and tables["models"].rows[0][5] == "3 folds"
     assert "corrected resampled t test" in tables["models"].note and "over folds" in tables["differences"].note

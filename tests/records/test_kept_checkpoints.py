@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from records.checkpoint import load_checkpoint
+from records.checkpoint import load_checkpoint, selected_kind, selected_weights
 from records.kept_checkpoints import wanted_epochs
 from records.run_directory import RunDirectory
 from training import state as states
@@ -126,6 +126,27 @@ def test_a_run_killed_at_any_instant_ends_with_the_files_of_an_undisturbed_one(t
         assert not [file for file in path.iterdir() if file.name.startswith(".")]
         operations += 1
     assert operations > 20
+
+
+def test_a_resume_with_other_rules_says_what_it_deletes(tmp_path, capsys):
+    train(tmp_path, ["best:1", "every:3"])
+    assert sorted(RunDirectory(tmp_path).kept_epochs()) == [3, 4]
+    train(tmp_path, ["best:1", "every:3"])
+    assert "deleted" not in capsys.readouterr().out
+    train(tmp_path, ["every:2"])
+    assert sorted(RunDirectory(tmp_path).kept_epochs()) == [4]
+    assert capsys.readouterr().out.splitlines() == ["deleted       epoch-0003.pth: --keep every:2 does not keep them"]
+
+
+def test_the_better_weights_of_an_epoch_that_is_not_the_best_are_its_own():
+    row = {"val_top1": 0.5, "val_loss": 1.0, "val_ema_top1": 0.5, "val_ema_loss": 1.1}
+    content = {"epoch": 3, "batch": 0, "best": {"epoch": 3, "weights": "ema"}, "history": [row],
+               "settings": {"select_by": "top1"}, "model": {"of": "raw"}, "ema": {"of": "ema"}}  # fmt: skip
+    assert selected_kind(content) == "ema"
+    for place in ({"epoch": 4}, {"batch": 2}):
+        assert selected_weights({**content, **place}) == {"of": "raw"}
+    assert selected_weights({**content, "epoch": 4}, "ema") == {"of": "ema"}
+    assert selected_kind({**content, "epoch": 4, "history": [{"train_loss": 1.0}]}) == "ema"
 
 
 def test_without_the_flag_files_of_single_epochs_are_left_alone(tmp_path):
