@@ -14,7 +14,7 @@ from assembly.trained import read_trained
 from image_datasets.batches import EvalBatches, ResidentTrainBatches, StreamedTrainBatches
 from image_datasets.dataset import Dataset, statistics_for
 from models.weight_files import KINDS, other_kind
-from records.checkpoint import is_checkpoint, match_classes
+from records.checkpoint import is_checkpoint, match_classes, selected_kind
 from records.log import say, say_in_log
 from records.run_directory import TEACHER, RunDirectory
 from settings import defaults, model_flags
@@ -198,5 +198,5 @@ def _trained_here(name: str, file: str, dataset: Dataset, kind: str | None) -> T
     teacher = Teacher(model, content["img_size"], content["mean"], content["std"])
     teacher.settings = content["settings"]
     if content["ema"] is not None:
-        teacher.kind = kind or content["best"].get("weights", "raw")
+        teacher.kind = kind or selected_kind(content)
     return teacher
