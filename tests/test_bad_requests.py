@@ -60,7 +60,7 @@ FLAGS = [
     ("--mixup-off-epoch 5 --epochs 5 --augmentation mixup", "--mixup-off-epoch 5 has no effect: training ends"),
     ("--train-size 8 --dataset digits", "--train-size 8 has no effect: it is the size of --img-size"),
     ("--eval-crop 0.9 --dataset digits", "--eval-crop has no effect: these images are evaluated whole"),
-    ("--grad-checkpointing --model resnet9 --dataset digits", "--grad-checkpointing: resnet9 does not say which blocks"),
+    ("--grad-checkpointing --model resnet9 --dataset digits", "--grad-checkpointing: resnet9 does not say"),
     # no effect
     ("--extend", "--extend has no effect: it needs --resume"),
     ("--val-fold 1/5 --val-fraction 0.1", "--val-fraction has no effect: --val-fold says which images are held out"),
