@@ -13,11 +13,12 @@ pytestmark = pytest.mark.skipif(not CIFAR10_DIR, reason="CIFAR10_DIR names no fo
     ("recipe", "splits", "bound"),
     [
         # Measured: 0.388. With shuffled labels it is about 0.1.
-        (
+        pytest.param(
             "--model resnet20 --val-fraction 0.02 --train-fraction 0.08 --batch-size 32 --lr 0.05 --warmup-epochs 1"
             " --epochs 3",
             "train 3,920, validation 1,000, test 10,000",
             0.28,
+            marks=pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="two minutes; .ci/long runs it"),
         ),
         # One pass over 12,000 images. Measured: 0.547.
         (

@@ -93,6 +93,8 @@ def test_every_other_command_works(cli, workdir, image_folder):
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
     files = sorted(Path(path).glob("train/*/*"))
+    config = re.search(r"```toml\n(# (small\.toml)\n.*?)```", (REPO / "docs/training.md").read_text(), re.DOTALL)
+    Path(config[2]).write_text(config[1].replace("epochs = 20", "epochs = 1\ntrain-fraction = 0.2"))
     Path("LIST").write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
     torch.save(models.create_model("resnet20", 3, 32).state_dict(), workdir / "WEIGHTS.pth")
     # The result of `make train`: above chance, so it may be a teacher.
