@@ -52,7 +52,7 @@ class Model:
 class Optimization:
     """optimisation"""
 
-    recipe: str | None = flag(f"values for a set of flags, of which those that are given win: {', '.join(RECIPES)}",
+    recipe: str | None = flag(f"values for a set of flags; flags that you give win: {', '.join(RECIPES)}",
         check=one_of(*RECIPES), metavar="NAME", default_text="none", modes=EVERY_AUGMENTER)
     epochs: int = flag("passes over the training images", 100, check=COUNT, metavar="N")
     batch_size: int = flag("images per batch, of each process; auto: in training, the largest power of two up to"
