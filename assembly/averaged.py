@@ -63,8 +63,7 @@ def read_parts(paths: Sequence[str], kind: str | None = None) -> tuple[nn.Module
     parts, model, has_both = [], None, False
     for path in paths:
         model, content = read_trained(path, kind=kind)
-        if not content["best"]:
-            raise BadRequest(f"{path}: was saved within the first epoch, so no weights are selected yet")
+        checkpoint.check_selected(path, content)
         weights = checkpoint.selected_weights(content, kind)
         if not all(bool(value.isfinite().all()) for value in weights.values()):
             raise BadRequest(f"{path}: its weights are not all finite")

@@ -77,11 +77,10 @@ def with_more_epochs(
             raise BadRequest(f"--epochs {epochs}: warm-up, decay and average do not fit into the {left} epochs that are"
                              " left")  # fmt: skip
         settings = settings.replace(extend=state.epoch)
-    else:
-        if averages or not continues_exactly(group.schedule, state.step, steps_per_epoch, former, group.decay_epochs):
-            what = "the average of its last epochs" if averages else "the decay of its learning rate"
-            raise BadRequest(f"--epochs {epochs}: {what} has begun, which --epochs {former} set; --extend starts the"
-                             " schedule anew for the epochs that are left")  # fmt: skip
+    elif averages or not continues_exactly(group.schedule, state.step, steps_per_epoch, former, group.decay_epochs):
+        what = "the average of its last epochs" if averages else "the decay of its learning rate"
+        raise BadRequest(f"--epochs {epochs}: {what} has begun, which --epochs {former} set; --extend starts the"
+                         " schedule anew for the epochs that are left")  # fmt: skip
     schedule = "anew" if anew else "goes on"
     return settings, Extension(state.epoch, (former, epochs), schedule, directory.summary.is_file())
 

@@ -12,13 +12,12 @@ from torch import nn
 import models
 from assembly import trainee
 from assembly.data import RunData
-from models.checkpointing import checkpoint_blocks
 from models.memory import lacks_memory
 from models.train_size import check_train_size
 from records.log import say
 from settings.groups import Settings
 from training import batch_size, devices, distributed
-from training.optim import freeze_backbone, train_mode
+from training.optim import train_mode
 from utils import BadRequest, RunFailed, sides
 
 
@@ -37,10 +36,7 @@ def _trial_step(settings: Settings, data: RunData, device: torch.device, count: 
     module = models.create_model(model.model, num_classes, data.img_size, chans, **model.model_args)
     if data.train_size is not None:
         check_train_size(module, model.model, data.train_size, chans)
-    if model.freeze == "backbone":
-        freeze_backbone(module)
-    if model.grad_checkpointing:
-        checkpoint_blocks(module, model.model)
+    trainee.prepare(module, model)
     precision = trainee.choose_precision(hardware, device, module)
     state = trainee.make_state(module, optimization, num_classes, device, precision, hardware.channels_last)
     train_mode(state.model)

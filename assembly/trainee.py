@@ -94,13 +94,21 @@ def build_model(
     for flag, used in by_head.items():
         if used and not model.head_names:
             raise BadRequest(f"--{flag}: {group.model} does not tell which of its layers is the head")
-    if group.freeze == "backbone":
-        freeze_backbone(model)
+    prepare(model, group)
     if data.train_size is not None:
         check_train_size(model, group.model, data.train_size, chans)
+    return BuiltModel(model, kind, args, notes, pairs)
+
+
+def prepare(model: nn.Module, group: Model) -> None:
+    """Makes a model train as the flags say: with a frozen backbone, with fewer activations kept.
+
+    Raises BadRequest if the model cannot do without its activations.
+    """
+    if group.freeze == "backbone":
+        freeze_backbone(model)
     if group.grad_checkpointing:
         checkpoint_blocks(model, group.model)
-    return BuiltModel(model, kind, args, notes, pairs)
 
 
 def choose_precision(hardware: Hardware, device: torch.device, model: nn.Module) -> str:

@@ -55,8 +55,7 @@ def _evaluate(settings: Settings, path: str, given: dict[str, Any]) -> None:
         model, content, dataset, known = read_scored(settings.replace(**vars(data)), found, given, device)
     else:
         model, content = trained
-        if not content["best"]:
-            raise BadRequest(f"{path}: was saved within the first epoch, so no weights are selected yet")
+        checkpoint.check_selected(path, content)
         other = "dataset" in given or "data_path" in given
         dataset, known = membership.load_scored(found, path, content, other, data.accept_changed_data, data.num_workers)
         checkpoint.match_classes(path, content, dataset.class_names, dataset.name)

@@ -28,7 +28,6 @@ from settings.locate import locate_data
 from settings.stored import blaming
 from training import devices
 from training.devices import machine_errors_as_run_failed
-from training.optim import freeze_backbone
 from utils import BadRequest, RunFailed, human, write_json
 
 BATCH_SIZES = {"cuda": 128}  # for cost.json, by type of device, if none is given
@@ -170,8 +169,7 @@ def steady_trainer(
     settings: Settings, model: nn.Module, num_classes: int, device: torch.device, precision: str
 ) -> SteadyTrainer:
     """Returns a trainer whose steps are those of the run at learning rate 0: they cost the same and cannot diverge."""
-    if settings.model.freeze == "backbone":
-        freeze_backbone(model)
+    trainee.prepare(model, settings.model)
     optimization = dataclasses.replace(settings.optimization, accumulate=1, head_lr=None, lr_base_size=None)
     state = trainee.make_state(model, optimization, num_classes, device, precision)
     config = trainee.make_config(

@@ -80,9 +80,10 @@ class EpochSampler:
 
     def __iter__(self) -> Iterator[Keys]:
         epoch, order = self.epoch, self.order(self.epoch)
-        keys = list(zip(order.tolist(), self.order.copies(order).tolist(), strict=True))
-        for bound in self.bounds[self.start :]:
-            yield [(epoch, i, copy) for i, copy in keys[slice(*bound)]]
+        copies = self.order.copies(order)
+        for start, end in self.bounds[self.start :]:
+            places = zip(order[start:end].tolist(), copies[start:end].tolist(), strict=True)
+            yield [(epoch, i, copy) for i, copy in places]
 
 
 class _Damaged(str):

@@ -90,6 +90,12 @@ def selected_weights(content: dict[str, Any], kind: str | None = None) -> dict[s
     return content["ema"] if (kind or selected_kind(content)) == "ema" else content["model"]
 
 
+def check_selected(path: str, content: dict[str, Any]) -> None:
+    """Raises BadRequest if no weights are selected yet."""
+    if not content["best"]:
+        raise BadRequest(f"{path}: was saved within the first epoch, so no weights are selected yet")
+
+
 def holds_best(content: dict[str, Any]) -> bool:
     """Whether the weights are those of the best epoch, or of no single epoch, as in an average."""
     epoch = content.get("epoch")

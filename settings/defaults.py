@@ -22,10 +22,11 @@ def apply_recipe(settings: Settings, given: dict[str, Any]) -> Settings:
     if recipe is None:
         return settings
     values = RECIPES[recipe]
-    if settings.optimization.batch_size == "auto" and "lr" not in given and callable(values.get("lr")):
+    lr_follows = "lr" not in given and callable(values.get("lr"))
+    if lr_follows and settings.optimization.batch_size == "auto":
         raise BadRequest(f"--batch-size auto: the learning rate of --recipe {recipe} follows from the batch size;"
                          " give one of the two as a number")  # fmt: skip
-    if settings.optimization.lr_base_size is not None and "lr" not in given and callable(values.get("lr")):
+    if lr_follows and settings.optimization.lr_base_size is not None:
         raise BadRequest(f"--lr-base-size: the learning rate of --recipe {recipe} follows from the batch size already;"
                          " give --lr for so many images too")  # fmt: skip
     for key, value in values.items():  # in order: a function reads the values before it

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from records import kept_checkpoints, membership
-from records.checkpoint import copy_checkpoint, load_checkpoint, load_newest
+from records.checkpoint import copy_checkpoint, holds_best, load_checkpoint, load_newest
 from records.log import say
 from records.run_directory import RunDirectory
 from training import distributed
@@ -209,19 +209,14 @@ def resume(
         return
     if state.batch == 0:  # a process killed before it kept the newest checkpoint of an epoch
         kept_checkpoints.keep(directory, state.history, keep, content["settings"]["select_by"])
-    if _holds_best(state.epoch, state.batch, state.best):
+    if holds_best(content):
         copy_checkpoint(directory.last, directory.best)
         return
     try:
         load_checkpoint(directory.best)
     except BadRequest as error:
         previous = load_checkpoint(directory.previous) if directory.previous.is_file() else None
-        if previous is None or not _holds_best(previous["epoch"], previous["batch"], state.best):
+        if previous is None or not holds_best({**previous, "best": state.best}):
             raise BadRequest(f"{error}; the weights of epoch {state.best['epoch']}, the best so far, are nowhere else:"
                              " --overwrite starts the run again") from None  # fmt: skip
         copy_checkpoint(directory.previous, directory.best)
-
-
-def _holds_best(epoch: int, batch: int, best: dict[str, Any]) -> bool:
-    """Whether a checkpoint at this position holds the weights of the best epoch."""
-    return batch == 0 and epoch == best["epoch"]
