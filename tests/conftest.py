@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -22,9 +23,8 @@ from PIL import Image
 from torch import nn
 
 import main
-import study
-import viz_random_10_vit_vs_deit
 from image_datasets import decode
+from records import plots
 from settings import terminal
 from training.devices import keep_freed_memory
 
@@ -42,10 +42,13 @@ SLOW_FIXTURES = {
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" selects
 def pytest_collection_modifyitems(items):
-    """Marks the tests that train as slow; other slow tests carry the mark themselves."""
+    """Marks the tests that train as slow; other slow tests carry the mark themselves. Skips those marked `long`."""
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
+        for mark in item.iter_markers("long"):
+            if not os.environ.get("LONG_TESTS"):
+                item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]}; .ci/long runs it"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,24 @@ def freed_memory_goes_back():
     """Several test processes share the memory of a small machine; a run of the suite keeps what it has freed."""
     yield
     keep_freed_memory(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def old_objects_are_not_searched():
+    """Leaves what imports have made out of later garbage collections, each of which would take half a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request, monkeypatch):
+    """Leaves both pictures of a run blank: drawing them takes longer than training a small network.
+
+    Tests marked `draws` have the real ones. tests/records/test_plots.py draws them in all forms.
+    """
+    if not request.node.get_closest_marker("draws"):
+        for name in ("plot_curves", "plot_confusion"):
+            monkeypatch.setattr(plots, name, lambda *args: Image.new("L", (1, 1)).save(args[-1]))
 
 
 @dataclass
@@ -78,7 +99,7 @@ def cli(workdir, monkeypatch, capsys):
 
     def run(command: str, *more: str, script=main) -> Result:
         words = [*command.split(), *more]
-        plain = script in (viz_random_10_vit_vs_deit, study)
+        plain = script.__name__ in ("viz_random_10_vit_vs_deit", "study", "reproduce")
         plain = plain or any(word.startswith(NO_WANDB) for word in words if "run" not in word)
         name = f"{script.__name__}.py"
         monkeypatch.setattr("sys.argv", [name, *words, *([] if plain else ["--wandb", "disabled"])])

@@ -30,6 +30,7 @@ def row(epoch: int, loss: float) -> dict:
     return {"epoch": epoch, "lr": 0.1, "train_loss": loss, "train_agreement_top1": 0.5, "val_ema_top5": None}
 
 
+@pytest.mark.draws
 def test_a_run_s_epochs_summary_and_pictures_are_in_its_event_files(learns, workdir):
     learns(f"{QUICK} --tensorboard --run-name a")
     found = read(workdir / "runs/a/tensorboard")
