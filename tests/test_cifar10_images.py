@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not CIFAR10_DIR, reason="CIFAR10_DIR names no fo
             " --epochs 3",
             "train 3,920, validation 1,000, test 10,000",
             0.28,
-            marks=pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="two minutes; .ci/long runs it"),
+            marks=pytest.mark.long("two minutes; cifar-fast learns the same images"),
         ),
         # One pass over 12,000 images. Measured: 0.547.
         (

@@ -41,12 +41,13 @@ CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 @pytest.fixture
 def fresh(workdir):
-    """Runs main.py in a child process, after `before`, lines of Python."""
+    """Runs main.py with one command line after the other in a child process, after `before`, lines of Python."""
 
-    def run(command: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
+    def run(*commands: str, before: str, **environment: str) -> subprocess.CompletedProcess:
         script = f"import sys\n{before}\nimport main\nfrom settings.terminal import run_script\n"
+        each = "[run_script(lambda: main.main(line.split())) for line in sys.argv[1:]]"
         result = subprocess.run(
-            [sys.executable, "-c", f"{script}sys.exit(run_script(main.main))", *command.split()],
+            [sys.executable, "-c", f"{script}sys.exit(any({each}))", *commands],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -107,11 +108,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, workdir, image_folder):
+def test_a_run_from_start_to_end_without_what_windows_lacks(fresh, learns, workdir, image_folder):
     """Loader processes are spawned, not forked; the bits are those of a run without them."""
     image_folder(side=80).rename(workdir / "images")
-    fresh(f"{STREAMED} --val-fraction 0 --rand --num-workers 1 --run-name spawned", WINDOWS)
-    fresh(f"{STREAMED} --val-fraction 0 --rand --num-workers 0 --run-name plain")
+    fresh(f"{STREAMED} --val-fraction 0 --rand --num-workers 1 --run-name spawned", before=WINDOWS)
+    learns(f"{STREAMED} --val-fraction 0 --rand --num-workers 0 --run-name plain")
     assert summary("spawned")["peak_memory"] is None
     assert np.array_equal(predictions("spawned")[0], predictions("plain")[0])
 
@@ -143,7 +144,7 @@ NAMES = ["Äpfel", "café", "zebra", "猫"]
 
 
 @pytest.mark.slow
-def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
+def test_where_names_of_files_are_ascii(fresh, learns, workdir):
     """As in jobs without a locale: the same classes in the same order, and readable files."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("test", 3)):
@@ -154,16 +155,21 @@ def test_where_names_of_files_are_ascii(fresh, workdir, tmp_path):
                 pixels = rng.integers(0, 256, (40 + i, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{'é' * (i % 2)}{i}.png")
     check = "assert sys.getfilesystemencoding() == 'ascii'"
-    fresh(f"{STREAMED} --num-workers 0 --run-name ascii", check, **ASCII)
-    fresh(f"{STREAMED} --num-workers 0 --run-name utf8", PYTHONUTF8="1")
+    learns(f"{STREAMED} --num-workers 0 --run-name utf8")
+    fresh(
+        f"{STREAMED} --num-workers 0 --run-name ascii",
+        "--evaluate runs/utf8/best.pth --wandb disabled --run-name again",
+        "--inspect-data samples.png --dataset folder --datapath images",
+        before=check,
+        **ASCII,
+    )
     for ours, theirs in zip(predictions("ascii"), predictions("utf8"), strict=True):
         assert np.array_equal(ours, theirs)
     assert predictions("ascii")[1] == sorted(NAMES)
     assert list(summary("ascii")["per_class_accuracy"]) == sorted(NAMES)
     header = (workdir / "runs/ascii/confusion.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.endswith("Äpfel,café,zebra,猫".replace("Äpfel,café,zebra", "café,zebra,Äpfel"))
-    fresh("--evaluate runs/utf8/best.pth --wandb disabled --run-name again", check, **ASCII)
-    fresh("--inspect-data samples.png --dataset folder --datapath images", check, **ASCII)
+    assert np.array_equal(predictions("again")[0], predictions("utf8")[0]) and Path("samples.png").is_file()
 
 
 @pytest.fixture
@@ -186,6 +192,7 @@ def fonts(monkeypatch):
     plots._families.cache_clear()
 
 
+@pytest.mark.draws
 def test_characters_that_no_font_has_are_named_by_their_number(learns, image_folder, fonts):
     fonts()
     assert plots.plain("猫 café") == "U+732B café"
