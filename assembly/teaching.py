@@ -24,7 +24,7 @@ from training.devices import without_tf32
 from training.evaluation import evaluate
 from training.stopping import Stop
 from training.teacher import CachedTeacher, Teacher
-from utils import BadRequest, shorten
+from utils import BadRequest, read_json, shorten
 
 
 def teacher_settings(settings: Settings) -> Settings:
@@ -103,7 +103,8 @@ def make_distillation(
     if batches is None or batches.dtype != torch.float32:  # the score is that of the teacher in fp32
         batches = data.eval_batches("train" if batches is None else "val", device, batch_size)
     facts = {"model": group.teacher, "weights": file or "published ImageNet weights", "weights_kind": teacher.kind,
-             "split": split, "top1": _score(teacher, group.teacher, file, dataset, batches, split, stop)}  # fmt: skip
+             "split": split, "top1": _score(teacher, group.teacher, file, dataset, batches, split, stop),
+             "train_seconds": _train_seconds(teacher, file)}  # fmt: skip
     if split == "validation" and _knows_validation(teacher, data):
         facts["note"] = "it was trained with another split: some of these validation images were in its training"
         say(f"              {facts['note']}")
@@ -137,6 +138,16 @@ def _score(
         raise BadRequest(f"--teacher {name} ({weights}): its top-1 of {100 * top1:.2f} % on {split} is no"
                          f" better than chance, {100 * chance:.2f} %; train it on {dataset.name} first")  # fmt: skip
     return top1
+
+
+def _train_seconds(teacher: Teacher, file: str | None) -> float | None:
+    """Seconds of the training of a finished run whose best.pth is the teacher's file; None for other weights."""
+    if teacher.settings is None:  # no checkpoint of this suite
+        return None
+    run = RunDirectory(Path(str(file)).parent)
+    of_run = Path(str(file)).name == run.best.name and run.summary.is_file()
+    summary = read_json(run.summary) if of_run else None
+    return summary.get("train_seconds") if isinstance(summary, dict) else None
 
 
 def _knows_validation(teacher: Teacher, data: RunData) -> bool:

@@ -249,6 +249,9 @@ def _flat(run: Run) -> dict[str, Any]:
             if key not in FREE and not (key in FLAGS and FLAGS[key].may_change)}  # fmt: skip
     # The oldest rules turn no images and have no flag for it, so there it may differ.
     flat["exif_orientation"] = run.settings["exif_orientation"] or run.settings["data_rules"] == OLDEST
+    if flat.get("teacher_weights"):  # a study's students have the teacher of their own seed, and are one model
+        own = rf"(-f[\d.e-]+)?(-fold\d+)?-seed{run.seed}(?=[/\\]best\.pth$)"
+        flat["teacher_weights"] = re.sub(own, "", flat["teacher_weights"])
     arguments = flat.pop("model_args", None) or {}
     return {**flat, "eval_precision": run.precision("test"), **arguments}
 

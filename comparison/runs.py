@@ -126,6 +126,7 @@ def read_run(path: Path) -> Run:
             raise BadRequest(f"{directory.summary}: {key!r} is {summary[key]!r}, not a number")
     settings = complete_older(settings)
     _check_commits(directory.summary, summary.get("commits"))
+    _check_facts(directory.summary, summary)
     logits, targets, class_names = _predictions(directory.predictions)
     run = Run(
         path, settings, summary, logits, targets, class_names, _history(directory.metrics),
@@ -151,6 +152,14 @@ def _check_commits(path: Path, commits: Any) -> None:
         isinstance(one, dict) and isinstance(one.get("commit"), str | None) for one in commits or []
     ):
         raise BadRequest(f"{path}: 'commits' is {json.dumps(commits)[:60]}, not a list of commits")
+
+
+def _check_facts(path: Path, summary: dict[str, Any]) -> None:
+    notes, teacher = summary.get("notes") or [], summary.get("teacher") or {}
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise BadRequest(f"{path}: 'notes' is {json.dumps(notes)[:60]}, not a list of texts")
+    if not isinstance(teacher, dict) or not isinstance(teacher.get("train_seconds"), (int, float, type(None))):
+        raise BadRequest(f"{path}: 'teacher' is {json.dumps(teacher)[:60]}, not what a run says of its teacher")
 
 
 def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:

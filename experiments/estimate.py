@@ -76,7 +76,7 @@ def seconds(found: dict[str, Any], epochs: int, share: float) -> tuple[float, fl
 
 def _measure(plan: Plan, run: Run) -> dict[str, Any] | str:
     """The result of `commands.dry_run`, and start_seconds (imports, data and model); or its error as one line."""
-    command = [sys.executable, "-m", "commands.dry_run", plan.study.script, *plan.arguments(run)]
+    command = [sys.executable, "-m", "commands.dry_run", plan.study.script, *plan.trial_arguments(run)]
     began = time.monotonic()
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL,
                            capture_output=True, text=True)  # fmt: skip

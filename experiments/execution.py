@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run
+from experiments.plan import CHANGED, FINISHED, STOPPED, Plan, Run, untaught
 from experiments.progress import StudyProgress
 from records import lock
 from settings.groups import Settings
@@ -60,7 +60,8 @@ class Signals:
 def run_all(
     plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, Settings], jobs: int, problems: list[str]
 ) -> int:
-    """Executes unfinished runs, up to `jobs` at once. A run that another process holds waits for it.
+    """Executes unfinished runs, up to `jobs` at once. A run that another process holds waits for it, and a student for
+    its teacher's run.
 
     Returns the exit status: 0; 1 if a run failed; 128 + N if signal N stopped the study; or that of a run that saved
     and left at its time limit, if none failed.
@@ -106,7 +107,7 @@ class Work:
         pending: runs with their states.
         problems: a line for each run that failed or left before its end.
         held: by the run's name, when another process was last seen holding it.
-        saved: exit statuses of runs that left by themselves, at a time limit.
+        saved: by the run's name, exit statuses of runs that left by themselves, at a time limit; and of their students.
     """
 
     plan: Plan
@@ -118,13 +119,18 @@ class Work:
     progress: StudyProgress
     running: list[Child] = field(default_factory=list)
     held: dict[str, float] = field(default_factory=dict)
-    saved: list[int] = field(default_factory=list)
+    saved: dict[str, int] = field(default_factory=dict)
 
     def start_runs(self) -> None:
-        """Starts pending runs, up to `jobs` at once and none after a signal. Skips runs that other processes hold."""
+        """Starts pending runs, up to `jobs` at once and none after a signal. Skips runs that other processes hold, and
+        students whose teacher is not trained yet."""
+        unfinished = {run.name for run, _ in self.pending} | {child.run.name for child in self.running}
         for run, state in list(self.pending):
             if len(self.running) == self.jobs or self.signals.first is not None:
                 break
+            teacher = self.plan.teachers.get(run.name)
+            if teacher is not None and (teacher.name in unfinished or not self.can_learn(run, state, teacher)):
+                continue
             if state != CHANGED and self.is_held(run):
                 continue
             self.pending.remove((run, state))
@@ -137,6 +143,21 @@ class Work:
             self.running.append(_start(self.plan, run, self.jobs))
             epochs = self.settings[run.name].optimization.epochs
             self.progress.begin(run.name, epochs, self.plan.directory(run) / "metrics.csv")
+
+    def can_learn(self, run: Run, state: str, teacher: Run) -> bool:
+        """Whether the teacher of a pending run is trained. If no process is at that, gives the run up and reports it.
+
+        Args:
+            teacher: neither pending nor running here.
+        """
+        held = self.is_held(teacher)  # asked first, as its process may finish it meanwhile
+        reason = untaught(self.plan, run, self.settings)
+        if reason and not held:
+            self.pending.remove((run, state))
+            self.problems.append(reason)
+            if teacher.name in self.saved:
+                self.saved[run.name] = self.saved[teacher.name]
+        return not reason
 
     def is_held(self, run: Run) -> bool:
         """Whether another process holds the run; reports it once."""
@@ -167,7 +188,7 @@ class Work:
             outcome = "stopped"
         elif status in SAVED:
             outcome = "saved, not finished"
-            self.saved.append(status)
+            self.saved[run.name] = status
             self.problems.append(
                 f"{run.name}: saved before its end (exit status {status}); the same command continues it"
             )
@@ -182,7 +203,7 @@ class Work:
             return 128 + self.signals.first
         if len(self.problems) > len(self.saved):
             return 1
-        return self.saved[0] if self.saved else 0
+        return next(iter(self.saved.values()), 0)
 
 
 def dying_with_this_process() -> Callable[[], None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shlex
@@ -12,7 +13,7 @@ from typing import Any
 
 from experiments.study_file import Study
 from records import lock
-from records.run_directory import TEACHER
+from records.run_directory import TEACHER, RunDirectory
 from settings import resume
 from settings.dataset_flags import comparable, other_place
 from settings.flag import TRAIN
@@ -72,6 +73,13 @@ class Plan:
         """The file with the output of all of the run's attempts."""
         return self.logs / f"{run.name}.log"
 
+    @functools.cached_property
+    def teachers(self) -> dict[str, Run]:
+        """By a student's name, the run of the same seed, fraction and fold that trains its teacher."""
+        runs, teachers = {run.name: run for run in self.runs}, self.study.teachers
+        return {run.name: runs[teachers[run.variant] + run.name.removeprefix(run.variant)]
+                for run in self.runs if run.variant in teachers}  # fmt: skip
+
     def arguments(self, run: Run) -> list[str]:
         """The script's arguments, without --resume or --overwrite."""
         tracked = run.flags.get("wandb") != "disabled"
@@ -81,13 +89,24 @@ class Plan:
             *("--runs-dir", self.runs_dir, "--run-name", f"{self.study.name}/{run.name}"),
         ]
 
+    def trial_arguments(self, run: Run) -> list[str]:
+        """`arguments` for a check or a measurement, before the run's teacher is trained."""
+        if run.name in self.teachers:  # any file that exists; it is not read
+            run = replace(run, flags={**run.flags, "teacher_weights": str(self.study.file)})
+        return self.arguments(run)
+
     def command(self, run: Run, python: str) -> list[str]:
         """The command line that starts the run, resumes it, or finds it finished."""
         return [python, os.path.relpath(ROOT / self.study.script), *self.arguments(run), "--resume", "auto"]
 
     def clear(self, run: Run) -> None:
-        """Deletes the folders of a run and of its teacher. Raises BadRequest if another process holds one of them."""
-        for directory in (self.directory(run), self.directory(run).with_name(run.name + TEACHER)):
+        """Deletes the folders of a run, of its students and of the teacher that it trained itself.
+
+        Raises BadRequest if another process holds one of them.
+        """
+        students = [name for name, teacher in self.teachers.items() if teacher.name == run.name]
+        for name in (*students, run.name, run.name + TEACHER):  # no student outlives its teacher
+            directory = self.folder / name
             if directory.is_dir():
                 with lock.locked(directory):
                     shutil.rmtree(directory)
@@ -98,11 +117,14 @@ class Plan:
         Raises BadRequest, naming file and variant.
         """
         try:
-            asked = SCRIPTS[self.study.script].ask([*self.arguments(run), "--overwrite"])
+            asked = SCRIPTS[self.study.script].ask([*self.trial_arguments(run), "--overwrite"])
         except BadRequest as error:
             raise BadRequest(f"{self.study.file}: variant {run.variant}: {error}") from None
         assert asked.mode == TRAIN  # study files can set no other flags
-        return asked.settings, asked.given
+        settings = asked.settings
+        if run.name in self.teachers:
+            settings = settings.replace(teacher_weights=run.flags["teacher_weights"])
+        return settings, asked.given
 
 
 def python_path() -> str:
@@ -113,7 +135,7 @@ def python_path() -> str:
 def make_plan(study: Study, runs_dir: str) -> Plan:
     """All runs of a study, seed by seed: a study stopped early then has complete pairs.
 
-    Raises BadRequest if two runs would share a folder.
+    Raises BadRequest if two runs would share a folder, or the flags of a student's teacher are impossible.
     """
     runs: dict[str, Run] = {}
     folds = [None] if study.folds is None else range(1, study.folds + 1)
@@ -130,7 +152,15 @@ def make_plan(study: Study, runs_dir: str) -> Plan:
         if name in runs:
             raise BadRequest(f"{study.file}: fractions: two of variant {variant}'s runs have the name {name}")
         runs[name] = Run(name, variant, seed, fraction, fold, flags)
-    return Plan(study, runs_dir, list(runs.values()))
+    plan = Plan(study, runs_dir, list(runs.values()))
+    one_each = {teacher.variant: teacher for teacher in plan.teachers.values()}
+    models = {variant: plan.settings(teacher)[0].model.model for variant, teacher in one_each.items()}
+    for i, run in enumerate(plan.runs):
+        if (teacher := plan.teachers.get(run.name)) is not None:
+            weights = os.path.relpath(RunDirectory(plan.directory(teacher)).best)  # the same from any --runs-dir
+            flags = {**run.flags, "teacher": models[teacher.variant], "teacher_weights": weights}
+            plan.runs[i] = replace(run, flags=flags)
+    return plan
 
 
 def select_runs(
@@ -141,7 +171,8 @@ def select_runs(
     Args:
         only: variants; None: all.
         seeds: None: all.
-        shard: (i, n): every n-th of these runs, beginning with the i-th, from 0. None: all of them.
+        shard: (i, n): every n-th of these runs, beginning with the i-th, from 0. None: all of them. A student is in
+            the shard of its teacher.
     """
     study = plan.study
     for variant in only or []:
@@ -154,7 +185,10 @@ def select_runs(
     found = [run for run in plan.runs if run.variant in (only or study.variants) and run.seed in (seeds or study.seeds)]
     if shard is None:
         return found
-    return found[shard[0] :: shard[1]]
+    together: dict[str, list[Run]] = {}
+    for run in found:
+        together.setdefault(plan.teachers.get(run.name, run).name, []).append(run)
+    return [run for runs in list(together.values())[shard[0] :: shard[1]] for run in runs]
 
 
 def check_runs(plan: Plan, with_data: bool) -> dict[str, Settings]:
@@ -193,6 +227,35 @@ def inspect_run(plan: Plan, run: Run, settings: Settings) -> tuple[str, str]:
     if changes:
         return CHANGED, f"it was run with {', '.join(changes)}"
     return FINISHED if (directory / "summary.json").is_file() else STOPPED, ""
+
+
+def inspect_runs(plan: Plan, runs: list[Run], settings: dict[str, Settings]) -> list[tuple[Run, str, str]]:
+    """Each run with its state and reason, see `inspect_run`. Stored students of a CHANGED teacher are CHANGED.
+
+    Args:
+        settings: by the run's name.
+    """
+    found = []
+    for run in runs:
+        state, reason = inspect_run(plan, run, settings[run.name])
+        teacher = plan.teachers.get(run.name)
+        of_teacher = NEW if teacher is None else inspect_run(plan, teacher, settings[teacher.name])[0]
+        if teacher is not None and of_teacher == CHANGED and state in (STOPPED, FINISHED):
+            state, reason = CHANGED, f"as its teacher {teacher.name} does"
+        found.append((run, state, reason))
+    return found
+
+
+def untaught(plan: Plan, run: Run, settings: dict[str, Settings]) -> str:
+    """A line on why the run cannot begin: its teacher is not trained. Empty if nothing is in its way."""
+    teacher = plan.teachers.get(run.name)
+    if teacher is None:
+        return ""
+    state, reason = inspect_run(plan, teacher, settings[teacher.name])
+    if state == FINISHED:
+        return ""
+    what = f"differs from the study, {reason}" if state == CHANGED else "is not finished"
+    return f"{run.name}: was not started: the run of its teacher, {teacher.name}, {what}"
 
 
 def differences(stored: dict[str, Any], settings: Settings) -> list[str]:

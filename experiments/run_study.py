@@ -15,13 +15,15 @@ from experiments.plan import (
     Plan,
     Run,
     check_runs,
-    inspect_run,
+    inspect_runs,
     make_plan,
     select_runs,
+    untaught,
     write_plan,
 )
 from experiments.request import Request
 from experiments.study_file import read_study
+from records import lock
 from settings.checks import PACKAGES
 from settings.groups import Settings
 from utils import require
@@ -37,9 +39,13 @@ def run_study(request: Request) -> int:
     plan = make_plan(study, which.runs_dir)
     settings = check_runs(plan, needs_data)
     selected = select_runs(plan, which.only, which.seeds, which.shard)
-    found = [(run, *inspect_run(plan, run, settings[run.name])) for run in selected]
-    todo, problems = _sort_out_changed(found, which.overwrite)
-    print(_overview(plan, todo, problems), flush=True)
+    found = inspect_runs(plan, selected, settings)
+    others = _with_other_settings(plan, found, which.overwrite)
+    todo = [(run, state) for run, state, _ in found if run.name not in others]
+    lacking = _without_teacher(plan, todo, settings)
+    todo = [(run, state) for run, state in todo if run.name not in lacking]
+    print(_overview(plan, todo, len(others), len(lacking)), flush=True)
+    problems = [*others.values(), *lacking.values()]
     if look.dry_run:
         return _dry_run(plan, todo, settings, look.estimate, problems)
     write_plan(plan)
@@ -55,24 +61,39 @@ def run_study(request: Request) -> int:
     return 1 if problems else 0
 
 
-def _sort_out_changed(found: list[tuple[Run, str, str]], overwrite: bool) -> tuple[list[tuple[Run, str]], list[str]]:
-    """(runs with their states, a line for each run left out because its folder has a run with other settings)."""
-    todo, problems = [], []
-    for run, state, reason in found:
-        if state == CHANGED and not overwrite:
-            problems.append(f"{run.name}: differs from the study, {reason}; --overwrite repeats it, --name keeps it")
-        else:
-            todo.append((run, state))
-    return todo, problems
+def _with_other_settings(plan: Plan, found: list[tuple[Run, str, str]], overwrite: bool) -> dict[str, str]:
+    """By name, a line for each run that is left out because its folder has a run with other settings."""
+    problems, asked = {}, {run.name for run, *_ in found}
+    for run, _, reason in [one for one in found if one[1] == CHANGED]:
+        differs = f"{run.name}: differs from the study, {reason}"
+        students = [name for name, teacher in plan.teachers.items() if teacher.name == run.name]
+        left = [name for name in students if name not in asked and (plan.folder / name).is_dir()]
+        if not overwrite:
+            problems[run.name] = f"{differs}; --overwrite repeats it, --name keeps it"
+        elif left:
+            problems[run.name] = f"{differs}; ask for its student {left[0]} too, which --overwrite repeats with it"
+    return problems
 
 
-def _overview(plan: Plan, todo: list[tuple[Run, str]], problems: list[str]) -> str:
+def _without_teacher(plan: Plan, todo: list[tuple[Run, str]], settings: dict[str, Settings]) -> dict[str, str]:
+    """By name, a line for each run whose teacher is neither trained, nor asked for, nor trained by another process."""
+    problems, asked = {}, {run.name for run, _ in todo}
+    for run in [run for run, state in todo if state != FINISHED and run.name in plan.teachers]:
+        teacher = plan.teachers[run.name]
+        waits = teacher.name in asked or lock.holder(plan.directory(teacher)) is not None
+        if not waits and (reason := untaught(plan, run, settings)):
+            problems[run.name] = reason
+    return problems
+
+
+def _overview(plan: Plan, todo: list[tuple[Run, str]], others: int, lacking: int) -> str:
     """A line that counts the requested runs by state."""
     counts = Counter(state for _, state in todo)
     states = [f"{counts[state]} {state}" for state in (FINISHED, STOPPED, NEW) if counts[state]]
     states += [f"{counts[CHANGED]} to be repeated"] if counts[CHANGED] else []
-    states += [f"{len(problems)} with other settings"] if problems else []
-    total = len(todo) + len(problems)
+    states += [f"{others} with other settings"] if others else []
+    states += [f"{lacking} without a trained teacher"] if lacking else []
+    total = len(todo) + others + lacking
     chosen = "" if total == len(plan.runs) else f" of {len(plan.runs)}"
     which = f"{total}{chosen} run{'' if len(plan.runs) == 1 else 's'}"
     return f"study         {plan.study.name}: {which} ({', '.join(states) or 'none of them here'}) in {plan.folder}"

@@ -13,6 +13,10 @@
     [variants.narrow]                     # named sets of flags, which override [base]
     widths = [16, 32, 64]
 
+    [variants.student]                    # its runs learn from those of "narrow" with the same seed, fraction and fold
+    model = "deit_tiny_distill"
+    teacher-variant = "narrow"            # with [axes] a whole name, such as "narrow-cutmix"; optional
+
     [axes]                                # a grid: every variant with every combination of these values
     augmentation = ["none", "cutmix"]     # e.g. the variants narrow-none and narrow-cutmix
 
@@ -36,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.flag import Flag
+from settings.flag_types import text
 from settings.groups import FLAGS
 from settings.scripts import SCRIPTS
 from settings.tables import read_table, read_toml, training_flags
@@ -55,6 +60,8 @@ MANAGED = {
     "overwrite": "--overwrite on the command line",
     "wandb_group": "name = ... beside [base]",
 }
+TEACHER = Flag("teacher-variant", "teacher_variant", "the variant that trains the teacher", check=text)
+OTHER_TEACHERS = ("teacher", "teacher_weights", "teacher_epochs")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 MAX_SEED = 2**31 - 1
 MAX_FOLDS = 100
@@ -68,6 +75,7 @@ class Study:
         fractions: shares of the training images; [None] if the file names none.
         folds: the number of folds of a cross-validation; None if the file names none.
         variants: by variant, all of its flags by key; named sets, axes and --set are resolved.
+        teachers: by variant that has one, the variant of its teacher.
         published: as in the file.
     """
 
@@ -78,6 +86,7 @@ class Study:
     fractions: list[float | None]
     folds: int | None
     variants: dict[str, dict[str, Any]]
+    teachers: dict[str, str]
     published: dict[str, dict[str, Any]]
 
 
@@ -113,6 +122,8 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
         raise BadRequest("--set train-fraction: the study file has fractions of its own")
     variants = {variant: {**flags, **extra} for variant, flags in variants.items()}
     _refuse_twins(file, variants)
+    teachers = {variant: str(flags.pop(TEACHER.key)) for variant, flags in variants.items() if TEACHER.key in flags}
+    _check_teachers(file, variants, teachers)
     _check_published(file, content["published"], variants)
     return Study(
         file,
@@ -122,6 +133,7 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
         _numbers(file, content, "fractions", [None], _is_fraction, "numbers above 0 and up to 1"),
         _folds(file, content.get("folds")),
         variants,
+        teachers,
         content["published"],
     )
 
@@ -129,6 +141,9 @@ def read_study(file: Path, sets: dict[str, str] | None = None, name: str | None 
 def _flags(file: Path, where: str, table: Any, known: dict[str, Flag]) -> dict[str, Any]:
     is_set = where == "--set"
     refused = {key: f"a study sets that itself; write {instead}" for key, instead in MANAGED.items()}
+    if not where.startswith("[variants."):
+        refused[TEACHER.key] = "belongs in a [variants.NAME]"
+    known = {**known, TEACHER.key: TEACHER}
     return read_table(where if is_set else f"{file}: {where}", table, known, refused, switch_words=is_set)
 
 
@@ -179,6 +194,20 @@ def _refuse_twins(file: Path, variants: dict[str, dict[str, Any]]) -> None:
     for one, other in itertools.combinations(variants, 2):
         if variants[one] == variants[other]:
             raise BadRequest(f"{file}: the variants {one} and {other} have the same flags; take one of them out")
+
+
+def _check_teachers(file: Path, variants: dict[str, dict[str, Any]], teachers: dict[str, str]) -> None:
+    for variant, teacher in teachers.items():
+        place = f"{file}: variant {variant}: teacher-variant {teacher}"
+        if teacher not in variants:
+            raise BadRequest(f"{place}: there is no such variant.{suggestion(teacher, variants)}"
+                             f" The file has {shorten(variants)}")  # fmt: skip
+        if teacher == variant:
+            raise BadRequest(f"{place}: is the variant itself")
+        if teacher in teachers:
+            raise BadRequest(f"{place}: has a teacher-variant of its own; a teacher learns from labels alone")
+        if both := [FLAGS[key].name for key in OTHER_TEACHERS if key in variants[variant]]:
+            raise BadRequest(f"{place}: contradicts its --{both[0]}: give one of the two")
 
 
 def _numbers(file: Path, content: dict[str, Any], key: str, default: list, fits, what: str) -> list:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,23 @@ REQUEUES = 100  # how often a job may reach its time limit
 
 @dataclass
 class Job:
-    """One run in a job's process. submitit pickles these four values."""
+    """One run in a job's process. submitit pickles these values.
+
+    Attributes:
+        taught_by: summary of the teacher's run, without which the job fails; None for a run that is no student.
+    """
 
     name: str
     command: list[str]
     log: str
     summary: str
+    taught_by: str | None = None
 
     def __call__(self) -> None:
         """Executes the run. Raises RunFailed if it fails."""
+        if self.taught_by is not None and not Path(self.taught_by).is_file():
+            raise RunFailed(f"{self.name}: was not started: the run of its teacher is not finished (no"
+                            f" {self.taught_by})")  # fmt: skip
         follow = dying_with_this_process()
 
         def prepare() -> None:
@@ -85,7 +93,7 @@ class Job:
             # Not Popen.wait: the interrupted poll may hold its lock.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return submitit.helpers.DelayedSubmission(Job(self.name, self.command, self.log, self.summary))
+        return submitit.helpers.DelayedSubmission(replace(self))
 
 
 def _timeout_signal() -> int:
@@ -94,7 +102,7 @@ def _timeout_signal() -> int:
 
 
 def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | None, parameters: dict[str, str]) -> str:
-    """Submits the unfinished runs. Returns a line about it.
+    """Submits the unfinished runs, and their students as a second array that waits for the first. Returns a line on it.
 
     Args:
         todo: runs with their states.
@@ -102,15 +110,15 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
         jobs: the most jobs at once; None: as many as the cluster allows.
         parameters: of the jobs, by names of sbatch's options with underscores, or signal_delay_s.
 
-    Raises BadRequest for an unknown parameter, or without SLURM.
+    Raises BadRequest for an unknown parameter, without SLURM, or if a student has to wait for a local job.
     """
-    runs = [
-        Job(run.name, plan.command(run, sys.executable), str(plan.log(run).resolve()),
-            str((plan.directory(run) / "summary.json").resolve()))
-        for run, state in todo if state != FINISHED
-    ]  # fmt: skip
-    if not runs:
+    unfinished = [run for run, state in todo if state != FINISHED]
+    if not unfinished:
         return "nothing to submit"
+    students = [run for run in unfinished if plan.teachers.get(run.name) in unfinished]
+    if students and launcher == "submitit-local":
+        raise BadRequest(f"--launcher submitit-local: {students[0].name} has to wait for the run of its teacher, and"
+                         " local jobs cannot; give --launcher local")  # fmt: skip
     folder = plan.folder.resolve() / "jobs"
     os.environ["PYTHONPATH"] = python_path()  # jobs inherit it, and may start in any folder
     os.environ.pop("WANDB_RUN_ID", None)  # the id of one run
@@ -119,12 +127,37 @@ def submit(plan: Plan, todo: list[tuple[Run, str]], launcher: str, jobs: int | N
     for run, state in todo:
         if state == CHANGED:
             plan.clear(run)
+    number, said = _submit(executor, plan, [run for run in unfinished if run not in students], "run")
+    if students:
+        # afterany, not afterok: without its teacher a student's job fails by itself, and says so. Other dependencies
+        # are those of the first array.
+        executor.update_parameters(dependency=f"afterany:{number}")
+        said += f", then {_submit(executor, plan, students, 'student')[1]}"
+    return f"submitted     {said}; logs in {plan.logs}"
+
+
+def _submit(executor: submitit.Executor, plan: Plan, runs: list[Run], what: str) -> tuple[str, str]:
+    """Submits the runs at once. Returns (number of the array or of the first job, words such as `2 runs as array 42`).
+
+    Args:
+        what: one of them is called so.
+    """
     with executor.batch():
-        submitted = [executor.submit(job) for job in runs]
-    first = submitted[0].job_id.partition("_")[0]
-    which = f"array {first}" if launcher == "slurm" and len(runs) > 1 else f"job {first}"
-    also = "" if launcher == "slurm" or len(runs) == 1 else f" and {len(runs) - 1} more"
-    return f"submitted     {len(runs)} run{'' if len(runs) == 1 else 's'} as {which}{also}; logs in {plan.logs}"
+        submitted = [executor.submit(_job(plan, run)) for run in runs]
+    number, alone = submitted[0].job_id.partition("_")[0], len(runs) == 1
+    is_array = isinstance(executor, submitit.SlurmExecutor) and not alone
+    also = "" if alone or is_array else f" and {len(runs) - 1} more"
+    return number, f"{len(runs)} {what}{'' if alone else 's'} as {'array' if is_array else 'job'} {number}{also}"
+
+
+def _job(plan: Plan, run: Run) -> Job:
+    teacher = plan.teachers.get(run.name)
+    summary, taught_by = _summary(plan, run), None if teacher is None else _summary(plan, teacher)
+    return Job(run.name, plan.command(run, sys.executable), str(plan.log(run).resolve()), summary, taught_by)
+
+
+def _summary(plan: Plan, run: Run) -> str:
+    return str((plan.directory(run) / "summary.json").resolve())
 
 
 def _executor(

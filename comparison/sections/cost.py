@@ -24,6 +24,7 @@ class Cost:
     Attributes:
         of_run: reads it from a run; None: the run does not know it.
         instead: the key of a cost that is measured better. If that one is known, pictures leave this one out.
+        partial: a part of a model's cost that others do not have, so that models are not ranked by it.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Cost:
     of_run: Callable[[Run], float | None]
     more_is_better: bool = False
     instead: str = ""
+    partial: bool = False
 
     def of(self, model: Model) -> float | None:
         """The mean over the model's runs; None if one of them does not know it."""
@@ -52,6 +54,11 @@ def _of_training(run: Run) -> float | None:
     return images * run.summary["epochs"] / seconds if images and seconds else None
 
 
+def _of_teacher(run: Run) -> float | None:
+    """Seconds of the run that trained the teacher."""
+    return (run.summary.get("teacher") or {}).get("train_seconds")
+
+
 def _measured(key: str) -> Callable[[Run], float | None]:
     return lambda run: (run.cost or {}).get(key)
 
@@ -60,6 +67,7 @@ COSTS = [
     Cost("params", "parameters", "", lambda run: run.summary["params"]),
     Cost("flops", "FLOPs per image", "", lambda run: run.summary["flops"]),
     Cost("train_seconds", "time of the training", "s", lambda run: run.summary.get("train_seconds")),
+    Cost("teacher_seconds", "training of the teacher", "s", _of_teacher, partial=True),
     Cost("images_per_second", "images/s of the training", "", _of_training, more_is_better=True,
          instead="measured_train_images_per_second"),
     Cost("peak_memory", "memory of the training", "B", lambda run: run.summary.get("peak_memory"),
@@ -87,10 +95,11 @@ def section(context: Context) -> Section:
              for one in context.published if one.params]  # fmt: skip
     data = [{"model": model.variant, context.metric: model.mean(context.metric),
              **{cost.key: cost.of(model) for cost in shown}} for model in models]  # fmt: skip
+    taught = " A teacher's training comes on top of its student's." if any(cost.partial for cost in shown) else ""
     note = (
         "Means over runs. Of the training: what the whole of it took, validation included, on the machine that each run"
-        f" had.{_devices(models)} Efficient in: no other model is at least as good and as cheap, and better in one of"
-        f" the two.{context.restriction}"
+        f" had.{taught}{_devices(models)} Efficient in: no other model is at least as good and as cheap, and better in"
+        f" one of the two.{context.restriction}"
     )
     parts: list[Part] = [context.table("cost", f"{kind.title} and what it costs", columns, rows, note, data=data)]
     figure = draw_cost(models, context.metric, f"{kind.title} over cost")
@@ -106,7 +115,7 @@ def _efficient(models: list[Model], costs: list[Cost], metric: str) -> list[list
     quality = np.array([model.mean(metric) for model in models])
     for cost in costs:
         spent = [cost.of(model) for model in models]
-        if None not in spent:
+        if None not in spent and not cost.partial:
             for i in pareto_front(np.array(spent), quality, cost.more_is_better, METRICS[metric].more_is_better):
                 titles[i].append(cost.title)
     return titles
@@ -123,7 +132,7 @@ def _devices(models: list[Model]) -> str:
 def draw_cost(models: list[Model], metric: str, title: str):
     """The metric over each cost that is known of every model, with the Pareto front. None if there is none."""
     kind = METRICS[metric]
-    known = [cost for cost in COSTS if _tells(cost, models)]
+    known = [cost for cost in COSTS if _tells(cost, models) and not cost.partial]
     known = [cost for cost in known if cost.instead not in [other.key for other in known]]
     if not known or len(models) < 2:
         return None

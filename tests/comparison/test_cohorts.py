@@ -29,6 +29,18 @@ def test_runs_that_differ_in_the_seed_alone_are_one_model(tmp_path):
     assert only.selected_on == "0.1 of train, stratified"
 
 
+def test_students_of_one_variant_are_one_model(tmp_path):
+    """Each has the teacher of its own seed; without study.json the teacher's path tells variants apart."""
+    for teacher, seed in ((teacher, seed) for teacher in ("cnn", "wide") for seed in (0, 12)):
+        weights = f"runs/s/{teacher}-f0.5-seed{seed}/best.pth"
+        write_run(tmp_path / f"{teacher}{seed}", seed=seed, teacher_weights=weights)
+    (only,) = cohorts(*sorted(tmp_path.iterdir()))
+    assert [(model.label, model.seeds) for model in only.models] == [
+        ("resnet20, teacher_weights runs/s/cnn/best.pth", [0, 12]),
+        ("resnet20, teacher_weights runs/s/wide/best.pth", [0, 12]),
+    ]
+
+
 def test_models_are_called_by_what_tells_them_apart(tmp_path):
     paths = [
         write_run(tmp_path / "a", lr=0.1),

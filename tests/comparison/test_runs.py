@@ -60,6 +60,8 @@ ROBUSTNESS = '{"clean": {}, "corruptions": {"blur": 3}, "mean_corruption_error":
         (summary_without("ece"), "summary.json: has no 'ece'"),
         (summary_with(settings={"model": "a"}), "summary.json: its 'settings' lack model, dataset or seed"),
         (summary_with(top1="high"), "summary.json: 'top1' is 'high', not a number"),
+        (summary_with(notes=[1]), "summary.json: 'notes' is [1], not a list of texts"),
+        (summary_with(teacher={"train_seconds": "1"}), "summary.json: 'teacher' is {\"train_seconds\": \"1\"}, not"),
         (summary_with(top1=0.1), "predictions.npz: its top-1 is 0."),
         (remove("predictions.npz"), "predictions.npz: no such file; main.py --evaluate"),
         (put("predictions.npz", "PK but no archive"), "predictions.npz: cannot be read"),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 
-# All that a study can see of a training: settings.json first, a row of metrics.csv per epoch, summary.json at the end;
-# after signal N it saves and exits with 128 + N, after a second signal at once. It holds its folder's lock.
+# All that a study can see of a training: settings.json first, a row of metrics.csv per epoch, best.pth, summary.json at
+# the end; after signal N it saves and exits with 128 + N, after a second signal at once. It holds its folder's lock.
 # --model selects its behaviour, and runs/notes lists what happens to it.
 SCRIPT = """
 import json, os, signal, subprocess, sys, time
@@ -67,6 +67,7 @@ if model == "vgg16":
     while len(set(line.split()[0] for line in notes.read_text().splitlines())) < 2:
         time.sleep(0.02)
 (folder / "metrics.csv").write_text("epoch,val_top1\\n1,0.5\\n")
+(folder / "best.pth").touch()
 (folder / "summary.json").write_text(json.dumps({{"top1": 0.75, "split": "test"}}))
 note("ends")
 """

@@ -153,3 +153,63 @@ def test_a_damaged_run_is_not_taken_for_the_studys(small):
     (folder / "settings.json").write_text('{"settings": []}')
     found, reason = state()
     assert found == "changed" and reason.startswith(f"{folder}/settings.json: damaged")
+
+
+TAUGHT = """
+seeds = [0, 1]
+folds = 2
+[base]
+dataset = "digits"
+epochs = 2
+[variants.student]
+model = "deit_tiny_distill"
+teacher-variant = "cnn"
+distill = "soft"
+[variants.cnn]
+recipe = "cifar-fast"
+[variants.other]
+model = "resnet20"
+"""
+
+
+def test_a_student_learns_from_the_run_of_its_own_seed_and_fold(file, cli):
+    """Of any model of the script's, here that of a recipe; before there is a checkpoint."""
+    file.write_text(TAUGHT)
+    result = cli("s.toml --dry-run --no-estimate --runs-dir ./r", script=study)
+    lines = [shlex.split(line) for line in result.out.splitlines()[1:]]
+    found = {line[line.index("--run-name") + 1]: line for line in lines}
+    assert len(found) == 12 and result.status == 0
+    for name, line in found.items():
+        weights = [word for word in line if word.endswith("best.pth")]
+        teacher = name.replace("student", "cnn")
+        assert weights == ([f"r/{teacher}/best.pth"] if "student" in name else [])
+    line = found["s/student-fold2-seed1"]
+    of_teacher = SCRIPTS["main.py"].ask(found["s/cnn-fold2-seed1"][2:]).settings
+    assert line[line.index("--teacher") + 1] == of_teacher.model.model == "airbench94"
+
+
+def test_a_student_is_in_the_shard_of_its_teacher(file, cli):
+    file.write_text(TAUGHT)
+    shards = [
+        [line.split("--run-name s/")[1].split()[0] for line in cli(
+            f"s.toml --dry-run --no-estimate --seeds 0 --shard {i}/2", script=study).out.splitlines()[1:]]
+        for i in range(2)
+    ]  # fmt: skip
+    assert shards == [
+        ["student-fold1-seed0", "cnn-fold1-seed0", "student-fold2-seed0", "cnn-fold2-seed0"],
+        ["other-fold1-seed0", "other-fold2-seed0"],
+    ]
+
+
+def test_a_stored_student_differs_from_the_study_with_its_teacher(file):
+    file.write_text(TAUGHT)
+    found = plan.make_plan(study_file.read_study(file), "runs")
+    settings = plan.check_runs(found, with_data=False)
+    for run in found.runs[:2]:
+        found.directory(run).mkdir(parents=True)
+        stored = {**settings[run.name].stored(), **({"lr": 9.0} if run.variant == "cnn" else {})}
+        (found.directory(run) / "settings.json").write_text(json.dumps({"settings": stored, "wandb_run_id": "0"}))
+        (found.directory(run) / "summary.json").write_text("{}")
+    states = {run.name: (state, reason) for run, state, reason in plan.inspect_runs(found, found.runs, settings)}
+    assert states["student-fold1-seed0"] == ("changed", "as its teacher cnn-fold1-seed0 does")
+    assert states["cnn-fold1-seed0"][0] == "changed" and states["student-fold2-seed0"] == ("new", "")
