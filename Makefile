@@ -8,7 +8,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test quick clean
+.PHONY: train test quick reproduce clean
 
 train: $(VENV)/.installed
 	$(BIN)/python main.py --dataset digits --model resnet20 --batch-size 32 --lr 0.05 --warmup-epochs 3 --label-smoothing 0.1 --epochs 25 --run-name digits --overwrite
@@ -23,6 +23,11 @@ quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow"
+
+# The published trainings, of data sets in DATA: BUDGET=gpu (default), or cpu, which only tries the commands. ONLY names
+# studies or variants. FLAGS are those of reproduce.py, such as --download or --no-verify-checksum.
+reproduce: $(VENV)/.installed
+	$(BIN)/python reproduce.py $(if $(DATA),--data-path "$(DATA)") --budget $(or $(BUDGET),gpu) $(if $(ONLY),--only $(ONLY)) $(FLAGS)
 
 clean:
 	rm -rf $(VENV)

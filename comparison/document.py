@@ -144,11 +144,15 @@ def _markdown_part(part: Part) -> list[str]:
     if not part.shown:
         return [f"{_plain(part.title)}: {files}."]
     files += f", [LaTeX]({TABLES}/{part.name}.tex)"
-    rule = ["---"] + ["---:"] * (len(part.columns) - 1)
-    rows = [[_plain(cell) for cell in row] for row in (part.columns, *part.rows)]
-    table = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
     note = f"{_plain(part.note)} " if part.note else ""
-    return [f"**{_plain(part.title)}**", "", *table, "", f"{note}({files})"]
+    return [f"**{_plain(part.title)}**", "", *markdown_table(part.columns, part.rows), "", f"{note}({files})"]
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table: the first column on the left, numbers on the right."""
+    rule = ["---"] + ["---:"] * (len(columns) - 1)
+    head, *body = [[_plain(cell) for cell in row] for row in (columns, *rows)]
+    return ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,7 @@ from experiments.plan import (
     write_plan,
 )
 from experiments.request import Request
-from experiments.study_file import read_study
+from experiments.study_file import Study, read_study
 from records import lock
 from settings.checks import PACKAGES
 from settings.groups import Settings
@@ -31,13 +31,17 @@ from utils import require
 
 def run_study(request: Request) -> int:
     """Returns the exit status. Raises BadRequest, before anything is written or started, for what cannot be run."""
-    which, how, look = request.which, request.how, request.look
-    needs_data = look.estimate or not look.dry_run
-    if needs_data:
+    which, look = request.which, request.look
+    if look.estimate or not look.dry_run:
         require(*PACKAGES)
-    study = read_study(Path(which.study), dict(which.set or []), which.name)
+    return carry_out(read_study(Path(which.study), dict(which.set or []), which.name), request)
+
+
+def carry_out(study: Study, request: Request) -> int:
+    """Checks all runs of a study, and executes, submits or lists those that are requested. See `run_study`."""
+    which, how, look = request.which, request.how, request.look
     plan = make_plan(study, which.runs_dir)
-    settings = check_runs(plan, needs_data)
+    settings = check_runs(plan, with_data=look.estimate or not look.dry_run)
     selected = select_runs(plan, which.only, which.seeds, which.shard)
     found = inspect_runs(plan, selected, settings)
     others = _with_other_settings(plan, found, which.overwrite)

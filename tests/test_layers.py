@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-SCRIPTS = {"main", "train_deit_imagenet100", "viz_random_10_vit_vs_deit", "study", "compare"}
+SCRIPTS = {"main", "train_deit_imagenet100", "viz_random_10_vit_vs_deit", "study", "compare", "reproduce"}
 BELOW = {"utils", "augmentation", "data_transform", "models", "image_datasets", "records"}
 MAY_IMPORT = {
     "utils": set(),
