@@ -76,7 +76,7 @@ def _rows(chosen: Selection, full: bool) -> list[list[str]]:
             continue
         model, published = models[variant], figures.get(variant.removesuffix(OWN), {})
         facts = [model.count, duration(_seconds(model)), *_origin(model)]
-        for metric in (published if full and published else ["top1"]):
+        for metric in published if full and published else ["top1"]:
             kind = METRICS[metric]
             beside = [kind.show(published.get(metric))] if full else []
             rows.append([chosen.name, variant, kind.heading, *beside, model.show(metric), *facts])

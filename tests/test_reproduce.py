@@ -93,7 +93,9 @@ def test_the_table_has_ours_beside_the_published_figures(workdir):
     unfinished.rename(unfinished.with_suffix(".later"))
     table.write_table(workdir / "results/table.md", [folder, workdir / "nothing"], ["x is left out: y"], True)
     text = (workdir / "results/table.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| study")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| study")
+    ]
     heading, *rows = rows
     assert heading[3:6] == ["published", "ours", "n"]
     assert [row[1:4] for row in rows] == [["net", "top-1 (%)", "75.40"], ["net", "top-5 (%)", "93.40"],
