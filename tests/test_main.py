@@ -97,6 +97,7 @@ def test_the_documented_lines_work_as_they_stand(learns, workdir, cifar100_folde
         assert "--gpu 0: there are 0 GPUs here, so the CPU is used" in result.out
 
 
+@pytest.mark.auto_precision
 def test_the_bce_line_trains_with_bce(learns, workdir, cifar100_folder):
     losses = {}
     for loss in ("BCE", "CE"):
@@ -108,6 +109,7 @@ def test_the_bce_line_trains_with_bce(learns, workdir, cifar100_folder):
     assert losses["CE"] == pytest.approx(np.log(4), rel=0.25)
 
 
+@pytest.mark.auto_precision
 @pytest.mark.draws
 def test_a_run_leaves_a_complete_and_consistent_directory(learns, workdir):
     result = learns(QUICK, "--epochs", "2", "--run-name", "a/b")
@@ -137,12 +139,14 @@ def test_a_run_leaves_a_complete_and_consistent_directory(learns, workdir):
         assert text in result.out
 
 
+@pytest.mark.auto_precision
 def test_digits_are_learnt_in_a_few_epochs(learns, workdir):
     learns("--dataset digits --model resnet20 --batch-size 32 --lr 0.05 --epochs 5 --run-name learns")
     # A linear classifier on the same split reaches 0.95 to 0.96 at convergence.
     assert read_summary(workdir / "runs/learns")["top1"] > 0.9
 
 
+@pytest.mark.auto_precision
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_run(learns, workdir):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         learns(QUICK, "--epochs", "1", "--seed", seed, "--run-name", name)
@@ -165,6 +169,7 @@ def stop_after(epoch: int, monkeypatch) -> None:
     monkeypatch.setattr(RunDirectory, "write_metrics", stopping)
 
 
+@pytest.mark.auto_precision
 def test_a_resumed_run_is_bit_identical_on_resident_data(cli, learns, workdir, monkeypatch):
     learns(QUICK, *HARD.split(), "--epochs", "3", "--run-name", "whole")
     with monkeypatch.context() as patch:
@@ -176,6 +181,7 @@ def test_a_resumed_run_is_bit_identical_on_resident_data(cli, learns, workdir, m
     assert_same_run(workdir / "runs/whole", workdir / "runs/resumed")
 
 
+@pytest.mark.auto_precision
 def test_a_resumed_run_is_bit_identical_on_streamed_data_with_other_workers(
     cli, learns, workdir, monkeypatch, image_folder
 ):
@@ -237,6 +243,7 @@ def test_without_validation_the_last_epoch_is_reported(learns, workdir):
     assert "val_top1" not in read_metrics(workdir / "runs/a")[0]
 
 
+@pytest.mark.auto_precision
 def test_both_raw_and_averaged_weights_are_scored(learns, workdir):
     learns(QUICK, "--epochs", "2", "--ema", "0.9", "--run-name", "a")
     summary = read_summary(workdir / "runs/a")
@@ -280,6 +287,7 @@ def two_layers(monkeypatch):
         return nn.Sequential(features, nn.Flatten(), nn.Linear(16 * (img_size // 2) ** 2, num_classes))
 
 
+@pytest.mark.auto_precision
 def test_a_compiled_model_trains_to_the_same_losses(learns, workdir, two_layers):
     line = "--dataset digits --model two_layers --lr 0.05 --epochs 2"
     for name, more in (("plain", []), ("compiled", ["--compile"])):
@@ -290,6 +298,7 @@ def test_a_compiled_model_trains_to_the_same_losses(learns, workdir, two_layers)
     assert not any("_orig_mod" in key for key in keys)
 
 
+@pytest.mark.auto_precision
 def test_evaluate_repeats_the_score_of_the_run(learns, workdir):
     learns(QUICK, "--epochs", "2", "--ema", "0.9", "--run-name", "a")
     learns("--evaluate runs/a/best.pth")
@@ -318,6 +327,7 @@ def test_weights_of_another_run_are_a_starting_point(learns, workdir, image_fold
     assert "head 'fc' replaced" in result.out and "10 classes, this model 4" in result.out
 
 
+@pytest.mark.auto_precision
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(cli, workdir, monkeypatch):
     rate = trainee.learning_rate
     steps = 5  # per epoch: 258 images in batches of 64
@@ -351,6 +361,7 @@ def test_what_the_machine_lacks_is_said_in_one_line(cli, monkeypatch, error, nee
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.auto_precision
 def test_weights_spoilt_by_the_last_step_are_not_saved(cli, workdir, monkeypatch):
     rate = trainee.learning_rate
     last = 9  # last step of the second epoch; its loss is computed before the weights change
@@ -463,6 +474,7 @@ def test_cifar_is_enlarged_for_models_that_are_made_for_224_px(learns, model, si
     assert line.split()[1] == size
 
 
+@pytest.mark.auto_precision
 def test_a_model_with_two_heads_resumes_with_the_same_bits(cli, learns, workdir, monkeypatch):
     """Also with dropout, stochastic depth, layer-wise learning rate decay and a learning rate of the heads' own."""
     line = (

@@ -58,6 +58,7 @@ def assert_same_table(ours: Path, theirs: Path, tolerance: float) -> None:
                 assert value == wanted, (name, i)
 
 
+@pytest.mark.auto_precision
 @pytest.mark.parametrize("name", ["digits-stopped", "folder-stopped"])
 def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(learns, expected, name):
     assert "batch 2 of the next" in learns(f"--resume --run-name {name}").out
@@ -70,6 +71,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(learns, exp
     assert set(ours["notes"]) >= set(theirs["notes"])
 
 
+@pytest.mark.auto_precision
 @pytest.mark.parametrize("name", ["digits", "folder", "bf16"])
 def test_a_checkpoint_scores_what_it_scored(learns, expected, name):
     """In fp32. The older version evaluated in fp32 too, even the run that it trained and scored in bf16."""
@@ -91,6 +93,7 @@ def test_robustness_is_measured_on_the_same_damaged_images(learns, expected):
             assert ours["corruptions"][corruption] == pytest.approx(values, abs=one_image), corruption
 
 
+@pytest.mark.auto_precision
 def test_the_cost_of_an_older_run_can_be_measured(learns, expected):
     learns("--measure runs/folder --speed --batch-size 4")
     cost = read(Path("runs/folder/cost.json"))

@@ -42,6 +42,7 @@ def answers(out: str) -> list[tuple[str, list[tuple[str, float, str]]]]:
     return images
 
 
+@pytest.mark.auto_precision
 def test_what_is_said_is_what_the_runs_predicted(draw, study, workdir):
     out = draw()
     told = answers(out)

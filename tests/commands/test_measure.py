@@ -57,6 +57,7 @@ def digits_test() -> Split:
 # ----------------------------------------------------------------------------------------------------------- robustness
 
 
+@pytest.mark.auto_precision
 def test_a_run_is_measured_with_its_selected_weights_on_the_split_it_reported(learns, run):
     out = learns("--measure runs --corruptions --batch-size 50").out
     found, summary = read(run / "robustness.json"), read(run / "summary.json")
@@ -250,6 +251,7 @@ def test_the_timer_says_nothing():
     assert done.stdout == done.stderr == ""
 
 
+@pytest.mark.auto_precision
 @pytest.mark.parametrize("flags", [
     "--model deit_tiny_distill --patch-size 4 --depth 1 --embed-dim 32 --num-heads 2 --optimizer adamw --ema 0.9"
     " --augmentation cutmix+mixup --loss BCE --clip-grad 1 --head-lr 0.01 --layer-decay 0.7",

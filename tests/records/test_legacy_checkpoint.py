@@ -65,6 +65,7 @@ def test_without_args_the_architecture_is_told_by_the_weights(learns, workdir, n
     assert sorted(line.split()[-1] for line in result.out.splitlines()[1:]) == ["0", "1", "2"]
 
 
+@pytest.mark.auto_precision
 def test_it_teaches_and_is_started_from(learns, shards, workdir):
     root = shards()
     old_file(workdir / "old.pth", "vit_tiny", {"model": "vit_tiny"})

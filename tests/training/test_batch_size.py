@@ -93,6 +93,7 @@ def test_on_a_cpu_the_memory_of_the_backward_pass_is_extrapolated(monkeypatch, i
     assert largest_that_fits(step, 1024, CPU) == found
 
 
+@pytest.mark.auto_precision
 def test_auto_trains_with_what_fits_and_stores_it(learns, workdir, monkeypatch):
     monkeypatch.setattr(batch_size, "available_memory", lambda: 32e6)
     result = learns(f"{QUICK} --batch-size auto")
@@ -103,6 +104,7 @@ def test_auto_trains_with_what_fits_and_stores_it(learns, workdir, monkeypatch):
     assert json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"] < stored
 
 
+@pytest.mark.auto_precision
 def test_auto_is_at_most_the_training_set(learns, workdir):
     learns(f"{QUICK} --batch-size auto --train-fraction 0.1")
     assert json.loads((workdir / "runs/a/settings.json").read_text())["settings"]["batch_size"] == 128  # of 129 images

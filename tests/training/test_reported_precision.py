@@ -50,6 +50,7 @@ def reference(learns):
     return compute
 
 
+@pytest.mark.auto_precision
 def test_a_run_trained_in_bf16_is_tested_in_fp32(reference):
     found = summary("a")
     assert [found[f"{key}_precision"] for key in ("train", "select", "test")] == ["bf16", "bf16", "fp32"]
@@ -57,6 +58,7 @@ def test_a_run_trained_in_bf16_is_tested_in_fp32(reference):
     assert (logits("a") - reference(bf16=True)).abs().max() > 1e-3  # the precisions do differ
 
 
+@pytest.mark.auto_precision
 def test_validation_uses_the_precision_of_training(learns):
     """Weights that are trained at a rate of almost 0, and so the same, are validated in bf16 and in fp32."""
     losses = {}
@@ -72,6 +74,7 @@ def test_validation_uses_the_precision_of_training(learns):
     assert losses["bf16"] == pytest.approx(tested, rel=0.05)
 
 
+@pytest.mark.auto_precision
 def test_eval_precision_chooses_another(learns, reference):
     learns("--evaluate runs/a/best.pth --eval-precision bf16 --run-name b")
     learns(f"{LINE} --precision bf16 --eval-precision bf16 --run-name c")
@@ -89,6 +92,7 @@ def test_without_validation_nothing_was_selected_in_any_precision(learns):
         assert summary(run)["select_precision"] is None and summary(run)["train_precision"] == "fp32"
 
 
+@pytest.mark.auto_precision
 def test_scores_do_not_depend_on_what_the_machine_would_train_in(learns, monkeypatch):
     learns(f"{LINE} --epochs 1 --run-name a")
     for units in ("on", "off"):
@@ -147,6 +151,7 @@ def test_tf32_is_off_for_reported_numbers_and_for_nothing_else(learns, shards, p
         assert products and {row[:2] for row in products} == {EXACT}, command
 
 
+@pytest.mark.auto_precision
 def test_a_teacher_is_scored_in_fp32_and_teaches_in_the_precision_of_training(learns, monkeypatch):
     from assembly import teaching
 
