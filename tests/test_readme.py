@@ -23,6 +23,7 @@ import compare
 import main
 import models
 import study
+from analysis import speed
 from data_transform import Normalize, image_transform
 from image_datasets.dataset import IMAGENET_MEAN, IMAGENET_STD
 from image_datasets.image_files import read_image
@@ -89,7 +90,8 @@ def shortened(line: str, path: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_other_command_works(cli, workdir, image_folder):
+def test_every_other_command_works(cli, workdir, image_folder, monkeypatch):
+    monkeypatch.setattr(speed, "SECONDS", 0.01)  # of each measured time
     Image.new("L", (8, 8)).save(workdir / "IMAGE.png")
     path = str(image_folder(side=32))
     files = sorted(Path(path).glob("train/*/*"))
@@ -98,7 +100,9 @@ def test_every_other_command_works(cli, workdir, image_folder):
     Path("LIST").write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
     torch.save(models.create_model("resnet20", 3, 32).state_dict(), workdir / "WEIGHTS.pth")
     # The result of `make train`: above chance, so it may be a teacher.
-    first = cli("--dataset digits --model resnet20 --lr 0.05 --batch-size 32 --epochs 3 --run-name digits")
+    first = cli(
+        "--dataset digits --model resnet20 --lr 0.05 --batch-size 16 --train-fraction 0.3 --epochs 3 --run-name digits"
+    )
     assert first.status == 0
     elsewhere = ("--wandb_run_name", "--pretrained", "--dataset cifar10 ", "--model perceptron")
     others = [line for line in COMMANDS if not any(words in line for words in elsewhere)]

@@ -26,6 +26,7 @@ from image_datasets.batches import EvalBatches
 from image_datasets.dataset import Dataset
 from image_datasets.splits import Split
 from models.matrix_units import MATRIX_UNITS
+from settings.scripts import SCRIPTS
 from training.evaluation import evaluate
 from utils import BadRequest
 
@@ -216,15 +217,37 @@ def test_calls_of_a_step_are_told_apart_from_those_of_its_batch(workdir, capsys)
     )
 
 
+SOME_MODES = ["fp32", "out-of-memory", "deterministic-a", "deterministic-b", "stop", "rollback", "resume", "evaluate"]
+
+
 @pytest.mark.slow
-def test_every_mode_works_on_a_cpu(workdir, capsys):
+@pytest.mark.parametrize(
+    "only",
+    [
+        SOME_MODES,
+        pytest.param(
+            [*gpu_smoke.FIRST, *gpu_smoke.SECOND],
+            marks=pytest.mark.long("the flags of every mode are checked, and have tests of their own"),
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_modes_work_on_a_cpu(workdir, capsys, only):
     """All but those that need a CUDA device."""
-    assert gpu_smoke.main(["--device", "cpu", "--here", "--quick", "--output", "smoke"]) == 0
+    assert gpu_smoke.main(["--device", "cpu", "--here", "--quick", "--output", "smoke", "--only", *only]) == 0
     out = capsys.readouterr().out
     assert "all work; output in smoke" in out and "two deterministic runs: the same bits" in out
     modes = gpu_smoke.FIRST | gpu_smoke.SECOND
-    for name, mode in modes.items():
+    for name in only:
+        mode = modes[name]
         assert re.search(rf"^{'-- ' if mode.cuda else 'ok '} {re.escape(name)} ", out, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", gpu_smoke.FIRST)
+def test_the_flags_of_every_mode_are_accepted(name):
+    line = gpu_smoke.FIRST[name].line.format(size="", minutes=1, taught=gpu_smoke.TAUGHT)
+    script, *words = line.split()
+    assert SCRIPTS[script].ask(words).settings.stored()["dataset"] == "digits"
 
 
 def test_a_mode_that_does_not_end_as_it_should_is_named(workdir, capsys, monkeypatch):
