@@ -25,6 +25,10 @@ FAMILIES = {
     "mobilenet_v3_small": {},
     "mobilevit_xxs": {},
 }
+LIBRARY = ("convnext_tiny", "resnext50_32x4d")  # torchvision's networks
+LARGE = ("convnext_base", "convnext_large", "convnext_small", "resnet101", "resnet152", "resnext101_32x8d", "vgg13",
+         "vgg16", "vgg19", "vit_l_16")  # fmt: skip
+LARGEST = ("convnext_large", "vit_l_16")
 
 
 def heads(outputs) -> tuple[torch.Tensor, ...]:
@@ -35,9 +39,19 @@ def loss_of(outputs, targets: torch.Tensor) -> torch.Tensor:
     return sum(torch.nn.functional.cross_entropy(logits.float(), targets) for logits in heads(outputs))
 
 
+def long_if(condition: bool, why: str, *values):
+    return pytest.param(*values, marks=pytest.mark.long(why) if condition else ())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("img_size", [32, 224])
-@pytest.mark.parametrize("name", models.list_models())
+@pytest.mark.parametrize(
+    ("name", "img_size"),
+    [
+        long_if(name in (LARGE if size == 224 else LARGEST), "a smaller network of the same classes passes", name, size)
+        for name in models.list_models()
+        for size in (32, 224)
+    ],
+)
 def test_forward_and_backward_are_finite_in_fp32_and_bf16(name, img_size):
     torch.manual_seed(0)
     model = models.create_model(name, 5, img_size, 3).train()
@@ -70,7 +84,9 @@ def assert_same_after_a_file(model: torch.nn.Module, name: str, images: torch.Te
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [long_if(name in LIBRARY, "its layers are torchvision's own", name) for name in FAMILIES]
+)
 def test_it_compiles_into_one_graph_with_the_same_logits_and_gradients(name):
     torch.manual_seed(0)
     model = models.create_model(name, 5, 32, 3, **FAMILIES[name]).eval()  # no dropout: it draws other numbers
