@@ -34,6 +34,7 @@ def runs(tmp_path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.long("folders of runs are compared below, and two checkouts by --help in test_readme.py")
 def test_a_checkout_is_the_same_as_itself():
     words = [sys.executable, "tests/same_bits.py", ".", str(ROOT), "--only", "digits"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
