@@ -184,7 +184,7 @@ def _run(name: str, mode: Mode, request: Request, folder: Path) -> Result:
     """Runs a mode and keeps what it printed."""
     runs, quick = folder / "runs", request.quick
     size = "--epochs 1 --train-fraction 0.1" if quick else "--epochs 2"
-    words = shlex.split(mode.line.format(size=size, runs=runs, minutes=0.02 if quick else 0.3, taught=TAUGHT))
+    words = shlex.split(mode.line.format(size=size, runs=runs, minutes=0.1 if quick else 0.3, taught=TAUGHT))
     if request.device is not None:
         words += ["--device", request.device]
     if mode.runs_there:

@@ -291,7 +291,7 @@ def test_every_benchmark_can_be_run(name, monkeypatch, capsys):
 @pytest.mark.parametrize("line", MAKE)
 def test_make_knows_its_targets(line):
     """.ci/run runs `make train` and `make test` themselves."""
-    done = subprocess.run([*line.split(), "--dry-run"], cwd=REPO, capture_output=True, text=True, check=False)
+    done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "python" in done.stdout, done.stderr
 
 
