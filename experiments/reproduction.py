@@ -34,7 +34,9 @@ FEW_IMAGES = {
     "cifar100": {"classes": "apple,bear", "train_fraction": 0.2},
     "imagenet100": {"train_fraction": 0.02, "val_fraction": 0.05},
 }
-TEACHER_EPOCHS = 5  # a teacher at chance is refused
+# A teacher at chance is refused, so it gets more steps, at a usual rate, and plain images.
+TAUGHT = {"teacher_epochs": 10, "train_fraction": 0.05, "batch_size": 16, "lr": 0.001, "augmentation": "none",
+          "rand": False, "random_erasing": 0, "ema": 0}  # fmt: skip
 
 OF_SCHEDULES = ("warmup_epochs", "step_size", "gamma")  # longer than one epoch
 
@@ -167,9 +169,8 @@ def _tiny(study: Study) -> Study:
     for name, flags in study.variants.items():
         few = FEW_IMAGES[flags.get("dataset", "imagenet100")]
         tiny = {"epochs": 1, "img_size": 32, "schedule": "constant", "pretrained": False, "device": "cpu"}
-        if "teacher" in flags:
-            tiny["teacher_epochs"] = TEACHER_EPOCHS
-        variants[name] = {key: value for key, value in flags.items() if key not in OF_SCHEDULES} | few | tiny
+        taught = TAUGHT if "teacher" in flags else {}
+        variants[name] = {key: value for key, value in flags.items() if key not in OF_SCHEDULES} | few | tiny | taught
     return replace(study, name=f"{study.name}-cpu", seeds=study.seeds[:1], variants=variants)
 
 
