@@ -60,7 +60,7 @@ def freed_memory_goes_back():
 
 @pytest.fixture(autouse=True, scope="module")
 def old_objects_are_not_searched():
-    """Leaves what imports have made out of later garbage collections, each of which would take half a second."""
+    """Keeps imported objects out of later garbage collections, which would take half a second each."""
     gc.collect()
     gc.freeze()
 
