@@ -142,10 +142,10 @@ def _score(
 
 def _train_seconds(teacher: Teacher, file: str | None) -> float | None:
     """Seconds of the training of a finished run whose best.pth is the teacher's file; None for other weights."""
-    if teacher.settings is None:  # no checkpoint of this suite
+    if teacher.settings is None or file is None:  # no checkpoint of this suite
         return None
-    run = RunDirectory(Path(str(file)).parent)
-    of_run = Path(str(file)).name == run.best.name and run.summary.is_file()
+    run = RunDirectory(Path(file).parent)
+    of_run = Path(file).name == run.best.name and run.summary.is_file()
     summary = read_json(run.summary) if of_run else None
     return summary.get("train_seconds") if isinstance(summary, dict) else None
 

@@ -247,10 +247,8 @@ def inspect_runs(plan: Plan, runs: list[Run], settings: dict[str, Settings]) -> 
 
 
 def untaught(plan: Plan, run: Run, settings: dict[str, Settings]) -> str:
-    """A line on why the run cannot begin: its teacher is not trained. Empty if nothing is in its way."""
-    teacher = plan.teachers.get(run.name)
-    if teacher is None:
-        return ""
+    """A line on why a student cannot begin: its teacher is not trained. Empty if nothing is in its way."""
+    teacher = plan.teachers[run.name]
     state, reason = inspect_run(plan, teacher, settings[teacher.name])
     if state == FINISHED:
         return ""

@@ -131,8 +131,8 @@ def _check_accelerator() -> None:
         raise BadRequest("--budget gpu: there is no GPU here; --budget cpu tries the commands without one")
 
 
-def _choose(asked: Request) -> list[tuple[Study, list[str] | None]]:
-    """The requested studies, each with its requested variants; None: all of them."""
+def _choose(asked: Request) -> list[tuple[Study, list[str]]]:
+    """The requested studies, each with its requested variants."""
     what, studies = asked.what, []
     for file in sorted(PUBLISHED.glob("*.toml")):
         study = read_study(Path(os.path.relpath(file)))
@@ -144,14 +144,9 @@ def _choose(asked: Request) -> list[tuple[Study, list[str] | None]]:
         if name not in names:
             raise BadRequest(f"--only {name}: no published study or variant.{suggestion(name, names)}"
                              f" Studies: {', '.join(study.file.stem for study in studies)}")  # fmt: skip
-    chosen: list[tuple[Study, list[str] | None]] = []
-    for study in studies:
-        only = [name for name in study.variants if name in (what.only or [])]
-        if not what.only or study.file.stem in what.only:
-            chosen.append((study, None))
-        elif only:
-            chosen.append((study, only))
-    return chosen
+    asked_names = set(what.only or names)
+    chosen = [(study, [name for name in study.variants if {study.file.stem, name} & asked_names]) for study in studies]
+    return [(study, only) for study, only in chosen if only]
 
 
 def _with_data(flags: dict[str, Any], script: str, what: What) -> dict[str, Any]:
@@ -174,9 +169,7 @@ def _tiny(study: Study) -> Study:
     return replace(study, name=f"{study.name}-cpu", seeds=study.seeds[:1], variants=variants)
 
 
-def _possible(
-    asked: Request, chosen: list[tuple[Study, list[str] | None]]
-) -> tuple[list[tuple[Study, list[str] | None]], list[str]]:
+def _possible(asked: Request, chosen: list[tuple[Study, list[str]]]) -> tuple[list[tuple[Study, list[str]]], list[str]]:
     """(the studies that can be run, a sentence for each of the others). Raises BadRequest if none can."""
     possible, left_out = [], []
     for study, only in chosen:
